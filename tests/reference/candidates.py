@@ -1,0 +1,61 @@
+"""The proposed token of each row and how sure of it the model is (LLaDA generate.py, get_transfer_index of Fast-dLLM).
+
+Order of events: guidance mix, suppression, noise, choice of the token, exclusion of the `unconfident` tokens, softmax
+of the un-noised logits.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .philox import CONFIDENCE_STREAM, GUMBEL_STREAM, uniform
+
+SCORES = ("low_confidence", "random", "margin", "entropy")
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    token: np.ndarray  # (n,) int
+    confidence: np.ndarray  # (n,) by `score`; larger is surer
+    probability: np.ndarray  # (n,) softmax probability of token
+    entropy: np.ndarray  # (n,) natural log
+    margin: np.ndarray  # (n,) largest minus second largest probability
+
+
+def guide(conditional: np.ndarray, unconditional: np.ndarray, scale: float) -> np.ndarray:
+    """Classifier-free guidance of the logits: u + (w + 1)(c - u)."""
+    return unconditional + (scale + 1) * (conditional - unconditional)
+
+
+def candidates(
+    logits,
+    positions,
+    *,
+    step=0,
+    seed=0,
+    temperature=0.0,
+    score="low_confidence",
+    suppressed=(),
+    unconfident=(),
+    never=(),
+) -> Candidates:
+    """logits: (n, vocab). `suppressed`: logit -inf; `never`: may not be chosen; `unconfident`: left out of the
+    softmax.
+    """
+    logits = np.array(logits, np.float64)
+    logits[:, list(suppressed)] = -np.inf
+    noisy = logits.copy()
+    if temperature > 0:
+        u = uniform(seed, step=step, positions=positions, tokens=np.arange(logits.shape[1]), stream=GUMBEL_STREAM)
+        noisy -= temperature * np.log(-np.log(u))
+    noisy[:, list(never)] = -np.inf
+    token = noisy.argmax(-1)  # the first, that is the lower id, among equals
+    logits[:, list(unconfident)] = -np.inf
+    p = np.exp(logits - logits.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    entropy = -(p * np.log(np.where(p > 0, p, 1))).sum(-1)
+    second, first = np.sort(p, -1)[:, -2:].T
+    chosen = p[np.arange(len(p)), token]
+    draw = uniform(seed, step=step, positions=positions, tokens=np.zeros(1, int), stream=CONFIDENCE_STREAM)[:, 0]
+    by_score = {"low_confidence": chosen, "random": draw, "margin": first - second, "entropy": -entropy}
+    return Candidates(token, by_score[score], chosen, entropy, first - second)

@@ -1,0 +1,166 @@
+"""The published loops, once: LLaDA generate.py, and Fast-dLLM with prefix and dual cache, threshold and factor.
+
+A cache policy is the answer to "which positions are recomputed in this step?", a decoding rule to "which candidates
+are committed?".
+Two habits are left out and counted instead (`num_idle`): schedule steps that commit nothing, and Fast-dLLM's extra
+forward after a
+block that its first forward has filled.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from .candidates import Candidates, candidates, guide
+from .commit import commit
+from .forward import Model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """LLaDA's and Fast-dLLM's own words."""
+
+    steps: int
+    gen_length: int
+    block_length: int
+    temperature: float = 0.0
+    cfg_scale: float = 0.0
+    remasking: str = "low_confidence"
+    threshold: float | None = None
+    factor: float | None = None
+    cache: str = "none"
+    logits_eos_inf: bool = False
+    confidence_eos_eot_inf: bool = False
+    seed: int = 0
+
+    @property
+    def rule(self) -> str:
+        return "threshold" if self.threshold is not None else "factor" if self.factor is not None else "top_k"
+
+
+class SpecialIds(NamedTuple):
+    mask: int
+    eos: int
+    eot: int
+
+
+class Commit(NamedTuple):
+    step: int
+    position: int
+    token: int
+    confidence: float
+
+
+@dataclass(slots=True)
+class Run:
+    canvas: np.ndarray  # (length,)
+    query_lengths: list[int] = field(default_factory=list)  # one entry per forward
+    commits: list[Commit] = field(default_factory=list)
+    num_idle: int = 0  # forwards that the published loop runs and this one does not
+
+    @property
+    def num_forward(self) -> int:
+        return len(self.query_lengths)
+
+
+def schedule(num_masked: int, num_steps: int) -> list[int]:
+    """How many tokens each step of a block commits."""
+    return [num_masked // num_steps + (i < num_masked % num_steps) for i in range(num_steps)]
+
+
+def query_span(cache: str, step: int, block: tuple[int, int], length: int) -> tuple[int, int, int]:
+    """(start, stop, visible) of a block's step."""
+    start, stop = {"none": (0, length), "prefix": (block[0], length), "dual": block}[cache] if step else (0, length)
+    return start, stop, length
+
+
+def propose(model: Model, run: Run, slots: list, prompt: np.ndarray, span, p: Params, ids: SpecialIds, stop: int):
+    """One forward (two with guidance).
+
+    Returns the masked queried positions below `stop` and a function that scores them.
+    """
+    canvases = [run.canvas, np.where(prompt, ids.mask, run.canvas)]
+    hidden = [model.query(slot, canvas, [span])[1] for slot, canvas in zip(slots, canvases, strict=False)]
+    positions = np.arange(span[0], min(span[1], stop))
+    positions = positions[run.canvas[positions] == ids.mask]
+    logits = [model.head(h[positions - span[0]]) for h in hidden]
+    mixed = guide(*logits, p.cfg_scale) if len(logits) == 2 else logits[0]
+    step = run.num_forward
+    run.query_lengths.append(span[1] - span[0])
+
+    def score(never: tuple[int, ...]) -> Candidates:
+        return candidates(
+            mixed,
+            positions,
+            step=step,
+            seed=p.seed,
+            temperature=p.temperature,
+            score=p.remasking,
+            suppressed=(ids.eos,) if p.logits_eos_inf else (),
+            unconfident=(ids.eos, ids.eot) if p.confidence_eos_eot_inf else (),
+            never=never,
+        )
+
+    return positions, score
+
+
+def denoise_block(
+    propose_step: Callable, run: Run, block: tuple[int, int], num_steps: int, p: Params, mask_id: int
+) -> None:
+    """Steps until the block has no mask left;
+
+    with the schedule (`top_k`) at most `num_steps`, and none that commits nothing.
+    """
+
+    def num_masked() -> int:
+        return np.count_nonzero(run.canvas[slice(*block)] == mask_id)
+
+    counts = schedule(num_masked(), num_steps)
+    step = 0
+    while num_masked() and (p.rule != "top_k" or any(counts[step:])):
+        positions, score = propose_step(step)
+        best, other = score(()), score((mask_id,))
+        value = p.threshold if p.rule == "threshold" else p.factor
+        count = counts[step] if p.rule == "top_k" else 0
+        alternatives = (other.token, other.confidence)
+        before = run.canvas
+        rule = dict(count=count, value=value, mask_id=mask_id, alternatives=alternatives)
+        run.canvas, committed = commit(before, positions, best.token, best.confidence, p.rule, **rule)
+        for position in committed:
+            row, token = int(np.searchsorted(positions, position)), int(run.canvas[position])
+            source = best if best.token[row] == token else other
+            run.commits.append(Commit(run.num_forward - 1, int(position), token, float(source.confidence[row])))
+        step += 1
+    if p.cache == "none":
+        run.num_idle += num_steps - step if p.rule == "top_k" else 0
+    else:
+        run.num_idle += step == 1
+
+
+def denoise(model: Model, canvas: np.ndarray, start: int, p: Params, ids: SpecialIds) -> Run:
+    """Fills the masks of canvas[start:], block by block.
+
+    canvas: (length,) int; anything not masked is given, and guidance hides it.
+    """
+    run = Run(np.array(canvas))
+    length = len(run.canvas)
+    prompt = run.canvas != ids.mask
+    slots = [model.open_slot(length) for _ in range(2 if p.cfg_scale > 0 else 1)]
+    starts = range(start, length, p.block_length)
+    for index, block_start in enumerate(starts):
+        block = (block_start, min(block_start + p.block_length, length))
+        num_steps = p.steps // len(starts) + (index < p.steps % len(starts))
+
+        def propose_step(step: int, block: tuple[int, int] = block):
+            span = query_span(p.cache, step, block, length)
+            return propose(model, run, slots, prompt, span, p, ids, block[1])
+
+        denoise_block(propose_step, run, block, num_steps, p, ids.mask)
+    return run
+
+
+def generate(model: Model, prompt: list[int], p: Params, ids: SpecialIds) -> Run:
+    """The published entry point: the prompt followed by `gen_length` masks."""
+    return denoise(model, np.array([*prompt, *[ids.mask] * p.gen_length]), len(prompt), p, ids)

@@ -1,0 +1,126 @@
+"""The floors of the house, read from #include and import lines: nothing points up, nothing sideways."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# C++ folder -> folders it may include. The model and the loop call through the Ops table, never a cpu/ or cuda/ header.
+BASE = {"core", "ops"}
+CSRC = {
+    "core": {"core"},
+    "ops": BASE,
+    "cpu": BASE | {"cpu"},
+    "cuda": BASE | {"cuda"},
+    "model": BASE | {"model"},
+    "denoise": BASE | {"model", "denoise"},
+    "bindings": BASE | {"cpu", "model", "denoise", "bindings"},
+}
+
+# Python module -> its floor; a module may import from lower floors, and from its own package.
+FLOORS = [
+    {"errors", "_core", "version"},
+    {"params", "config", "plan", "device"},
+    {"canvas", "tokenizer"},
+    {"decoders", "caches"},
+    {"scheduler"},
+    {"runner"},
+    {"engine"},
+    {"server", "cli", "__main__", "__init__"},
+]
+FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
+CORE_USERS = {"runner", "engine", "__init__"}  # who may name the compiled module
+FORBIDDEN = {"llada_rt": {"torch", "training", "benchmarks", "tests"}, "training": {"benchmarks", "tests"}}
+
+
+def include_faults(folder: str, text: str) -> list[str]:
+    """Quoted includes of a file in csrc/<folder> that are not its to use; a name without a folder is a neighbour."""
+    names = re.findall(r'^\s*#\s*include\s+"([^"]+)"', text, re.MULTILINE)
+    targets = {name: name.split("/")[0] if "/" in name else folder for name in names}
+    return [f'{folder}/ includes "{name}"' for name, target in targets.items() if target not in CSRC[folder]]
+
+
+def imports(text: str, package: str) -> set[str]:
+    """Dotted names of what a module of `package` imports, relative imports resolved."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
+            base = ".".join([*parents, *([node.module] if node.module else [])])
+            found |= {f"{base}.{alias.name}" for alias in node.names}
+    return found
+
+
+def import_faults(path: Path, text: str) -> list[str]:
+    """Imports in a Python file (path from the repository root) that point up or outside."""
+    parts = path.with_suffix("").parts
+    top = "llada_rt" if parts[0] == "python" else parts[0]
+    names = imports(text, ".".join(parts[parts.index(top) : -1]))
+    faults = [f"{path} imports {name}" for name in names if name.split(".")[0] in FORBIDDEN[top]]
+    if top == "training":
+        public_only = [name for name in names if name.startswith("llada_rt")]
+        allowed = path.stem in {"evaluate"} or "tasks" in parts
+        faults += [f"{path} imports {n}" for n in public_only if not allowed or re.match(r"llada_rt\.[_a-z]", n)]
+        return faults
+    module = parts[2]
+    for name in names:
+        target = name.split(".")[1] if name.startswith("llada_rt.") and name.split(".")[1] in FLOOR else module
+        sideways = target != module and FLOOR[target] == FLOOR[module] and FLOOR[module] > 1
+        if FLOOR[target] > FLOOR[module] or sideways or (target == "_core" and module not in CORE_USERS):
+            faults.append(f"{path} imports {name}")
+    return faults
+
+
+def sources(folder: str, *patterns: str) -> list:
+    paths = sorted(path for pattern in patterns for path in (ROOT / folder).rglob(pattern))
+    return [pytest.param(path, id=str(path.relative_to(ROOT))) for path in paths]
+
+
+@pytest.mark.parametrize("path", sources("csrc", "*.h", "*.cc", "*.cu", "*.cuh"))
+def test_includes_point_down(path: Path):
+    folder = path.relative_to(ROOT / "csrc").parts[0]
+    assert folder in CSRC, f"csrc/{folder} has no floor"
+    assert include_faults(folder, path.read_text()) == []
+
+
+@pytest.mark.parametrize("path", sources("python", "*.py") + sources("training", "*.py"))
+def test_imports_point_down(path: Path):
+    relative = path.relative_to(ROOT)
+    if relative.parts[0] == "python":
+        assert relative.with_suffix("").parts[2] in FLOOR, f"{relative} has no floor"
+    assert import_faults(relative, path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("folder", "line"),
+    [
+        ("core", '#include "ops/ops.h"'),
+        ("cpu", '#  include "cuda/device.cuh"'),
+        ("model", '#include "cpu/gemm.h"'),
+        ("denoise", '#include "bindings/convert.h"'),
+    ],
+)
+def test_planted_include_is_caught(folder: str, line: str):
+    assert include_faults(folder, f"// a file\n{line}\n") != []
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("python/llada_rt/params.py", "from .engine import Engine"),
+        ("python/llada_rt/canvas.py", "from llada_rt import scheduler"),
+        ("python/llada_rt/scheduler.py", "from ._core import Runtime"),
+        ("python/llada_rt/runner.py", "import torch.nn"),
+        ("python/llada_rt/server/app.py", "from tests.golden import load"),
+        ("training/sft.py", "import llada_rt"),
+        ("training/evaluate.py", "from llada_rt._core import Runtime"),
+        ("training/losses.py", "from benchmarks.shapes import SHAPES"),
+    ],
+)
+def test_planted_import_is_caught(path: str, line: str):
+    assert import_faults(Path(path), f'"""A file."""\n\n{line}\n') != []

@@ -1,0 +1,50 @@
+"""The only place with numbers like 1e-5.
+
+Integers and committed tokens are compared with ==, and so are results under another thread count.
+
+Floats: error against float64 at most twice that of the plain version in the same precision (numpy float32, torch
+bfloat16), plus a floor for
+small cases, where the plain version may be exact by luck.
+"""
+
+import numpy as np
+
+# Two roundings of the largest result: 2 * 2^-24 for float32, doubled for differing summation order; 2 * 2^-8 for
+# bfloat16.
+ROUNDING = {"float32": 2.0**-22, "bfloat16": 2.0**-7}
+
+# Rounding of a float32 sum, relative to the sum of absolute terms; products accumulate in float32 whatever the
+# operands are.
+ACCUMULATION = 2.0**-22
+
+# numpy float64 against the recorded "float64" run, which rotates and normalises in float32 as the published code
+# does. Relative to the largest logit.
+RECORDED_LOGITS = 1e-5
+
+# Recorded likelihoods are float32 sums of up to a hundred terms; the issue's own bound for the engine.
+RECORDED_LIKELIHOOD = {"reference": 1e-5, "engine": 1e-4}
+
+# Whole float32 forward: floor of the "twice torch" rule, relative to the largest logit (a one-token sequence rounds
+# only a few times).
+FORWARD_FLOOR = {"float32": 1e-6, "bfloat16": 2.0**-7}
+
+# Confidences reported by the float32 engine against the float64 reference.
+CONFIDENCE = 1e-4
+
+
+def error(got: np.ndarray, want: np.ndarray) -> float:
+    """Largest absolute difference; infinite if anything is not a number."""
+    difference = np.abs(np.asarray(got, np.float64) - np.asarray(want, np.float64))
+    return float(np.nan_to_num(difference, nan=np.inf).max(initial=0))
+
+
+def assert_accurate(got, want, plain, dtype: str, *, magnitude: float | None = None) -> None:
+    """`magnitude`: the largest sum of absolute terms behind an element of `want`, where that is more than the element
+    itself.
+    """
+    largest = float(np.abs(want).max(initial=0))
+    floor = ROUNDING[dtype] * largest + ACCUMULATION * (magnitude or largest)
+    assert np.shape(got) == np.shape(want)
+    assert error(got, want) <= 2 * error(plain, want) + floor, (
+        f"error {error(got, want):.3g}, plain {dtype} {error(plain, want):.3g}, floor {floor:.3g}"
+    )
