@@ -1,0 +1,165 @@
+"""Makes tests/data: `checkpoint/` (random weights in the published layout, GQA) and `goldens.json` (what the
+reference does with it).
+
+    python -m tests.data.make_goldens
+
+A case stays only if its tokens survive relative changes of 3e-6 in every weight: no case hangs on a rounding tie. The
+head rows of EOS and of
+the mask are longer than the others, so that the EOS switches matter and the mask sometimes wins.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from tests.reference.denoise import Params, Run, SpecialIds, denoise
+from tests.reference.forward import Model
+
+DATA = Path(__file__).resolve().parent
+CHECKPOINT, GOLDENS = DATA / "checkpoint", DATA / "goldens.json"
+IDS = SpecialIds(mask=156, eos=157, eot=158)
+CONFIG = {
+    "architectures": ["LLaDAModelLM"],
+    "model_type": "llada",
+    "activation_type": "silu",
+    "alibi": False,
+    "attention_layer_norm": False,
+    "bias_for_layer_norm": False,
+    "block_group_size": 1,
+    "block_type": "llama",
+    "d_model": 32,
+    "embedding_size": 160,
+    "eos_token_id": IDS.eos,
+    "include_bias": False,
+    "include_qkv_bias": False,
+    "input_emb_norm": False,
+    "layer_norm_type": "rms",
+    "layer_norm_with_affine": True,
+    "mask_token_id": IDS.mask,
+    "max_sequence_length": 128,
+    "mlp_hidden_size": 72,
+    "multi_query_attention": None,
+    "n_heads": 4,
+    "n_kv_heads": 2,
+    "n_layers": 2,
+    "pad_token_id": IDS.eos,
+    "rms_norm_eps": 1e-5,
+    "rope": True,
+    "rope_full_precision": True,
+    "rope_theta": 10000.0,
+    "scale_logits": False,
+    "torch_dtype": "float32",
+    "use_cache": False,
+    "vocab_size": 160,
+    "weight_tying": False,
+}
+PROMPT_LENGTHS = (1, 6, 15, 17)
+SCHEDULE = {"steps": 12, "gen_length": 24, "block_length": 8}
+PARALLEL = {"steps": 24, "gen_length": 24, "block_length": 8}
+GROUPS: list[dict] = [
+    *({**SCHEDULE, "cache": cache, "remasking": score} for cache in ("none", "prefix", "dual") for score in
+    ("low_confidence", "margin", "entropy")),
+    *({**PARALLEL, "cache": cache, "threshold": tau} for cache in ("none", "prefix", "dual") for tau in (0.3, 0.6,
+    0.9)),
+    *({**PARALLEL, "cache": cache, "factor": f} for cache in ("none", "prefix", "dual") for f in (0.5, 1.0)),
+    *({**SCHEDULE, "cache": cache, "cfg_scale": 0.7} for cache in ("none", "prefix", "dual")),
+    {**PARALLEL, "cache": "dual", "threshold": 0.6, "cfg_scale": 1.5},
+    *({**SCHEDULE, "cache": cache, "temperature": 0.8, "seed": seed} for cache, seed in (("none", 0), ("prefix", 1),
+    ("dual", 2**63 - 1))),
+    {**PARALLEL, "cache": "dual", "threshold": 0.6, "temperature": 0.5, "seed": 5, "remasking": "margin"},
+    *({**SCHEDULE, "cache": cache, "remasking": "random", "seed": 11} for cache in ("none", "dual")),
+    {**SCHEDULE, "cache": "none", "remasking": "random", "seed": 12, "temperature": 1.0, "cfg_scale": 0.7},
+    {**SCHEDULE, "logits_eos_inf": True},
+    {**SCHEDULE, "confidence_eos_eot_inf": True},
+    {**PARALLEL, "cache": "prefix", "threshold": 0.6, "logits_eos_inf": True, "confidence_eos_eot_inf": True},
+    {"steps": 24, "gen_length": 24, "block_length": 24},
+    {"steps": 5, "gen_length": 20, "block_length": 20, "cache": "dual"},
+    {"steps": 40, "gen_length": 16, "block_length": 8},
+]  # fmt: skip
+INFILL: list[dict] = [{"steps": 20}, {"steps": 20, "cache": "dual"}, {"steps": 20, "cache": "prefix", "threshold": 0.5}]
+
+
+def make_weights() -> dict[str, np.ndarray]:
+    c, rng = CONFIG, np.random.Generator(np.random.PCG64(20261121))
+    d, f, kv = c["d_model"], c["mlp_hidden_size"], c["d_model"] // c["n_heads"] * c["n_kv_heads"]
+
+    def normal(*shape: int, scale: float = 1.0) -> np.ndarray:
+        return (scale * rng.standard_normal(shape) / np.sqrt(shape[-1])).astype(np.float32)
+
+    def norm() -> np.ndarray:
+        return (1 + 0.1 * rng.standard_normal(d)).astype(np.float32)
+
+    weights = {"wte.weight": normal(c["vocab_size"], d, scale=5.0)}
+    for b in (f"blocks.{layer}." for layer in range(c["n_layers"])):
+        weights |= {b + "attn_norm.weight": norm(), b + "ff_norm.weight": norm()}
+        weights |= {b + "q_proj.weight": normal(d, d, scale=1.5), b + "k_proj.weight": normal(kv, d, scale=1.5)}
+        weights |= {b + "v_proj.weight": normal(kv, d), b + "attn_out.weight": normal(d, d)}
+        weights |= {
+            b + "ff_proj.weight": normal(f, d),
+            b + "up_proj.weight": normal(f, d),
+            b + "ff_out.weight": normal(d, f),
+        }
+    weights |= {"ln_f.weight": norm(), "ff_out.weight": normal(c["vocab_size"], d, scale=4.5)}
+    weights["ff_out.weight"][[IDS.eos, IDS.mask]] *= [[1.6], [1.4]]
+    return {"model.transformer." + name: value for name, value in weights.items()}
+
+
+def canvases() -> Iterator[tuple[dict, list[tuple[list[int], int]]]]:
+    """Parameters and the canvases (tokens, first response position) that run with them."""
+    rng = np.random.Generator(np.random.PCG64(7))
+    for params in GROUPS:
+        prompts = [rng.integers(0, IDS.mask, length).tolist() for length in PROMPT_LENGTHS]
+        yield params, [([*prompt, *[IDS.mask] * params["gen_length"]], len(prompt)) for prompt in prompts]
+    for params in INFILL:
+        texts = [rng.integers(0, IDS.mask, 30) for _ in PROMPT_LENGTHS]
+        for text, holes in zip(texts, [(0, 5), (3, 9), (10, 30), (28, 30)], strict=True):
+            text[slice(*holes)] = IDS.mask
+            text[12:20] = IDS.mask
+        starts = [int(np.argmax(text == IDS.mask)) for text in texts]
+        whole = {**params, "gen_length": 30, "block_length": 30}
+        yield whole, [(text.tolist(), start) for text, start in zip(texts, starts, strict=True)]
+
+
+def shaken(model: Model, seed: int) -> Model:
+    other, rng = Model(CHECKPOINT), np.random.Generator(np.random.PCG64(seed))
+    other.weights = {k: w * (1 + 3e-6 * rng.standard_normal(w.shape)) for k, w in model.weights.items()}
+    return other
+
+
+def record(run: Run, canvas: list[int], start: int) -> dict:
+    commits = [[*commit[:3], round(commit.confidence, 9)] for commit in run.commits]
+    return {
+        "canvas": canvas,
+        "start": start,
+        "output": run.canvas.tolist(),
+        "num_forward": run.num_forward,
+        "commits": commits,
+    }
+
+
+def main() -> None:
+    CHECKPOINT.mkdir(exist_ok=True)
+    (CHECKPOINT / "config.json").write_text(json.dumps(CONFIG, indent=1) + "\n")
+    save_file(make_weights(), CHECKPOINT / "model.safetensors", {"format": "pt"})
+    model = Model(CHECKPOINT)
+    variants = [shaken(model, seed) for seed in range(4)]
+    groups, dropped = [], 0
+    for params, inputs in canvases():
+        p, cases = Params(**params), []
+        for canvas, start in inputs:
+            runs = [denoise(m, np.array(canvas), start, p, IDS) for m in (model, *variants)]
+            stable = all([c[:3] for c in run.commits] == [c[:3] for c in runs[0].commits] for run in runs)
+            dropped += not stable
+            cases += [record(runs[0], canvas, start)] if stable else []
+        groups.append({"params": {k: v for k, v in dataclasses.asdict(p).items() if v is not None}, "cases": cases})
+    lines = ",\n".join(json.dumps(group, separators=(",", ":")) for group in groups)
+    GOLDENS.write_text(f'{{"ids":{json.dumps(IDS._asdict())},"groups":[\n{lines}\n]}}\n')
+    print(f"{sum(len(group['cases']) for group in groups)} cases kept, {dropped} dropped")
+
+
+if __name__ == "__main__":
+    main()
