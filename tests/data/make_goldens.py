@@ -79,8 +79,24 @@ GROUPS: list[dict] = [
     {"steps": 24, "gen_length": 24, "block_length": 24},
     {"steps": 5, "gen_length": 20, "block_length": 20, "cache": "dual"},
     {"steps": 40, "gen_length": 16, "block_length": 8},
+    {"steps": 10, "gen_length": 22, "block_length": 8, "cache": "dual", "propose_mask": False},
+    {**PARALLEL, "cache": "prefix", "threshold": 0.6, "propose_mask": False},
 ]  # fmt: skip
-INFILL: list[dict] = [{"steps": 20}, {"steps": 20, "cache": "dual"}, {"steps": 20, "cache": "prefix", "threshold": 0.5}]
+HOLES = ((0, 5), (3, 9), (10, 30), (28, 30))  # of the infills, beside (12, 20)
+INFILL: list[dict] = [
+    {"steps": 20, "gen_length": 30, "block_length": 30, "propose_mask": False},
+    {"steps": 9, "gen_length": 30, "block_length": 7, "propose_mask": False, "cache": "dual"},
+    {"steps": 30, "gen_length": 30, "block_length": 7, "propose_mask": False, "cache": "prefix", "threshold": 0.5},
+    {
+        "steps": 12,
+        "gen_length": 30,
+        "block_length": 30,
+        "propose_mask": False,
+        "cfg_scale": 0.5,
+        "temperature": 0.3,
+        "seed": 3,
+    },
+]
 
 
 def make_weights() -> dict[str, np.ndarray]:
@@ -108,20 +124,24 @@ def make_weights() -> dict[str, np.ndarray]:
     return {"model.transformer." + name: value for name, value in weights.items()}
 
 
-def canvases() -> Iterator[tuple[dict, list[tuple[list[int], int]]]]:
-    """Parameters and the canvases (tokens, first response position) that run with them."""
+def canvases() -> Iterator[tuple[dict, list[tuple[list[int], tuple[int, int]]]]]:
+    """Parameters and the canvases (tokens, decoded positions) that run with them."""
     rng = np.random.Generator(np.random.PCG64(7))
     for params in GROUPS:
         prompts = [rng.integers(0, IDS.mask, length).tolist() for length in PROMPT_LENGTHS]
-        yield params, [([*prompt, *[IDS.mask] * params["gen_length"]], len(prompt)) for prompt in prompts]
+        yield (
+            params,
+            [
+                ([*prompt, *[IDS.mask] * params["gen_length"]], (len(prompt), len(prompt) + params["gen_length"]))
+                for prompt in prompts
+            ],
+        )
     for params in INFILL:
-        texts = [rng.integers(0, IDS.mask, 30) for _ in PROMPT_LENGTHS]
-        for text, holes in zip(texts, [(0, 5), (3, 9), (10, 30), (28, 30)], strict=True):
-            text[slice(*holes)] = IDS.mask
-            text[12:20] = IDS.mask
-        starts = [int(np.argmax(text == IDS.mask)) for text in texts]
-        whole = {**params, "gen_length": 30, "block_length": 30}
-        yield whole, [(text.tolist(), start) for text, start in zip(texts, starts, strict=True)]
+        texts = [rng.integers(0, IDS.mask, 30) for _ in HOLES]
+        for text, holes in zip(texts, HOLES, strict=True):
+            text[[*range(*holes), *range(12, 20)]] = IDS.mask
+        spans = [(min(first, 12), max(last, 20)) for first, last in HOLES]
+        yield params, [(text.tolist(), span) for text, span in zip(texts, spans, strict=True)]
 
 
 def shaken(model: Model, seed: int) -> Model:
@@ -130,11 +150,11 @@ def shaken(model: Model, seed: int) -> Model:
     return other
 
 
-def record(run: Run, canvas: list[int], start: int) -> dict:
+def record(run: Run, canvas: list[int], span: tuple[int, int]) -> dict:
     commits = [[*commit[:3], round(commit.confidence, 9)] for commit in run.commits]
     return {
         "canvas": canvas,
-        "start": start,
+        "span": span,
         "output": run.canvas.tolist(),
         "num_forward": run.num_forward,
         "commits": commits,
@@ -150,11 +170,11 @@ def main() -> None:
     groups, dropped = [], 0
     for params, inputs in canvases():
         p, cases = Params(**params), []
-        for canvas, start in inputs:
-            runs = [denoise(m, np.array(canvas), start, p, IDS) for m in (model, *variants)]
+        for canvas, span in inputs:
+            runs = [denoise(m, np.array(canvas), span, p, IDS) for m in (model, *variants)]
             stable = all([c[:3] for c in run.commits] == [c[:3] for c in runs[0].commits] for run in runs)
             dropped += not stable
-            cases += [record(runs[0], canvas, start)] if stable else []
+            cases += [record(runs[0], canvas, span)] if stable else []
         groups.append({"params": {k: v for k, v in dataclasses.asdict(p).items() if v is not None}, "cases": cases})
     lines = ",\n".join(json.dumps(group, separators=(",", ":")) for group in groups)
     GOLDENS.write_text(f'{{"ids":{json.dumps(IDS._asdict())},"groups":[\n{lines}\n]}}\n')

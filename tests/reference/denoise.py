@@ -34,6 +34,7 @@ class Params:
     logits_eos_inf: bool = False
     confidence_eos_eot_inf: bool = False
     seed: int = 0
+    propose_mask: bool = True  # the mask id may win a position, which then stays masked: the published loops' habit
 
     @property
     def rule(self) -> str:
@@ -121,7 +122,8 @@ def denoise_block(
     step = 0
     while num_masked() and (p.rule != "top_k" or any(counts[step:])):
         positions, score = propose_step(step)
-        best, other = score(()), score((mask_id,))
+        other = score((mask_id,))
+        best = score(()) if p.propose_mask else other
         value = p.threshold if p.rule == "threshold" else p.factor
         count = counts[step] if p.rule == "top_k" else 0
         alternatives = (other.token, other.confidence)
@@ -139,19 +141,20 @@ def denoise_block(
         run.num_idle += step == 1
 
 
-def denoise(model: Model, canvas: np.ndarray, start: int, p: Params, ids: SpecialIds) -> Run:
-    """Fills the masks of canvas[start:], block by block.
+def denoise(model: Model, canvas: np.ndarray, span: tuple[int, int], p: Params, ids: SpecialIds) -> Run:
+    """Fills the masks of `span`, block by block; whatever is not masked is given, and hidden from the guide.
 
-    canvas: (length,) int; anything not masked is given, and guidance hides it.
+    canvas: (length,). The first `steps % blocks` blocks get one step more than the others; a block without masks is
+    passed over.
     """
     run = Run(np.array(canvas))
     length = len(run.canvas)
     prompt = run.canvas != ids.mask
     slots = [model.open_slot(length) for _ in range(2 if p.cfg_scale > 0 else 1)]
-    starts = range(start, length, p.block_length)
+    starts = range(*span, p.block_length)
     for index, block_start in enumerate(starts):
-        block = (block_start, min(block_start + p.block_length, length))
-        num_steps = p.steps // len(starts) + (index < p.steps % len(starts))
+        block = (block_start, min(block_start + p.block_length, span[1]))
+        num_steps = max(1, p.steps // len(starts) + (index < p.steps % len(starts)))
 
         def propose_step(step: int, block: tuple[int, int] = block):
             span = query_span(p.cache, step, block, length)
@@ -163,4 +166,5 @@ def denoise(model: Model, canvas: np.ndarray, start: int, p: Params, ids: Specia
 
 def generate(model: Model, prompt: list[int], p: Params, ids: SpecialIds) -> Run:
     """The published entry point: the prompt followed by `gen_length` masks."""
-    return denoise(model, np.array([*prompt, *[ids.mask] * p.gen_length]), len(prompt), p, ids)
+    canvas = np.array([*prompt, *[ids.mask] * p.gen_length])
+    return denoise(model, canvas, (len(prompt), len(canvas)), p, ids)

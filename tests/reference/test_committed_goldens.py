@@ -19,6 +19,6 @@ def test_goldens_are_what_the_reference_makes():
     model = Model(CHECKPOINT)
     for group in load(GOLDENS.parent, GOLDENS.name)["groups"]:
         for case in group["cases"]:
-            run = denoise(model, np.array(case["canvas"]), case["start"], Params(**group["params"]), IDS)
+            run = denoise(model, np.array(case["canvas"]), case["span"], Params(**group["params"]), IDS)
             assert run.canvas.tolist() == case["output"]
             assert [list(commit[:3]) for commit in run.commits] == [commit[:3] for commit in case["commits"]]
