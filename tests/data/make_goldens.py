@@ -1,11 +1,9 @@
-"""Makes tests/data: `checkpoint/` (random weights in the published layout, GQA) and `goldens.json` (what the
-reference does with it).
+"""Makes `checkpoint/` (random weights in the published layout, GQA) and `goldens.json` (the reference's runs of it).
 
     python -m tests.data.make_goldens
 
 A case stays only if its tokens survive relative changes of 3e-6 in every weight: no case hangs on a rounding tie. The
-head rows of EOS and of
-the mask are longer than the others, so that the EOS switches matter and the mask sometimes wins.
+head rows of EOS and of the mask are longer than the others: the EOS switches matter and the mask sometimes wins.
 """
 
 import dataclasses
@@ -58,21 +56,24 @@ CONFIG = {
     "weight_tying": False,
 }
 PROMPT_LENGTHS = (1, 6, 15, 17)
+CACHES = ("none", "prefix", "dual")
 SCHEDULE = {"steps": 12, "gen_length": 24, "block_length": 8}
 PARALLEL = {"steps": 24, "gen_length": 24, "block_length": 8}
+NOISY = {**SCHEDULE, "temperature": 0.8}
 GROUPS: list[dict] = [
-    *({**SCHEDULE, "cache": cache, "remasking": score} for cache in ("none", "prefix", "dual") for score in
-    ("low_confidence", "margin", "entropy")),
-    *({**PARALLEL, "cache": cache, "threshold": tau} for cache in ("none", "prefix", "dual") for tau in (0.3, 0.6,
-    0.9)),
-    *({**PARALLEL, "cache": cache, "factor": f} for cache in ("none", "prefix", "dual") for f in (0.5, 1.0)),
-    *({**SCHEDULE, "cache": cache, "cfg_scale": 0.7} for cache in ("none", "prefix", "dual")),
+    *(
+        {**SCHEDULE, "cache": c, "remasking": score}
+        for c in CACHES
+        for score in ("low_confidence", "margin", "entropy")
+    ),
+    *({**PARALLEL, "cache": c, "threshold": tau} for c in CACHES for tau in (0.3, 0.6, 0.9)),
+    *({**PARALLEL, "cache": c, "factor": f} for c in CACHES for f in (0.5, 1.0)),
+    *({**SCHEDULE, "cache": c, "cfg_scale": 0.7} for c in CACHES),
     {**PARALLEL, "cache": "dual", "threshold": 0.6, "cfg_scale": 1.5},
-    *({**SCHEDULE, "cache": cache, "temperature": 0.8, "seed": seed} for cache, seed in (("none", 0), ("prefix", 1),
-    ("dual", 2**63 - 1))),
+    *({**NOISY, "cache": c, "seed": seed} for c, seed in zip(CACHES, (0, 1, 2**63 - 1), strict=True)),
     {**PARALLEL, "cache": "dual", "threshold": 0.6, "temperature": 0.5, "seed": 5, "remasking": "margin"},
-    *({**SCHEDULE, "cache": cache, "remasking": "random", "seed": 11} for cache in ("none", "dual")),
-    {**SCHEDULE, "cache": "none", "remasking": "random", "seed": 12, "temperature": 1.0, "cfg_scale": 0.7},
+    *({**SCHEDULE, "cache": c, "remasking": "random", "seed": 11} for c in ("none", "dual")),
+    {**NOISY, "remasking": "random", "seed": 12, "cfg_scale": 0.7},
     {**SCHEDULE, "logits_eos_inf": True},
     {**SCHEDULE, "confidence_eos_eot_inf": True},
     {**PARALLEL, "cache": "prefix", "threshold": 0.6, "logits_eos_inf": True, "confidence_eos_eot_inf": True},
@@ -81,21 +82,16 @@ GROUPS: list[dict] = [
     {"steps": 40, "gen_length": 16, "block_length": 8},
     {"steps": 10, "gen_length": 22, "block_length": 8, "cache": "dual", "propose_mask": False},
     {**PARALLEL, "cache": "prefix", "threshold": 0.6, "propose_mask": False},
-]  # fmt: skip
-HOLES = ((0, 5), (3, 9), (10, 30), (28, 30))  # of the infills, beside (12, 20)
+]
+HOLES = ((0, 5), (3, 9), (10, 30), (28, 30))  # of the infills, each beside (12, 20)
 INFILL: list[dict] = [
-    {"steps": 20, "gen_length": 30, "block_length": 30, "propose_mask": False},
-    {"steps": 9, "gen_length": 30, "block_length": 7, "propose_mask": False, "cache": "dual"},
-    {"steps": 30, "gen_length": 30, "block_length": 7, "propose_mask": False, "cache": "prefix", "threshold": 0.5},
-    {
-        "steps": 12,
-        "gen_length": 30,
-        "block_length": 30,
-        "propose_mask": False,
-        "cfg_scale": 0.5,
-        "temperature": 0.3,
-        "seed": 3,
-    },
+    {"gen_length": 30, "propose_mask": False, **rest}
+    for rest in (
+        {"steps": 20, "block_length": 30},
+        {"steps": 9, "block_length": 7, "cache": "dual"},
+        {"steps": 30, "block_length": 7, "cache": "prefix", "threshold": 0.5},
+        {"steps": 12, "block_length": 30, "cfg_scale": 0.5, "temperature": 0.3, "seed": 3},
+    )
 ]
 
 
@@ -114,11 +110,8 @@ def make_weights() -> dict[str, np.ndarray]:
         weights |= {b + "attn_norm.weight": norm(), b + "ff_norm.weight": norm()}
         weights |= {b + "q_proj.weight": normal(d, d, scale=1.5), b + "k_proj.weight": normal(kv, d, scale=1.5)}
         weights |= {b + "v_proj.weight": normal(kv, d), b + "attn_out.weight": normal(d, d)}
-        weights |= {
-            b + "ff_proj.weight": normal(f, d),
-            b + "up_proj.weight": normal(f, d),
-            b + "ff_out.weight": normal(d, f),
-        }
+        weights |= {b + "ff_proj.weight": normal(f, d), b + "up_proj.weight": normal(f, d)}
+        weights |= {b + "ff_out.weight": normal(d, f)}
     weights |= {"ln_f.weight": norm(), "ff_out.weight": normal(c["vocab_size"], d, scale=4.5)}
     weights["ff_out.weight"][[IDS.eos, IDS.mask]] *= [[1.6], [1.4]]
     return {"model.transformer." + name: value for name, value in weights.items()}
@@ -129,13 +122,8 @@ def canvases() -> Iterator[tuple[dict, list[tuple[list[int], tuple[int, int]]]]]
     rng = np.random.Generator(np.random.PCG64(7))
     for params in GROUPS:
         prompts = [rng.integers(0, IDS.mask, length).tolist() for length in PROMPT_LENGTHS]
-        yield (
-            params,
-            [
-                ([*prompt, *[IDS.mask] * params["gen_length"]], (len(prompt), len(prompt) + params["gen_length"]))
-                for prompt in prompts
-            ],
-        )
+        masks = [IDS.mask] * params["gen_length"]
+        yield params, [([*prompt, *masks], (len(prompt), len(prompt) + len(masks))) for prompt in prompts]
     for params in INFILL:
         texts = [rng.integers(0, IDS.mask, 30) for _ in HOLES]
         for text, holes in zip(texts, HOLES, strict=True):
