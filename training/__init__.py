@@ -1,0 +1,1 @@
+"""PyTorch training of LLaDA-style masked diffusion models: definition, losses, trainer, export."""

@@ -1,0 +1,253 @@
+"""LLaDA as a readable nn.Module: the definition of the network, and the oracle for the compiled one.
+
+Attribute names are the published tensor names, so loading and saving is a prefix and nothing more. `causal=True` makes
+the same file the autoregressive model (ARM) of a comparison: same weights layout, causal attention, next-token loss.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+PREFIX = "model."  # published name = PREFIX + the name of the parameter here
+# Fields of the published config.json that this definition has only one value for.
+FIXED_FIELDS = {
+    "architectures": ["LLaDAModelLM"],
+    "model_type": "llada",
+    "activation_type": "silu",
+    "alibi": False,
+    "alibi_bias_max": 8.0,
+    "attention_dropout": 0.0,
+    "attention_layer_norm": False,
+    "attention_layer_norm_with_affine": True,
+    "bias_for_layer_norm": False,
+    "block_group_size": 1,
+    "block_type": "llama",
+    "embedding_dropout": 0.0,
+    "flash_attention": False,
+    "include_bias": False,
+    "include_qkv_bias": False,
+    "init_cutoff_factor": None,
+    "init_device": "meta",
+    "init_fn": "mitchell",
+    "init_std": 0.02,
+    "input_emb_norm": False,
+    "layer_norm_type": "rms",
+    "layer_norm_with_affine": True,
+    "mlp_ratio": 4,
+    "multi_query_attention": None,
+    "precision": "amp_bf16",
+    "residual_dropout": 0.0,
+    "rope": True,
+    "rope_full_precision": True,
+    "scale_logits": False,
+    "use_cache": False,
+}
+# Of these, the ones that would change the forward pass if they had another value.
+MEANINGFUL_FIELDS = (
+    "model_type activation_type alibi attention_layer_norm bias_for_layer_norm block_group_size block_type include_bias "
+    "include_qkv_bias input_emb_norm layer_norm_type layer_norm_with_affine multi_query_attention rope scale_logits"
+).split()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """The sizes of a model; field names are the published ones."""
+
+    d_model: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    mlp_hidden_size: int
+    vocab_size: int  # rows of the embedding and of the head
+    max_sequence_length: int = 512
+    rope_theta: float = 10000.0
+    rms_norm_eps: float = 1e-5
+    weight_tying: bool = False
+    mask_token_id: int
+    eos_token_id: int
+    pad_token_id: int
+    causal: bool = False  # an ARM; not a published field, written only when true
+
+    def __post_init__(self) -> None:
+        if self.d_model % self.n_heads or (self.d_model // self.n_heads) % 2:
+            raise ValueError(f"d_model {self.d_model} does not split into {self.n_heads} heads of even size")
+        if self.n_heads % self.n_kv_heads:
+            raise ValueError(f"n_heads {self.n_heads} is not a multiple of n_kv_heads {self.n_kv_heads}")
+
+    @property
+    def head_dim(self) -> int:
+        return self.d_model // self.n_heads
+
+    @classmethod
+    def from_json(cls, path: Path) -> "ModelConfig":
+        """Read a published config.json. A field that asks for another network is refused by name."""
+        published = json.loads(path.read_text(encoding="utf-8"))
+        for name in MEANINGFUL_FIELDS:
+            if name in published and published[name] != FIXED_FIELDS[name]:
+                raise ValueError(f"{path}: {name} expected {FIXED_FIELDS[name]!r}, received {published[name]!r}")
+        rows = published.get("embedding_size") or published["vocab_size"]
+        kv_heads = published.get("n_kv_heads") or published["n_heads"]
+        known = {field.name: published[field.name] for field in fields(cls) if field.name in published}
+        return cls(**{**known, "vocab_size": rows, "n_kv_heads": kv_heads})
+
+    def to_json(self, torch_dtype: str) -> str:
+        own = asdict(self)
+        if not own.pop("causal"):
+            causal = {}
+        else:
+            causal = {"causal": True}
+        return json.dumps(
+            {**FIXED_FIELDS, **own, "embedding_size": self.vocab_size, "torch_dtype": torch_dtype, **causal}, indent=1
+        )
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) in float32, rounded to x's type before the weight is applied, as the published model does."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return (wide * scale).to(x.dtype) * self.weight
+
+
+def rope_angles(length: int, head_dim: int, theta: float, device: torch.device) -> Tensor:
+    """(length, head_dim) float32: position times theta^(-2i/head_dim), written twice (half-split rotation)."""
+    frequencies = theta ** (-torch.arange(0, head_dim, 2, device=device).float() / head_dim)
+    angles = torch.arange(length, device=device).float()[:, None] * frequencies
+    return torch.cat([angles, angles], dim=-1)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding in float32, back in x's type. x: (batch, heads, length, head_dim)."""
+    wide = x.float()
+    first, second = wide.chunk(2, dim=-1)
+    return (wide * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool) -> Tensor:
+    """softmax(q k^T / sqrt(head_dim)) v; every position sees every other one unless `causal`.
+
+    q: (batch, heads, length, head_dim); k, v: (batch, kv_heads, length, head_dim), heads a multiple of kv_heads.
+    In bf16 on short rows the formula as it stands is two to four times faster on a CPU than the fused kernel's
+    backward pass; in float32 it is the other way round.
+    """
+    grouped = k.shape[1] != q.shape[1]
+    if q.dtype != torch.bfloat16 or causal or grouped:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=grouped)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (batch, heads, length, length)
+    return scores.softmax(-1).to(v.dtype) @ v  # softmax in float32 under autocast
+
+
+class Block(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        d_model, hidden, kv_size = config.d_model, config.mlp_hidden_size, config.n_kv_heads * config.head_dim
+        self.config = config
+        self.attn_norm = RMSNorm(d_model, config.rms_norm_eps)
+        self.q_proj = nn.Linear(d_model, d_model, bias=False)
+        self.k_proj = nn.Linear(d_model, kv_size, bias=False)
+        self.v_proj = nn.Linear(d_model, kv_size, bias=False)
+        self.attn_out = nn.Linear(d_model, d_model, bias=False)
+        self.ff_norm = RMSNorm(d_model, config.rms_norm_eps)
+        self.ff_proj = nn.Linear(d_model, hidden, bias=False)  # the gate
+        self.up_proj = nn.Linear(d_model, hidden, bias=False)
+        self.ff_out = nn.Linear(hidden, d_model, bias=False)  # the down projection
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        config = self.config
+        h = self.attn_norm(x)  # (batch, length, d_model)
+        q, k, v = (
+            projection(h).unflatten(-1, (heads, config.head_dim)).transpose(1, 2)  # (batch, heads, length, head_dim)
+            for projection, heads in (
+                (self.q_proj, config.n_heads),
+                (self.k_proj, config.n_kv_heads),
+                (self.v_proj, config.n_kv_heads),
+            )
+        )
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        mixed = attention(q, k, v, causal=config.causal)
+        x = x + self.attn_out(mixed.transpose(1, 2).flatten(2))
+        h = self.ff_norm(x)
+        return x + self.ff_out(F.silu(self.ff_proj(h)) * self.up_proj(h))
+
+
+class LLaDA(nn.Module):
+    """tokens (batch, length) -> logits (batch, length, vocab_size), or of the selected positions only.
+
+    Logits at position i predict token i (no shift); with `causal` they predict token i + 1.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.transformer = nn.ModuleDict(
+            {
+                "wte": nn.Embedding(config.vocab_size, config.d_model),
+                "blocks": nn.ModuleList(Block(config) for _ in range(config.n_layers)),
+                "ln_f": RMSNorm(config.d_model, config.rms_norm_eps),
+            }
+        )
+        if not config.weight_tying:
+            self.transformer["ff_out"] = nn.Linear(config.d_model, config.vocab_size, bias=False)
+
+    def initialize(self, generator: torch.Generator) -> None:
+        """Normal weights of deviation 0.02; the two matrices that write to the residual are scaled by 1/sqrt(2 layers)."""
+        for name, parameter in self.named_parameters():
+            if parameter.dim() == 2:
+                writes_residual = name.endswith(("attn_out.weight", "ff_out.weight")) and ".blocks." in name
+                deviation = 0.02 / math.sqrt(2 * self.config.n_layers) if writes_residual else 0.02
+                nn.init.normal_(parameter, std=deviation, generator=generator)
+
+    def forward(self, tokens: Tensor, select: Tensor | None = None) -> Tensor:
+        """`select`: bool (batch, length); then the result is (number of selected, vocab_size), in row-major order."""
+        config = self.config
+        x = self.transformer["wte"](tokens)  # (batch, length, d_model)
+        angles = rope_angles(tokens.shape[1], config.head_dim, config.rope_theta, tokens.device)
+        cos, sin = angles.cos(), angles.sin()
+        for block in self.transformer["blocks"]:
+            x = block(x, cos, sin)
+        if select is not None:
+            x = x[select]  # (num_selected, d_model): the head is the widest matrix, so only where it is needed
+        x = self.transformer["ln_f"](x)
+        head = self.transformer["wte"] if config.weight_tying else self.transformer["ff_out"]
+        return F.linear(x, head.weight)
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> "LLaDA":
+        """Load a folder in the published layout (one or several safetensors). Missing or unknown tensors are errors."""
+        folder = Path(folder)
+        model = cls(ModelConfig.from_json(folder / "config.json"))
+        shards = sorted(folder.glob("*.safetensors"))
+        if not shards:
+            raise FileNotFoundError(f"{folder}: no *.safetensors")
+        # forward.safetensors and the like beside a checkpoint are not weights: only the published names are read.
+        tensors = {
+            name.removeprefix(PREFIX): tensor
+            for shard in shards
+            if shard.name.startswith("model")
+            for name, tensor in load_file(shard).items()
+        }
+        model.load_state_dict(tensors, strict=True)
+        return model.to(dtype).eval()
+
+    def save_weights(self, path: Path, dtype: torch.dtype) -> None:
+        save_file(
+            {PREFIX + name: tensor.to(dtype).contiguous() for name, tensor in self.state_dict().items()},
+            path,
+            metadata={"format": "pt"},
+        )
