@@ -1,0 +1,109 @@
+"""Canvas: the token array of one request, its blocks, its holes, and what is still masked.
+
+A generation is a prompt followed by masks, an infill any template with holes; from here on both are the same thing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .errors import InvalidRequestError
+from .plan import Commit, Span
+
+
+class Canvas:
+    """Tokens with masks in `span`, cut into blocks that are decoded from left to right.
+
+    `span` holds the positions to be decoded: the response of a generation, first to last hole of an infill. Its
+    last block may be short. A block without masks is passed over.
+    """
+
+    __slots__ = ("_block", "_num_masked", "block_length", "block_start_masked", "blocks", "mask_id", "span", "tokens")
+
+    def __init__(self, tokens: Sequence[int], *, mask_id: int, span: Span, block_length: int | None = None) -> None:
+        if not 0 <= span.start < span.stop <= len(tokens):
+            raise InvalidRequestError(f"nothing to decode: expected positions within [0, {len(tokens)}), got {span}")
+        self.tokens: list[int] = list(tokens)  # (length,)
+        self.mask_id = mask_id
+        self.span = span
+        self.block_length = min(block_length or len(span), len(span))
+        self.blocks = tuple(
+            Span(start, min(start + self.block_length, span.stop))
+            for start in range(span.start, span.stop, self.block_length)
+        )
+        self._block = -1
+        self._num_masked = 0
+        self.block_start_masked = 0  # masks in the block when it began
+        self.next_block()
+
+    @classmethod
+    def for_generation(
+        cls, prompt: Sequence[int], gen_length: int, *, mask_id: int, block_length: int | None = None
+    ) -> Canvas:
+        tokens = [*prompt, *[mask_id] * gen_length]
+        return cls(tokens, mask_id=mask_id, span=Span(len(prompt), len(tokens)), block_length=block_length)
+
+    @classmethod
+    def for_infill(cls, template: Sequence[int], *, mask_id: int, block_length: int | None = None) -> Canvas:
+        holes = [position for position, token in enumerate(template) if token == mask_id]
+        if not holes:
+            raise InvalidRequestError("infill: expected at least one hole, got none", param="segments")
+        return cls(template, mask_id=mask_id, span=Span(holes[0], holes[-1] + 1), block_length=block_length)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def block_index(self) -> int:
+        """Index of the active block; the number of blocks when the canvas is complete."""
+        return self._block
+
+    @property
+    def block(self) -> Span:
+        """The active block."""
+        return self.blocks[self._block]
+
+    @property
+    def is_complete(self) -> bool:
+        return self._block == len(self.blocks)
+
+    @property
+    def num_masked(self) -> int:
+        """Masks left in the active block."""
+        return self._num_masked
+
+    def masks_in(self, span: Span) -> int:
+        return self.tokens[span.start : span.stop].count(self.mask_id)
+
+    def commit(self, commits: Sequence[Commit]) -> None:
+        """Write committed tokens; each must fill a mask."""
+        for commit in commits:
+            assert self.tokens[commit.position] == self.mask_id, f"position {commit.position} is not masked"
+            assert commit.token != self.mask_id
+            self.tokens[commit.position] = commit.token
+        self._num_masked = 0 if self.is_complete else self.masks_in(self.block)
+
+    def next_block(self) -> None:
+        """Go on to the next block that holds masks, or become complete."""
+        self._block += 1
+        while self._block < len(self.blocks) and not self.masks_in(self.blocks[self._block]):
+            self._block += 1
+        self._num_masked = self.block_start_masked = 0 if self.is_complete else self.masks_in(self.block)
+
+    def first_settled(self, tokens: frozenset[int]) -> int | None:
+        """First position of the span that holds one of `tokens`, if no mask comes before it."""
+        for position in range(self.span.start, self.span.stop):
+            token = self.tokens[position]
+            if token == self.mask_id:
+                return None
+            if token in tokens:
+                return position
+        return None
+
+    def finish(self, fill: int) -> None:
+        """Complete the canvas now: what is still masked in the span becomes `fill`."""
+        for position in range(self.span.start, self.span.stop):
+            if self.tokens[position] == self.mask_id:
+                self.tokens[position] = fill
+        self._block = len(self.blocks)
+        self._num_masked = 0

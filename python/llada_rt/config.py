@@ -1,0 +1,58 @@
+"""EngineConfig: what an engine is made of. Frozen and checked on construction."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from .errors import ConfigError
+
+Device = Literal["auto", "cpu", "cuda"]
+ComputeType = Literal["auto", "float32", "bfloat16"]
+
+# The model that comes with the package.
+DEMO_DIR = Path(__file__).parent / "demo"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Options of `Engine`, by the same names."""
+
+    model_dir: Path
+    device: Device = "auto"
+    compute_type: ComputeType = "auto"  # auto: what the checkpoint stores
+    threads: int | None = None  # None: what affinity and cgroup allow
+    table: str | None = None  # instruction-set table, None: the best of this machine
+    max_num_seqs: int = 8  # requests that run together
+    max_num_batched_tokens: int = 4096  # positions recomputed in one step, over all requests
+    mask_token_id: int | None = None
+    eos_token_id: int | None = None
+    eot_token_id: int | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model_dir, (str, os.PathLike)) or not str(self.model_dir):
+            raise ConfigError(f"model_dir: expected the path of a folder, got {self.model_dir!r}", param="model_dir")
+        object.__setattr__(self, "model_dir", Path(self.model_dir))
+        _check_choice("device", self.device, get_args(Device))
+        _check_choice("compute_type", self.compute_type, get_args(ComputeType))
+        if self.table is not None and not isinstance(self.table, str):
+            raise ConfigError(f"table: expected a name or None, got {self.table!r}", param="table")
+        _check_integer("threads", self.threads, 1, 4096, optional=True)
+        _check_integer("max_num_seqs", self.max_num_seqs, 1, 65536)
+        _check_integer("max_num_batched_tokens", self.max_num_batched_tokens, 1, 2**31 - 1)
+        for name in ("mask_token_id", "eos_token_id", "eot_token_id"):
+            _check_integer(name, getattr(self, name), 0, 2**31 - 1, optional=True)
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{name}: expected one of {', '.join(choices)}, got {value!r}", param=name)
+
+
+def _check_integer(name: str, value: object, low: int, high: int, *, optional: bool = False) -> None:
+    if value is None and optional:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ConfigError(f"{name}: expected an integer from {low} to {high}, got {value!r}", param=name)

@@ -1,0 +1,111 @@
+"""Typed errors: what was expected, what came, and what to do about it.
+
+The compiled module raises these classes by name, so a fault below Python looks the same as one above it.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class LladaRtError(Exception):
+    """Base of every error this package raises on purpose.
+
+    `code` names the kind (stable, for programs), `param` the option at fault, `hint` a way out.
+    """
+
+    code: ClassVar[str] = "error"
+
+    def __init__(self, message: str = "", *, param: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+    def within(self, place: str) -> LladaRtError:
+        """The same error, its message preceded by where it happened (`prompts[3]`)."""
+        return type(self)(f"{place}: {self.message}", param=self.param, hint=self.hint)
+
+
+class ConfigError(LladaRtError, ValueError):
+    """An engine option, or the model's own configuration, makes no sense."""
+
+    code = "config_error"
+
+
+class ModelError(LladaRtError):
+    """The model folder cannot be used."""
+
+    code = "model_error"
+
+
+class ModelNotFoundError(ModelError, FileNotFoundError):
+    """The model folder or a file that it must hold is missing."""
+
+    code = "model_not_found"
+
+    # OSError would format its own arguments.
+    __str__ = LladaRtError.__str__
+
+
+class ModelFormatError(ModelError):
+    """Corrupt, truncated or contradictory model files."""
+
+    code = "model_format_error"
+
+
+class UnsupportedModelError(ModelError):
+    """A well-formed model that this runtime does not implement."""
+
+    code = "unsupported_model"
+
+
+class TokenizerError(LladaRtError):
+    """The tokenizer is missing, unreadable, or cannot do what was asked."""
+
+    code = "tokenizer_error"
+
+
+class ChatTemplateError(TokenizerError):
+    """The model's chat template is missing, broken, or went beyond its limits."""
+
+    code = "chat_template_error"
+
+
+class InvalidRequestError(LladaRtError, ValueError):
+    """A request that cannot be run as it stands. Nothing of it has been run."""
+
+    code = "invalid_request"
+
+
+class ContextLengthError(InvalidRequestError):
+    """Prompt and response together exceed what the model can hold."""
+
+    code = "context_length_exceeded"
+
+
+class OutOfMemoryError(LladaRtError, MemoryError):
+    """An allocation was refused; the engine goes on."""
+
+    code = "out_of_memory"
+
+
+class DeviceError(LladaRtError):
+    """The device or instruction set that was asked for is not there."""
+
+    code = "device_error"
+
+
+class EngineClosedError(LladaRtError):
+    """The engine was used after `close()`."""
+
+    code = "engine_closed"
+
+
+class InternalError(LladaRtError):
+    """A broken invariant: a bug of ours."""
+
+    code = "internal_error"

@@ -1,0 +1,308 @@
+"""SamplingParams: how one request is decoded. Each option is written once, here; flags and docs are made from it.
+
+The words are LLaDA's; names used by other engines are accepted as aliases. A preset expands first, explicit options
+win.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+from .errors import InvalidRequestError
+
+Remasking = Literal["low_confidence", "random", "margin", "entropy"]
+Cache = Literal["none", "prefix", "dual"]
+Preset = Literal["reference", "quality", "balanced", "fast"]
+
+PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "reference": {"eos_early_stop": False},
+        "quality": {"block_length": 32, "eos_early_stop": True},
+        "balanced": {"block_length": 32, "threshold": 0.9, "cache": "prefix", "eos_early_stop": True},
+        "fast": {"block_length": 32, "threshold": 0.9, "cache": "dual", "eos_early_stop": True},
+    }
+)
+
+
+def _invalid(name: str, expected: str, got: object) -> InvalidRequestError:
+    shown = repr(got)
+    return InvalidRequestError(
+        f"{name}: expected {expected}, got {shown if len(shown) <= 80 else shown[:77] + '...'}", param=name
+    )
+
+
+def _integer(low: int, high: int, says: str) -> Callable[[str, object], int]:
+    def check(name: str, value: object) -> int:
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            raise _invalid(name, says, value)
+        number = int(value.__index__())
+        if not low <= number <= high:
+            raise _invalid(name, says, value)
+        return number
+
+    return check
+
+
+def _real(says: str, holds: Callable[[float], bool]) -> Callable[[str, object], float]:
+    def check(name: str, value: object) -> float:
+        if isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__"):
+            raise _invalid(name, says, value)
+        try:
+            number = float(value)
+        except (TypeError, ValueError, OverflowError):
+            raise _invalid(name, says, value) from None
+        if not (math.isfinite(number) and holds(number)):
+            raise _invalid(name, says, value)
+        return number
+
+    return check
+
+
+def _boolean(name: str, value: object) -> bool:
+    if not isinstance(value, bool) and type(value).__name__ not in ("bool_", "bool"):
+        raise _invalid(name, "True or False", value)
+    return bool(value)
+
+
+def _choice(kind: Any) -> Callable[[str, object], str]:
+    choices: tuple[str, ...] = get_args(kind)
+
+    def check(name: str, value: object) -> str:
+        if not isinstance(value, str) or value not in choices:
+            raise _invalid(name, "one of " + ", ".join(choices), value)
+        return value
+
+    return check
+
+
+def _option(
+    default: Any,
+    check: Callable[[str, object], Any],
+    text: str,
+    *,
+    aliases: tuple[str, ...] = (),
+    optional: bool = False,
+) -> Any:
+    return field(default=default, metadata={"check": check, "help": text, "aliases": aliases, "optional": optional})
+
+
+# Larger than any context; keeps sums of lengths far from the edges of 64-bit integers.
+_MAX_COUNT = 2**31 - 1
+_COUNT = _integer(1, _MAX_COUNT, f"an integer from 1 to {_MAX_COUNT}")
+_NOT_NEGATIVE = _real("a finite number >= 0", lambda v: v >= 0)
+
+
+@dataclass(frozen=True, init=False)
+class SamplingParams:
+    """Decoding options of one request; frozen, checked on construction, equal when their values are.
+
+    Raises InvalidRequestError for an unknown option (naming the nearest), a value out of range, an option given
+    together with its alias, or options that exclude each other.
+    """
+
+    gen_length: int = _option(
+        128,
+        _COUNT,
+        "Response positions on the canvas.",
+        aliases=("max_tokens", "max_new_tokens", "max_completion_tokens", "canvas_length"),
+    )
+    steps: int | None = _option(
+        None,
+        _COUNT,
+        "Denoising steps, spread over the blocks; by default one token a step (= gen_length). "
+        "Not used with threshold or factor.",
+        aliases=("num_inference_steps", "denoising_steps", "max_denoising_steps"),
+        optional=True,
+    )
+    block_length: int | None = _option(
+        None,
+        _COUNT,
+        "Positions decoded together, from left to right; by default the whole response.",
+        aliases=("block_size",),
+        optional=True,
+    )
+    temperature: float = _option(
+        0.0, _NOT_NEGATIVE, "Gumbel noise on the candidates; 0 takes the best.", aliases=("temp",)
+    )
+    remasking: Remasking = _option(  # noqa: RUF009 (a dataclass field)
+        "low_confidence",
+        _choice(Remasking),
+        "Score that decides which candidates are committed.",
+        aliases=("remasking_strategy", "alg"),
+    )
+    threshold: float | None = _option(
+        None,
+        _real("a number above 0 and at most 1", lambda v: 0 < v <= 1),
+        "Commit every candidate with at least this confidence, the best one always.",
+        aliases=("confidence_threshold", "dynamic_threshold", "accept_threshold"),
+        optional=True,
+    )
+    factor: float | None = _option(
+        None,
+        _real("a finite number above 0", lambda v: v > 0),
+        "Commit the n best candidates with the largest n such that (n + 1)(1 - confidence of the n-th) < factor.",
+        optional=True,
+    )
+    cache: Cache = _option(  # noqa: RUF009 (a dataclass field)
+        "none",
+        _choice(Cache),
+        "Key/value reuse inside a block: none is exact, prefix and dual are approximate.",
+        aliases=("use_cache",),
+    )
+    cfg_scale: float = _option(0.0, _NOT_NEGATIVE, "Classifier-free guidance; above 0 each step costs two forwards.")
+    seed: int | None = _option(
+        None,
+        _integer(0, 2**64 - 1, "an integer from 0 to 2**64 - 1"),
+        "Seed of this request's noise; by default a fresh one, reported in the output.",
+        optional=True,
+    )
+    logits_eos_inf: bool = _option(False, _boolean, "Never propose the end-of-text token.")
+    confidence_eos_eot_inf: bool = _option(
+        False, _boolean, "Leave end-of-text and end-of-turn out of the confidence, so that they are committed last."
+    )
+    eos_early_stop: bool = _option(
+        None,
+        _boolean,
+        "Skip the blocks after one that ends the text; on by default except in the reference preset.",
+        optional=True,
+    )
+    return_tokens: bool = _option(False, _boolean, "Report id, position, step and confidence of each token.")
+    preset: Preset = _option(  # noqa: RUF009 (a dataclass field)
+        "reference",
+        _choice(Preset),
+        "reference = the published loop; quality = blocks of 32; balanced = + threshold 0.9, prefix cache; "
+        "fast = + threshold 0.9, dual cache.",
+    )
+
+    def __init__(self, **options: Any) -> None:
+        given = _by_name(options)
+        for name, value in given.items():
+            meta = _FIELDS[name].metadata
+            if value is not None or not meta["optional"]:
+                given[name] = meta["check"](name, value)
+        values: dict[str, Any] = {name: spec.default for name, spec in _FIELDS.items()}
+        values |= _expand(given) | given
+        if values["eos_early_stop"] is None:
+            values["eos_early_stop"] = PRESETS[values["preset"]]["eos_early_stop"]
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "_given", given)
+        self._check_together()
+
+    def _check_together(self) -> None:
+        if self.threshold is not None and self.factor is not None:
+            raise InvalidRequestError(
+                f"threshold={self.threshold} and factor={self.factor} exclude each other: expected one of them",
+                param="factor",
+            )
+        parallel = "threshold" if self.threshold is not None else "factor" if self.factor is not None else None
+        if parallel and self.remasking == "entropy":
+            raise InvalidRequestError(
+                f"{parallel} needs a score between 0 and 1: expected remasking low_confidence, margin or random, "
+                "got entropy",
+                param=parallel,
+                hint=None if parallel in self.given else f"{parallel} comes from preset {self.preset!r}",
+            )
+        block = self.block_length
+        if block is not None and block > self.gen_length:
+            raise InvalidRequestError(
+                f"block_length={block} is longer than gen_length={self.gen_length}: expected at most gen_length",
+                param="block_length",
+            )
+        if self.preset == "reference":
+            self._check_reference()
+
+    def _check_reference(self) -> None:
+        length = self.gen_length
+        block = self.block_length or length
+        steps = self.steps or length
+        if length % block:
+            raise InvalidRequestError(
+                f"the reference preset needs gen_length to be a multiple of block_length: got gen_length={length}, "
+                f"block_length={block}",
+                param="block_length",
+                hint="preset='quality' accepts any block_length",
+            )
+        if steps % (length // block):
+            raise InvalidRequestError(
+                f"the reference preset needs steps to be a multiple of the number of blocks: got steps={steps}, "
+                f"gen_length={length} / block_length={block} = {length // block} blocks",
+                param="steps",
+                hint="preset='quality' accepts any steps",
+            )
+
+    @property
+    def given(self) -> Mapping[str, Any]:
+        """The options that were given, as opposed to defaults and what the preset set; by their own names."""
+        return MappingProxyType(self._given)  # type: ignore[attr-defined]
+
+    def replace(self, **changes: Any) -> SamplingParams:
+        """A copy with some options changed. A new preset also replaces what the old options said of its subjects."""
+        changes = _by_name(changes)
+        kept = dict(self.given)
+        if "preset" in changes and changes["preset"] in PRESETS:
+            kept = {name: value for name, value in kept.items() if name not in PRESETS[changes["preset"]]}
+        if changes.get("threshold") is not None:
+            kept.pop("factor", None)
+        if changes.get("factor") is not None:
+            kept.pop("threshold", None)
+        return SamplingParams(**{**kept, **changes})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every option and its value, the preset expanded; plain JSON values."""
+        return {name: getattr(self, name) for name in _FIELDS}
+
+    @classmethod
+    def from_dict(cls, options: Mapping[str, Any]) -> SamplingParams:
+        """The inverse of `to_dict`; accepts aliases and leaves out what is missing."""
+        if not isinstance(options, Mapping):
+            raise InvalidRequestError(f"params: expected an object, got {type(options).__name__}", param="params")
+        for name in options:
+            if not isinstance(name, str):
+                raise InvalidRequestError(f"params: expected option names, got {name!r}", param="params")
+        return cls(**options)
+
+
+_FIELDS = {spec.name: spec for spec in fields(SamplingParams)}
+ALIASES: Mapping[str, str] = MappingProxyType(
+    {alias: name for name, spec in _FIELDS.items() for alias in spec.metadata["aliases"]}
+)
+SamplingParams.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=spec.default, annotation=spec.type)
+        for name, spec in _FIELDS.items()
+    ]
+)
+
+
+def _by_name(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options under their own names; an unknown name, or two names for one option, is an error."""
+    given: dict[str, Any] = {}
+    said: dict[str, str] = {}
+    for word, value in options.items():
+        name = ALIASES.get(word, word)
+        if name not in _FIELDS:
+            near = difflib.get_close_matches(word, [*_FIELDS, *ALIASES], n=1)
+            raise InvalidRequestError(
+                f"unknown option {word!r}", param=word, hint=f"did you mean {near[0]!r}?" if near else None
+            )
+        if name in said:
+            raise InvalidRequestError(f"{said[name]!r} and {word!r} are two names for one option: give one", param=name)
+        given[name], said[name] = value, word
+    return given
+
+
+def _expand(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the preset sets, less what would contradict an explicit choice of decoding rule or length."""
+    preset = dict(PRESETS[given.get("preset", "reference")])
+    if given.get("factor") is not None:
+        preset.pop("threshold", None)
+    if "block_length" in preset:
+        preset["block_length"] = min(preset["block_length"], given.get("gen_length", _FIELDS["gen_length"].default))
+    return preset

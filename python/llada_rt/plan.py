@@ -1,0 +1,114 @@
+"""What crosses the border to the compiled half: a StepPlan down, a StepResult up. Mirror of csrc/denoise/plan.h.
+
+Plain frozen values; positions are canvas indices, ranges are half-open.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+SelectKind = Literal["top_k", "threshold", "factor"]
+Score = Literal["low_confidence", "random", "margin", "entropy"]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Canvas positions [start, stop)."""
+
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class QuerySpan:
+    """Recompute the positions [start, stop); each looks at the keys [0, visible)."""
+
+    start: int
+    stop: int
+    visible: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class SelectRule:
+    """Which candidates a step commits.
+
+    `top_k` commits num_masked // num_steps + (i < num_masked % num_steps) at schedule index i, counted from
+    `next_step`; `threshold` and `factor` compare with `value` and always commit the best candidate.
+    """
+
+    kind: SelectKind
+    num_masked: int = 0  # masks in the block when it began
+    num_steps: int = 0  # steps of the block
+    next_step: int = 0  # schedule index of the next step
+    value: float = 0.0  # tau or f
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingRule:
+    """How candidates are proposed and scored; the same for the whole life of a request. -1: no such token."""
+
+    mask_id: int
+    score: Score = "low_confidence"
+    temperature: float = 0.0
+    guidance_scale: float = 0.0
+    seed: int = 0
+    suppressed_token: int = -1  # its logit is -inf
+    unconfident_tokens: tuple[int, int] = (-1, -1)  # left out of the softmax once the candidate is chosen
+    propose_mask: bool = False  # the mask id may win, as in the published loop
+
+
+@dataclass(frozen=True, slots=True)
+class SequencePlan:
+    """One sequence's share of the next steps."""
+
+    slot: int
+    guide_slot: int  # the unconditional canvas, -1 without guidance
+    first_query: tuple[QuerySpan, ...]  # the first step of this call
+    next_query: tuple[QuerySpan, ...]  # the steps after it
+    block: Span  # complete when no mask is left in it
+    commit_start: int  # masked, queried positions in [commit_start, block.stop) are candidates
+    select: SelectRule
+    sampling: SamplingRule
+    step: int  # forwards this request has run: the noise counter
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """Repeat steps for all these sequences until one completes its block, at most `max_steps` times."""
+
+    sequences: tuple[SequencePlan, ...]
+    max_steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One token written into a canvas; `step` counts from 0 within the call."""
+
+    position: int
+    token: int
+    confidence: float
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceResult:
+    """What became of one row of the plan."""
+
+    num_steps: int  # forwards run
+    num_masked: int  # masks left in the block
+    block_done: bool
+    commits: tuple[Commit, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """One SequenceResult per row of the plan, in its order."""
+
+    sequences: tuple[SequenceResult, ...]

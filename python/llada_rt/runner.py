@@ -1,0 +1,167 @@
+"""Runner: the only module that calls the compiled loop. Packs a StepPlan into arrays, unpacks the StepResult."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .config import EngineConfig
+from .errors import DeviceError
+from .plan import Commit, QuerySpan, SequencePlan, SequenceResult, StepPlan, StepResult
+
+try:
+    from . import _core
+except ImportError as error:
+    raise DeviceError(
+        f"the compiled module llada_rt._core cannot be loaded: {error}",
+        hint="build the package from its source folder: pip install .",
+    ) from error
+
+# Numbers of csrc/denoise/plan.h.
+_SELECT = {"top_k": 0, "threshold": 1, "factor": 2}
+_SCORE = {"low_confidence": 0, "random": 1, "margin": 2, "entropy": 3}
+
+
+class Runner:
+    """A loaded model and its open slots."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        tables = _core.tables()
+        if config.device == "cuda":
+            raise DeviceError(
+                f"device 'cuda' is not part of this build: there is 'cpu' with the tables {', '.join(tables)}",
+                param="device",
+            )
+        if config.table is not None and config.table not in tables:
+            raise DeviceError(
+                f"table {config.table!r} cannot run here: expected one of {', '.join(tables)}", param="table"
+            )
+        self._sequence_dtype = np.dtype(_core.SEQUENCE_DTYPE)
+        self._span_dtype = np.dtype(_core.SPAN_DTYPE)
+        self._runtime = _core.Runtime(
+            str(config.model_dir),
+            compute_type=config.compute_type,
+            table=config.table or "",
+            num_threads=config.threads or 0,
+        )
+        self.config: dict[str, Any] = dict(self._runtime.config)
+        self.compute_type: str = self._runtime.compute_type
+        self.table: str = self._runtime.table
+        self.num_threads: int = self._runtime.num_threads
+        self.num_parameters: int = self._runtime.num_parameters
+        self.weight_bytes: int = self._runtime.weight_bytes
+        self.kv_bytes_per_token: int = self._runtime.kv_bytes_per_token
+
+    @property
+    def num_open_slots(self) -> int:
+        return self._runtime.num_open_slots
+
+    def open(self, tokens: Sequence[int], *, mask_id: int, is_guided: bool) -> tuple[int, int]:
+        """Slots for a canvas and, with guidance, for the unconditional one: whatever is no mask becomes a mask."""
+        canvas = np.asarray(tokens, dtype=np.int32)  # (length,)
+        slot = self._runtime.open_slot(canvas)
+        if not is_guided:
+            return slot, -1
+        try:
+            return slot, self._runtime.open_slot(np.full_like(canvas, mask_id))
+        except BaseException:
+            self._runtime.close_slot(slot)
+            raise
+
+    def close_slots(self, *slots: int) -> None:
+        """Give slots back; -1 stands for none."""
+        for slot in slots:
+            if slot >= 0:
+                self._runtime.close_slot(slot)
+
+    def denoise(self, plan: StepPlan) -> StepResult:
+        """Run the plan's steps; returns when a sequence has completed its block, or after max_steps."""
+        sequences, spans = self._pack(plan.sequences)
+        outcomes, commits = self._runtime.denoise(sequences, spans, plan.max_steps)
+        by_row: list[list[Commit]] = [[] for _ in plan.sequences]
+        columns = ("sequence", "position", "token", "confidence", "step")
+        for row, position, token, confidence, step in zip(*(commits[c].tolist() for c in columns), strict=True):
+            by_row[row].append(Commit(position, token, confidence, step))
+        return StepResult(
+            tuple(
+                SequenceResult(num_steps, num_masked, bool(done), tuple(placed))
+                for num_steps, num_masked, done, placed in zip(
+                    *(outcomes[c].tolist() for c in ("num_steps", "num_masked", "block_done")), by_row, strict=True
+                )
+            )
+        )
+
+    def _pack(self, plans: Sequence[SequencePlan]) -> tuple[NDArray[np.void], NDArray[np.void]]:
+        """One row per sequence, and the query spans that its ranges point into."""
+        spans: list[tuple[int, int, int]] = []
+
+        def place(queries: tuple[QuerySpan, ...]) -> tuple[int, int]:
+            begin = len(spans)
+            spans.extend((q.start, q.stop, q.visible) for q in queries)
+            return begin, len(spans)
+
+        sequences = np.zeros(len(plans), dtype=self._sequence_dtype)
+        for row, plan in enumerate(plans):
+            first_begin, first_end = place(plan.first_query)
+            next_begin, next_end = place(plan.next_query)
+            select, sampling = plan.select, plan.sampling
+            record = {
+                "slot": plan.slot,
+                "guide_slot": plan.guide_slot,
+                "first_begin": first_begin,
+                "first_end": first_end,
+                "next_begin": next_begin,
+                "next_end": next_end,
+                "block_start": plan.block.start,
+                "block_stop": plan.block.stop,
+                "commit_start": plan.commit_start,
+                "select": _SELECT[select.kind],
+                "num_masked": select.num_masked,
+                "num_steps": min(select.num_steps, 2**31 - 1),
+                "next_step": select.next_step,
+                "select_value": select.value,
+                "score": _SCORE[sampling.score],
+                "temperature": sampling.temperature,
+                "guidance_scale": sampling.guidance_scale,
+                "seed": sampling.seed,
+                "step": plan.step,
+                "mask_id": sampling.mask_id,
+                "suppressed_token": sampling.suppressed_token,
+                "unconfident_token_0": sampling.unconfident_tokens[0],
+                "unconfident_token_1": sampling.unconfident_tokens[1],
+                "propose_mask": sampling.propose_mask,
+            }
+            for name, value in record.items():
+                sequences[name][row] = value
+        packed = np.zeros(len(spans), dtype=self._span_dtype)
+        for column, name in enumerate(("start", "stop", "visible")):
+            packed[name] = [span[column] for span in spans]
+        return sequences, packed
+
+    def forward(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Logits of every position: (length, vocabulary)."""
+        return self._runtime.forward(np.asarray(tokens, dtype=np.int32))
+
+    def log_probs(
+        self,
+        rows: Sequence[NDArray[np.int32]],
+        targets: Sequence[NDArray[np.int32]],
+        guides: Sequence[NDArray[np.int32]] | None,
+        cfg_scale: float,
+    ) -> list[NDArray[np.float64]]:
+        """log p(target) at each asked position (target >= 0) of each row, in order of position."""
+        return self._runtime.log_probs(
+            list(rows), list(targets), None if guides is None else list(guides), float(cfg_scale)
+        )
+
+    def close(self) -> None:
+        """Free the weights and every slot."""
+        self._runtime.close()
+
+
+def build_info() -> dict[str, Any]:
+    """Version, compiler and instruction-set tables of the compiled module."""
+    return cast("dict[str, Any]", dict(_core.build_info()))

@@ -1,0 +1,187 @@
+"""Scheduler: waiting and running sequences -> StepPlan, StepResult -> who has finished.
+
+Continuous: a finished sequence leaves and a waiting one joins while the others are in the middle of a block.
+Pure bookkeeping: it owns no slot and calls nobody; the engine opens and closes slots around it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from .caches import CachePolicy
+from .canvas import Canvas
+from .decoders import Decoder
+from .plan import Commit, QuerySpan, SamplingRule, SequencePlan, SequenceResult, StepPlan, StepResult
+
+
+class Placed(NamedTuple):
+    """How a position got its token: in which forward and block of the request, with what confidence."""
+
+    token: int
+    step: int
+    block: int
+    confidence: float
+
+
+@dataclass(eq=False, slots=True)
+class Sequence:
+    """One request on its way: its canvas, its rules, and what has been spent on it."""
+
+    request_id: str
+    canvas: Canvas
+    cache: CachePolicy
+    decoder: Decoder
+    sampling: SamplingRule
+    commit_start: int | None = None  # None: the start of the active block
+    end_tokens: frozenset[int] = frozenset()  # once settled, later blocks are not computed; empty: never
+    end_fill: int = -1  # what the positions not computed become
+    slot: int = -1
+    guide_slot: int = -1
+    num_forwards: int = 0
+    num_refreshes: int = 0  # forwards that recomputed the whole canvas
+    num_query_rows: int = 0  # positions recomputed, over all forwards
+    steps_in_block: int = 0
+    last_served: int = -1
+    placed: dict[int, Placed] = field(default_factory=dict)  # by canvas position
+    new_commits: tuple[Commit, ...] = ()  # of the last call
+
+    @property
+    def is_guided(self) -> bool:
+        return self.sampling.guidance_scale > 0
+
+    @property
+    def is_finished(self) -> bool:
+        return self.canvas.is_complete
+
+    def queries(self) -> tuple[tuple[QuerySpan, ...], tuple[QuerySpan, ...]]:
+        """What the next step recomputes, and the steps after it."""
+        later = self.cache.next(self.canvas)
+        return (later if self.steps_in_block else self.cache.first(self.canvas)), later
+
+    def plan(self) -> SequencePlan:
+        first, later = self.queries()
+        block = self.canvas.block
+        return SequencePlan(
+            slot=self.slot,
+            guide_slot=self.guide_slot,
+            first_query=first,
+            next_query=later,
+            block=block,
+            commit_start=block.start if self.commit_start is None else self.commit_start,
+            select=self.decoder.select(self.canvas, self.steps_in_block),
+            sampling=self.sampling,
+            step=self.num_forwards,
+        )
+
+    def apply(self, plan: SequencePlan, result: SequenceResult) -> None:
+        """Take over what the steps did, and go on to the next block if this one is done."""
+        block = self.canvas.block_index
+        for commit in result.commits:
+            self.placed[commit.position] = Placed(
+                commit.token, self.num_forwards + commit.step, block, commit.confidence
+            )
+        self.canvas.commit(result.commits)
+        self.new_commits = result.commits
+        self._count(plan, result.num_steps)
+        if not result.block_done:
+            return
+        self.steps_in_block = 0
+        if self.end_tokens and self.canvas.first_settled(self.end_tokens) is not None:
+            self.canvas.finish(self.end_fill)
+        else:
+            self.canvas.next_block()
+
+    def _count(self, plan: SequencePlan, num_steps: int) -> None:
+        self.num_forwards += num_steps
+        self.steps_in_block += num_steps
+        for spans, times in ((plan.first_query, min(num_steps, 1)), (plan.next_query, max(num_steps - 1, 0))):
+            rows = _rows(spans)
+            self.num_query_rows += times * rows
+            self.num_refreshes += times * (rows == len(self.canvas))
+
+
+class Scheduler:
+    """Who runs next. At most `max_num_seqs` sequences hold a slot, and a step recomputes at most
+    `max_num_batched_tokens` positions, unless one sequence alone needs more.
+    """
+
+    def __init__(self, *, max_num_seqs: int, max_num_batched_tokens: int) -> None:
+        self.max_num_seqs = max_num_seqs
+        self.max_num_batched_tokens = max_num_batched_tokens
+        self._waiting: deque[Sequence] = deque()
+        self._running: dict[int, Sequence] = {}  # by slot, in order of admission
+        self._round = 0
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    @property
+    def running(self) -> Iterable[Sequence]:
+        return self._running.values()
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence: first come, first served."""
+        self._waiting.append(sequence)
+
+    def next_waiting(self) -> Sequence | None:
+        """The sequence to admit next, if there is one and a place for it. It stays queued until `start`."""
+        return self._waiting[0] if self._waiting and len(self._running) < self.max_num_seqs else None
+
+    def start(self, sequence: Sequence, slot: int, guide_slot: int = -1) -> None:
+        """Move the head of the queue to the running sequences; its slots have been opened."""
+        assert self._waiting[0] is sequence
+        assert slot not in self._running
+        self._waiting.popleft()
+        sequence.slot, sequence.guide_slot = slot, guide_slot
+        sequence.last_served = self._round
+        self._running[slot] = sequence
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forget a sequence, wherever it is; its slots are the caller's to close. Removing twice does nothing."""
+        if self._running.get(sequence.slot) is sequence:
+            del self._running[sequence.slot]
+        elif sequence in self._waiting:
+            self._waiting.remove(sequence)
+
+    def schedule(self, max_steps: int) -> StepPlan:
+        """The next call: those that waited longest first, as many as fit the row budget, always at least one."""
+        self._round += 1
+        chosen: list[SequencePlan] = []
+        rows = 0
+        for sequence in sorted(self._running.values(), key=lambda s: s.last_served):
+            plan = sequence.plan()
+            needs = max(_rows(plan.first_query), _rows(plan.next_query)) * (2 if plan.guide_slot >= 0 else 1)
+            if chosen and rows + needs > self.max_num_batched_tokens:
+                continue
+            rows += needs
+            sequence.last_served = self._round
+            chosen.append(plan)
+        return StepPlan(tuple(chosen), max_steps)
+
+    def apply(self, plan: StepPlan, result: StepResult) -> list[Sequence]:
+        """Take over a result; the sequences that are finished by it leave and are returned."""
+        assert len(plan.sequences) == len(result.sequences)
+        finished = []
+        for row, outcome in zip(plan.sequences, result.sequences, strict=True):
+            sequence = self._running[row.slot]
+            sequence.apply(row, outcome)
+            if sequence.is_finished:
+                finished.append(sequence)
+                del self._running[row.slot]
+        return finished
+
+    def of(self, plan: StepPlan) -> list[Sequence]:
+        """The sequences of a plan, in its order."""
+        return [self._running[row.slot] for row in plan.sequences]
+
+
+def _rows(spans: tuple[QuerySpan, ...]) -> int:
+    return sum(span.stop - span.start for span in spans)

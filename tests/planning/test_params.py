@@ -1,0 +1,171 @@
+"""SamplingParams: what is accepted, what is refused, how presets expand."""
+
+import copy
+import dataclasses
+import inspect
+import json
+import math
+import pickle
+
+import numpy as np
+import pytest
+
+from llada_rt.errors import InvalidRequestError
+from llada_rt.params import ALIASES, PRESETS, SamplingParams
+
+
+def test_defaults_are_those_of_the_published_loop():
+    params = SamplingParams()
+    assert params.to_dict() == {
+        "gen_length": 128,
+        "steps": None,
+        "block_length": None,
+        "temperature": 0.0,
+        "remasking": "low_confidence",
+        "threshold": None,
+        "factor": None,
+        "cache": "none",
+        "cfg_scale": 0.0,
+        "seed": None,
+        "logits_eos_inf": False,
+        "confidence_eos_eot_inf": False,
+        "eos_early_stop": False,
+        "return_tokens": False,
+        "preset": "reference",
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"preset": "quality"}, {"block_length": 32, "threshold": None, "cache": "none", "eos_early_stop": True}),
+        ({"preset": "balanced"}, {"block_length": 32, "threshold": 0.9, "cache": "prefix", "eos_early_stop": True}),
+        ({"preset": "fast"}, {"block_length": 32, "threshold": 0.9, "cache": "dual", "eos_early_stop": True}),
+        ({"preset": "fast", "cache": "none"}, {"cache": "none", "threshold": 0.9}),
+        ({"preset": "fast", "threshold": None}, {"cache": "dual", "threshold": None}),
+        ({"preset": "fast", "factor": 1.0}, {"factor": 1.0, "threshold": None}),
+        ({"preset": "fast", "gen_length": 20}, {"block_length": 20}),
+        ({"preset": "fast", "block_length": None}, {"block_length": None}),
+        ({"preset": "fast", "eos_early_stop": False}, {"eos_early_stop": False}),
+        ({"preset": "reference", "eos_early_stop": True}, {"eos_early_stop": True}),
+        ({"preset": "quality", "eos_early_stop": None}, {"eos_early_stop": True}),
+    ],
+)
+def test_preset_expands_first_and_explicit_options_win(options, expected):
+    params = SamplingParams(**options)
+    assert {name: getattr(params, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(("alias", "name"), sorted(ALIASES.items()))
+def test_alias_means_its_name_and_excludes_it(alias, name):
+    value = {"remasking": "random", "cache": "none", "threshold": 0.5, "temperature": 0.5}.get(name, 8)
+    options = {"gen_length": 64, "preset": "quality"}
+    options.pop(name, None)
+    assert getattr(SamplingParams(**options, **{alias: value}), name) == value
+    with pytest.raises(InvalidRequestError, match="two names for one option") as caught:
+        SamplingParams(**{alias: value, name: value})
+    assert caught.value.param == name
+    assert alias in str(caught.value)
+
+
+BAD = [
+    *[("gen_length", value) for value in (0, -1, 1.5, 8.0, "10", None, True, math.nan, math.inf, 2**31, [8])],
+    *[("steps", value) for value in (0, -1, 1.5, "8", False)],
+    *[("block_length", value) for value in (0, -8, 1.5, "8", 129)],
+    *[("temperature", value) for value in (-0.1, math.nan, math.inf, -math.inf, "0.5", None, True, 10**400)],
+    *[("cfg_scale", value) for value in (-1, math.nan, math.inf, None, "1")],
+    *[("threshold", value) for value in (0, -0.5, 1.0000001, math.nan, math.inf, "0.9", True)],
+    *[("factor", value) for value in (0, -1, math.nan, math.inf, "1")],
+    *[("seed", value) for value in (-1, 2**64, 1.0, "3", True)],
+    *[("remasking", value) for value in ("lowest", None, 0, "LOW_CONFIDENCE", "")],
+    *[("cache", value) for value in ("double", None, True)],
+    *[("preset", value) for value in ("turbo", None, 1)],
+    *[
+        (name, value)
+        for name in ("logits_eos_inf", "confidence_eos_eot_inf", "return_tokens")
+        for value in (1, None, "yes")
+    ],
+    ("eos_early_stop", 1),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD, ids=[f"{name}={value!r}"[:40] for name, value in BAD])
+def test_a_value_out_of_range_is_named(name, value):
+    with pytest.raises(InvalidRequestError) as caught:
+        SamplingParams(**{name: value})
+    assert caught.value.param == name
+    assert name in str(caught.value)
+    assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"threshold": 0.9, "factor": 1.0}, ["threshold=0.9", "factor=1.0"]),
+        ({"threshold": 0.9, "remasking": "entropy"}, ["threshold", "entropy"]),
+        ({"factor": 1.0, "remasking": "entropy"}, ["factor", "entropy"]),
+        ({"preset": "fast", "remasking": "entropy"}, ["threshold", "preset 'fast'"]),
+        ({"gen_length": 16, "block_length": 32, "preset": "fast"}, ["block_length=32", "gen_length=16"]),
+        ({"gen_length": 16, "block_length": 5}, ["gen_length=16", "block_length=5"]),
+        ({"gen_length": 16, "block_length": 4, "steps": 6}, ["steps=6", "4 blocks"]),
+    ],
+)
+def test_options_that_contradict_each_other(options, words):
+    with pytest.raises(InvalidRequestError) as caught:
+        SamplingParams(**options)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("typo", "near"), [("gen_lenght", "gen_length"), ("tresholds", "threshold"), ("max_token", "max_tokens")]
+)
+def test_an_unknown_option_suggests_the_nearest(typo, near):
+    with pytest.raises(InvalidRequestError, match=f"did you mean '{near}'"):
+        SamplingParams(**{typo: 3})
+    with pytest.raises(InvalidRequestError, match="unknown option 'zzz'"):
+        SamplingParams(zzz=3)
+
+
+def test_uneven_splits_are_accepted_outside_the_reference():
+    params = SamplingParams(preset="quality", gen_length=10, block_length=4, steps=7)
+    assert (params.gen_length, params.block_length, params.steps) == (10, 4, 7)
+    # LLaDA's loop accepts more steps than tokens.
+    assert SamplingParams(gen_length=8, block_length=4, steps=72).steps == 72
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_json_round_trip(preset):
+    params = SamplingParams(preset=preset, temperature=0.3, seed=2**64 - 1, gen_length=48)
+    assert SamplingParams.from_dict(json.loads(json.dumps(params.to_dict()))) == params
+    assert pickle.loads(pickle.dumps(params)) == params
+    assert copy.deepcopy(params) == params
+    assert hash(params) == hash(SamplingParams.from_dict(params.to_dict()))
+
+
+@pytest.mark.parametrize("bad", [None, [], "gen_length", {3: 4}])
+def test_from_dict_refuses_what_is_no_object(bad):
+    with pytest.raises(InvalidRequestError):
+        SamplingParams.from_dict(bad)
+
+
+def test_frozen_and_replaceable():
+    params = SamplingParams(gen_length=64)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        params.gen_length = 3
+    assert params.replace(steps=8) == SamplingParams(gen_length=64, steps=8)
+    assert dataclasses.replace(params, steps=8) == SamplingParams(gen_length=64, steps=8)
+    old = SamplingParams(gen_length=64, block_length=64, cache="none")
+    assert old.replace(preset="fast") == SamplingParams(gen_length=64, preset="fast")
+    assert old.replace(preset="fast", cache="none").cache == "none"
+    assert SamplingParams(threshold=0.5).replace(factor=1.0) == SamplingParams(factor=1.0)
+    assert old.replace(max_tokens=128).gen_length == 128
+
+
+def test_numbers_of_numpy_are_numbers():
+    params = SamplingParams(gen_length=np.int64(8), temperature=np.float32(0.5), return_tokens=np.True_)
+    assert (params.gen_length, params.temperature, params.return_tokens) == (8, 0.5, True)
+    assert [type(v) for v in (params.gen_length, params.temperature, params.return_tokens)] == [int, float, bool]
+
+
+def test_the_signature_shows_every_option():
+    assert list(inspect.signature(SamplingParams).parameters) == list(SamplingParams().to_dict())

@@ -1,0 +1,95 @@
+"""Cache policies and decoders: what they ask for, and that the schedule is LLaDA's."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llada_rt.caches import CACHES
+from llada_rt.canvas import Canvas
+from llada_rt.decoders import DECODERS, decoder_of, steps_of_block
+from llada_rt.params import SamplingParams
+from llada_rt.plan import Commit, QuerySpan, SelectRule
+
+MASK = 99
+
+
+def canvas_in_second_block():
+    canvas = Canvas.for_generation([1, 2, 3], 12, mask_id=MASK, block_length=4)
+    canvas.commit([Commit(p, 5, 1.0, 0) for p in range(3, 7)])
+    canvas.next_block()
+    return canvas
+
+
+@pytest.mark.parametrize(
+    ("name", "later", "exact"),
+    [
+        ("none", QuerySpan(0, 15, 15), True),
+        ("prefix", QuerySpan(7, 15, 15), False),
+        ("dual", QuerySpan(7, 11, 15), False),
+    ],
+)
+def test_cache_policies(name, later, exact):
+    policy = CACHES[name]()
+    canvas = canvas_in_second_block()
+    assert policy.first(canvas) == (QuerySpan(0, 15, 15),)
+    assert policy.next(canvas) == (later,)
+    assert policy.exact is exact
+
+
+@given(st.integers(1, 200), st.integers(1, 20))
+def test_steps_spread_over_blocks_as_llada_spreads_tokens_over_steps(steps, num_blocks):
+    shares = [steps_of_block(steps, num_blocks, block) for block in range(num_blocks)]
+    # The published get_num_transfer_tokens, on (steps, blocks) instead of (masks, steps).
+    expected = [steps // num_blocks] * num_blocks
+    for block in range(steps % num_blocks):
+        expected[block] += 1
+    assert shares == [max(1, share) for share in expected]
+    if steps >= num_blocks:
+        assert sum(shares) == steps
+
+
+def commits_of(rule: SelectRule) -> list[int]:
+    """The schedule that the compiled loop follows."""
+    return [
+        rule.num_masked // rule.num_steps + (step < rule.num_masked % rule.num_steps) for step in range(rule.num_steps)
+    ]
+
+
+@given(
+    st.integers(1, 60),
+    st.one_of(st.none(), st.integers(1, 60)),
+    st.one_of(st.none(), st.integers(1, 90)),
+)
+def test_top_k_schedule_fills_every_block(gen_length, block_length, steps):
+    block_length = None if block_length is None else min(block_length, gen_length)
+    params = SamplingParams(preset="quality", gen_length=gen_length, block_length=block_length, steps=steps)
+    canvas = Canvas.for_generation([1], gen_length, mask_id=MASK, block_length=params.block_length)
+    decoder = decoder_of(params)
+    total = 0
+    while not canvas.is_complete:
+        rule = decoder.select(canvas, 0)
+        schedule = commits_of(rule)
+        assert sum(schedule) == canvas.num_masked == len(canvas.block)
+        assert schedule == sorted(schedule, reverse=True)
+        total += len(schedule)
+        masked = [p for p in range(canvas.block.start, canvas.block.stop)]
+        canvas.commit([Commit(p, 5, 1.0, 0) for p in masked])
+        canvas.next_block()
+    if steps is None:
+        assert total == gen_length
+    elif steps >= len(canvas.blocks):
+        assert total == steps
+
+
+def test_steps_done_move_the_schedule_on():
+    decoder = decoder_of(SamplingParams(gen_length=12, block_length=4, steps=6))
+    canvas = canvas_in_second_block()
+    canvas.commit([Commit(8, 5, 1.0, 0), Commit(9, 5, 1.0, 0)])
+    assert decoder.select(canvas, 1) == SelectRule("top_k", num_masked=4, num_steps=2, next_step=1)
+
+
+def test_decoder_of_request():
+    canvas = canvas_in_second_block()
+    assert decoder_of(SamplingParams(threshold=0.7)).select(canvas, 3) == SelectRule("threshold", value=0.7)
+    assert decoder_of(SamplingParams(factor=1.5)).select(canvas, 3) == SelectRule("factor", value=1.5)
+    assert set(DECODERS) == {"top_k", "threshold", "factor"}
