@@ -1,0 +1,61 @@
+"""Model folders for the tests: whole ones in any layout, and raw safetensors files whose header says anything."""
+
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.data.make_goldens import CHECKPOINT
+
+INDEX = "model.safetensors.index.json"
+CONFIG = json.loads((CHECKPOINT / "config.json").read_text())
+TENSORS = load_file(CHECKPOINT / "model.safetensors")
+TOKENS = np.array([3, 1, 4, 1, 5, 9, 2, 6, 156, 156, 157], np.int32)
+
+
+def write_config(folder: Path, changes: Mapping | None = None, *, drop: tuple[str, ...] = ()) -> Path:
+    """config.json of the committed checkpoint with some keys changed or dropped. Returns the folder."""
+    config = {key: value for key, value in {**CONFIG, **(changes or {})}.items() if key not in drop}
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def write_model(folder: Path, tensors: Mapping[str, torch.Tensor] = TENSORS, changes: Mapping | None = None) -> Path:
+    """config.json and one model.safetensors."""
+    write_config(folder, changes)
+    save_file(dict(tensors), folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def write_shards(folder: Path, weight_map: Mapping[str, str], shards: Mapping[str, list[str]]) -> Path:
+    """config.json, an index that says `weight_map`, and shard files that hold the named tensors."""
+    write_config(folder)
+    for file, names in shards.items():
+        save_file({name: TENSORS[name] for name in names}, folder / file)
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": dict(weight_map)}))
+    return folder
+
+
+def halves() -> tuple[dict[str, str], dict[str, list[str]]]:
+    """A weight map over two shards, and what each holds."""
+    names = sorted(TENSORS)
+    shards = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    return {name: file for file, held in shards.items() for name in held}, shards
+
+
+def header_and_data() -> tuple[dict, bytearray]:
+    """The committed weights as (header, data), ready to be spoiled."""
+    raw = (CHECKPOINT / "model.safetensors").read_bytes()
+    (length,) = struct.unpack("<Q", raw[:8])
+    return json.loads(raw[8 : 8 + length]), bytearray(raw[8 + length :])
+
+
+def assemble(header: object, data: bytes, *, length: int | None = None) -> bytes:
+    """A safetensors file; `header` is bytes as they are or a value written as JSON, `length` overrides the true one."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + bytes(data)

@@ -1,0 +1,81 @@
+"""Logits of the compiled model on every table: at most twice the error of torch in the same precision."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from llada_rt import _core
+from tests.data.make_goldens import CHECKPOINT
+from tests.golden import folder_params
+from tests.reference.forward import Model
+from tests.tolerance import FORWARD_FLOOR, error
+from training.model import LLaDA
+
+TORCH = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+LENGTHS = (1, 2, 7, 16, 33, 63, 64, 65, 128)
+
+
+def torch_logits(folder: Path, tokens: np.ndarray, dtype: str) -> np.ndarray:
+    with torch.no_grad():
+        return LLaDA.from_folder(folder, dtype=TORCH[dtype])(torch.from_numpy(tokens).long()[None])[0].float().numpy()
+
+
+def assert_as_good_as_torch(got, want, plain, dtype: str) -> None:
+    bound = 2 * error(plain, want) + FORWARD_FLOOR[dtype] * float(np.abs(want).max())
+    assert error(got, want) <= bound, f"error {error(got, want):.3g}, torch {error(plain, want):.3g}, bound {bound:.3g}"
+
+
+@pytest.mark.parametrize("table", _core.tables())
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("folder", folder_params())
+def test_forward_equals_recorded_logits(folder: Path, dtype: str, table: str):
+    runtime = _core.Runtime(str(folder), compute_type=dtype, table=table, num_threads=2)
+    recorded = load_file(folder / "forward.safetensors")
+    for j in range(len(recorded) // 3):
+        tokens, want = recorded[f"forward_{j}_ids"], recorded[f"forward_{j}_logits_float64"]
+        plain = recorded[f"forward_{j}_logits"] if dtype == "float32" else torch_logits(folder, tokens, dtype)
+        assert_as_good_as_torch(runtime.forward(tokens), want, plain, dtype)
+
+
+@pytest.mark.parametrize("table", _core.tables())
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_forward_equals_reference(dtype: str, table: str):
+    runtime, model = _core.Runtime(str(CHECKPOINT), compute_type=dtype, table=table, num_threads=2), Model(CHECKPOINT)
+    for length in LENGTHS:
+        tokens = np.random.default_rng(length).integers(0, 160, length).astype(np.int32)
+        got, plain = runtime.forward(tokens), torch_logits(CHECKPOINT, tokens, dtype)
+        assert_as_good_as_torch(got, model.forward(tokens), plain, dtype)
+
+
+@pytest.mark.parametrize("table", _core.tables())
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_forward_does_not_feel_the_threads(dtype: str, table: str):
+    tokens = np.arange(100, dtype=np.int32)
+    runs = [_core.Runtime(str(CHECKPOINT), compute_type=dtype, table=table, num_threads=t) for t in (1, 2, 3)]
+    logits = [runtime.forward(tokens) for runtime in runs]
+    assert np.array_equal(logits[0], logits[1])
+    assert np.array_equal(logits[0], logits[2])
+
+
+@pytest.mark.parametrize("cfg_scale", [0.0, 0.5])
+def test_log_probs_equal_reference(cfg_scale: float):
+    """log p(target) at the asked positions of ragged sequences, with and without guidance."""
+    runtime, model = _core.Runtime(str(CHECKPOINT), compute_type="float32"), Model(CHECKPOINT)
+    rng = np.random.default_rng(0)
+    tokens = [rng.integers(0, 160, n).astype(np.int32) for n in (1, 17, 64)]
+    targets = [np.where(rng.random(len(t)) < 0.5, rng.integers(0, 160, len(t)), -1).astype(np.int32) for t in tokens]
+    guides = [np.where(np.arange(len(t)) < 5, 156, t).astype(np.int32) for t in tokens] if cfg_scale else None
+    got = runtime.log_probs(tokens, targets, guides, cfg_scale)
+    for i, asked in enumerate(targets):
+        logits = model.forward(tokens[i])
+        if guides is not None:
+            other = model.forward(guides[i])
+            logits = other + (cfg_scale + 1) * (logits - other)
+        log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        rows = np.flatnonzero(asked >= 0)
+        want = log_p[rows, asked[rows]]
+        assert got[i].shape == want.shape
+        assert error(got[i], want) <= FORWARD_FLOOR["float32"] * 20 * np.abs(logits).max()

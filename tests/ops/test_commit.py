@@ -1,0 +1,119 @@
+"""commit: which candidates are written, for every rule, with ties, empty sets and a mask that wins."""
+
+import numpy as np
+import pytest
+
+from tests.reference.commit import RULES, commit
+
+MASK = 99
+RULE = {"top_k": (0, 0.0), "threshold": (0, 0.6), "factor": (0, 1.0)}
+
+
+def both(ops, canvas, positions, tokens, confidence, rule, *, count=0, value=0.0, alternatives=None):
+    """The op's (canvas, committed), checked against the reference."""
+    canvas, positions, tokens = (np.asarray(a, np.int32) for a in (canvas, positions, tokens))
+    confidence = np.asarray(confidence, np.float64)
+    others = alternatives and (np.asarray(alternatives[0], np.int32), np.asarray(alternatives[1], np.float64))
+    before = canvas.copy()
+    got = ops.commit(canvas, positions, tokens, confidence, RULES.index(rule), count, value, MASK, others)
+    want = commit(
+        canvas, positions, tokens, confidence, rule, count=count, value=value, mask_id=MASK, alternatives=others
+    )
+    assert np.array_equal(canvas, before)
+    assert np.array_equal(got[0], want[0])
+    assert np.array_equal(got[1], want[1])
+    return got
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 7, 64, 65, 1000])
+@pytest.mark.parametrize("count", [0, 1, 3, 64, 2000])
+def test_commit_top_k(ops, n, count):
+    rng = np.random.default_rng(n + count)
+    positions = np.sort(rng.choice(2 * n + 1, n, replace=False))
+    both(ops, np.full(2 * n + 1, MASK), positions, rng.integers(0, 90, n), rng.random(n), "top_k", count=count)
+
+
+@pytest.mark.parametrize("n", [1, 2, 9, 65])
+@pytest.mark.parametrize("tau", [1e-9, 0.3, 0.9, 1.0])
+def test_commit_threshold(ops, n, tau):
+    rng = np.random.default_rng(n)
+    canvas, committed = both(
+        ops, np.full(n, MASK), np.arange(n), rng.integers(0, 90, n), rng.random(n), "threshold", value=tau
+    )
+    assert len(committed) >= 1
+    assert (canvas != MASK).sum() == len(committed)
+
+
+def test_commit_threshold_includes_equality(ops):
+    _, committed = both(ops, [MASK] * 3, [0, 1, 2], [4, 5, 6], [0.5, 0.9, 0.7], "threshold", value=0.7)
+    assert committed.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("n", [1, 2, 9, 65])
+@pytest.mark.parametrize("factor", [1e-9, 0.5, 1.0, 3.0, 1e9])
+def test_commit_factor(ops, n, factor):
+    rng = np.random.default_rng(n)
+    confidence = 1 - 0.3 * rng.random(n) ** 3
+    both(ops, np.full(n, MASK), np.arange(n), rng.integers(0, 90, n), confidence, "factor", value=factor)
+
+
+def test_commit_factor_takes_the_largest_n(ops):
+    """(n + 1)(1 - c_n): 0.2, 0.6, 1.0 -> with f = 1 the third is just outside."""
+    _, committed = both(ops, [MASK] * 4, [0, 1, 2, 3], [1, 2, 3, 4], [0.75, 0.9, 0.8, 0.0], "factor", value=1.0)
+    assert committed.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_commit_ties_go_to_the_lower_position(ops, rule):
+    count, value = RULE[rule]
+    _, committed = both(
+        ops,
+        [MASK] * 9,
+        [1, 2, 5, 7, 8],
+        [1, 2, 3, 4, 5],
+        [0.5, 0.7, 0.7, 0.5, 0.7],
+        rule,
+        count=count or 4,
+        value=value,
+    )
+    assert committed.tolist()[:3] == [2, 5, 8][: len(committed)]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_commit_of_nothing(ops, rule):
+    canvas, committed = both(ops, [1, 2, 3], [], [], [], rule, count=3, value=0.5)
+    assert canvas.tolist() == [1, 2, 3]
+    assert committed.size == 0
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_commit_leaves_a_winning_mask_as_it_is(ops, rule):
+    """The mask takes its place among the selected, changes nothing and is not reported."""
+    canvas, committed = both(ops, [MASK] * 3, [0, 1, 2], [MASK, 5, 6], [0.99, 0.9, 0.1], rule, count=2, value=0.8)
+    assert canvas.tolist() == [MASK, 5, MASK]
+    assert committed.tolist() == [1]
+
+
+@pytest.mark.parametrize("rule", ["threshold", "factor"])
+def test_commit_makes_progress_when_only_masks_are_selected(ops, rule):
+    tokens, confidence = [MASK, MASK, 7], [0.95, 0.9, 0.1]
+    alternatives = ([4, 5, 7], [0.02, 0.3, 0.3])
+    canvas, committed = both(ops, [MASK] * 3, [0, 1, 2], tokens, confidence, rule, value=0.8, alternatives=alternatives)
+    assert committed.tolist() == [1]
+    assert canvas.tolist() == [MASK, 5, MASK]
+
+
+def test_commit_top_k_lets_a_mask_use_up_the_schedule(ops):
+    """The published loop's habit: the step is spent, the position stays masked."""
+    canvas, committed = both(
+        ops, [MASK] * 2, [0, 1], [MASK, 3], [0.9, 0.5], "top_k", count=1, alternatives=([2, 3], [0.1, 0.5])
+    )
+    assert committed.size == 0
+    assert canvas.tolist() == [MASK, MASK]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_commit_of_low_scores(ops, rule):
+    """Negative entropies and zero confidences are ordinary values."""
+    both(ops, [MASK] * 4, [0, 1, 2, 3], [1, 2, 3, 4], [-3.0, -0.5, -0.5, -2.0], rule, count=2, value=0.5)
+    both(ops, [MASK] * 4, [0, 1, 2, 3], [1, 2, 3, 4], [0.0, 0.0, 0.0, 0.0], rule, count=2, value=0.5)
