@@ -1,0 +1,237 @@
+"""The border of the compiled loop: one call or many, slots, and plans that must be refused."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from llada_rt import _core
+from llada_rt.errors import ContextLengthError, InvalidRequestError, LladaRtError
+from tests.data.make_goldens import CHECKPOINT, IDS
+from tests.reference.denoise import Params, denoise
+from tests.reference.forward import Model
+
+CANVAS = np.array([7, 99, 23, *[IDS.mask] * 16], np.int32)
+LENGTH = len(CANVAS)
+RULE = {
+    "guide_slot": -1,
+    "first_end": 1,
+    "next_begin": 1,
+    "next_end": 2,
+    "block_start": 3,
+    "block_stop": LENGTH,
+    "num_masked": 16,
+    "num_steps": 8,
+    "mask_id": IDS.mask,
+    "suppressed_token": -1,
+    "unconfident_token_0": -1,
+    "unconfident_token_1": -1,
+}
+
+
+@pytest.fixture
+def runtime():
+    runtime = _core.Runtime(str(CHECKPOINT), compute_type="float32", num_threads=2)
+    yield runtime
+    runtime.close()
+
+
+def plan(*slots: int, spans=((0, LENGTH, LENGTH), (3, LENGTH, LENGTH)), **changes) -> tuple[np.ndarray, np.ndarray]:
+    """One row per slot: whole canvas first, then the block (dual cache)."""
+    sequences = np.zeros(len(slots), _core.SEQUENCE_DTYPE)
+    for name, value in {**RULE, **changes}.items():
+        sequences[name] = value
+    sequences["slot"] = slots
+    return sequences, np.array(list(spans), np.int32).view(_core.SPAN_DTYPE)[:, 0]
+
+
+def expected(**changes) -> np.ndarray:
+    params = Params(**{"steps": 8, "gen_length": 16, "block_length": 16, "cache": "dual", **changes})
+    return denoise(Model(CHECKPOINT), CANVAS, (3, LENGTH), params, IDS).canvas
+
+
+def test_one_call_runs_a_block(runtime):
+    slot = runtime.open_slot(CANVAS)
+    outcomes, commits = runtime.denoise(*plan(slot, propose_mask=1), 100)
+    assert outcomes["num_steps"].tolist() == [8]
+    assert outcomes["block_done"].tolist() == [1]
+    assert np.array_equal(runtime.canvas(slot), expected())
+    assert sorted(commits["position"]) == [p for p in range(3, LENGTH) if expected()[p] != IDS.mask]
+
+
+@pytest.mark.parametrize("max_steps", [1, 3, 7])
+def test_many_calls_run_the_same_block(runtime, max_steps):
+    """The step-by-step view:
+
+    what a call continues is said by next_step and step, and its first query is a later one.
+    """
+    slot, done, steps = runtime.open_slot(CANVAS), False, 0
+    while not done:
+        changes = {"first_begin": 1, "first_end": 2} if steps else {}
+        sequences, spans = plan(slot, next_step=steps, step=steps, temperature=0.7, seed=3, propose_mask=1, **changes)
+        outcomes, _ = runtime.denoise(sequences, spans, max_steps)
+        steps, done = steps + int(outcomes["num_steps"][0]), bool(outcomes["block_done"][0])
+    assert steps == 8
+    assert np.array_equal(runtime.canvas(slot), expected(temperature=0.7, seed=3))
+
+
+def test_a_call_ends_when_one_sequence_is_done(runtime):
+    slots = [runtime.open_slot(CANVAS) for _ in range(2)]
+    sequences, spans = plan(*slots)
+    sequences["num_steps"] = [16, 2]
+    outcomes, commits = runtime.denoise(sequences, spans, 100)
+    assert outcomes["num_steps"].tolist() == [2, 2]
+    assert outcomes["block_done"].tolist() == [0, 1]
+    assert outcomes["num_masked"].tolist() == [14, 0]
+    assert sorted(set(commits["step"])) == [0, 1]
+
+
+def test_a_block_without_masks_is_done_at_once(runtime):
+    slot = runtime.open_slot(np.arange(LENGTH, dtype=np.int32))
+    outcomes, commits = runtime.denoise(*plan(slot), 100)
+    assert outcomes["num_steps"].tolist() == [0]
+    assert outcomes["block_done"].tolist() == [1]
+    assert len(commits) == 0
+
+
+def test_no_sequences(runtime):
+    outcomes, commits = runtime.denoise(*plan(), 5)
+    assert len(outcomes) == len(commits) == 0
+
+
+def test_a_mask_that_wins_does_not_make_the_loop_endless(runtime):
+    """Each rule, with the token that wins most positions declared to be the mask."""
+    favourite = int(np.bincount(expected()[3:]).argmax())
+    canvas = np.where(IDS.mask == CANVAS, favourite, CANVAS).astype(np.int32)
+    for select, value in ((0, 0.0), (1, 0.9), (2, 0.5)):
+        for propose_mask in (0, 1):
+            slot = runtime.open_slot(canvas)
+            rule = {"mask_id": favourite, "select": select, "select_value": value, "propose_mask": propose_mask}
+            outcomes, _ = runtime.denoise(*plan(slot, num_steps=16, **rule), 1000)
+            assert outcomes["num_steps"][0] <= 16
+            assert outcomes["block_done"][0] == 1
+            left = (runtime.canvas(slot) == favourite).sum()
+            assert left == outcomes["num_masked"][0]
+            assert left == 0 or (select == 0 and propose_mask)
+            runtime.close_slot(slot)
+
+
+def test_slots_are_given_back(runtime):
+    assert runtime.num_open_slots == 0
+    slots = [runtime.open_slot(CANVAS) for _ in range(5)]
+    assert runtime.num_open_slots == len(set(slots)) == 5
+    for slot in slots:
+        runtime.close_slot(slot)
+    assert runtime.num_open_slots == 0
+
+
+def test_a_slot_forgets_its_last_owner(runtime):
+    """K/V that an earlier, longer request left behind must not be seen."""
+    long = runtime.open_slot(np.arange(120, dtype=np.int32))
+    runtime.denoise(*plan(long, spans=((0, 120, 120), (3, 19, 120))), 1)
+    runtime.close_slot(long)
+    slot = runtime.open_slot(CANVAS)
+    runtime.denoise(*plan(slot, propose_mask=1), 100)
+    assert np.array_equal(runtime.canvas(slot), expected())
+
+
+@pytest.mark.parametrize("tokens", [[], [-1], [160], [2**31 - 1], [3, -(2**31)]], ids=str)
+def test_tokens_that_are_none(runtime, tokens):
+    for call in (runtime.open_slot, runtime.forward):
+        with pytest.raises(InvalidRequestError, match="expected"):
+            call(np.array(tokens, np.int32))
+    assert runtime.num_open_slots == 0
+
+
+def test_canvas_beyond_the_context(runtime):
+    for call in (runtime.open_slot, runtime.forward):
+        with pytest.raises(ContextLengthError, match=r"128[^0-9].*129|129[^0-9].*128"):
+            call(np.zeros(129, np.int32))
+    runtime.close_slot(runtime.open_slot(np.zeros(128, np.int32)))
+
+
+@pytest.mark.parametrize("slot", [-1, 1, 77, 2**31 - 1])
+def test_slot_that_is_not_open(runtime, slot):
+    runtime.open_slot(CANVAS)
+    for call in (runtime.close_slot, runtime.canvas, lambda s: runtime.denoise(*plan(s), 1)):
+        with pytest.raises(LladaRtError, match="slot"):
+            call(slot)
+
+
+BAD_PLANS = {
+    "span past the canvas": {"spans": ((0, LENGTH + 1, LENGTH + 1), (3, LENGTH, LENGTH))},
+    "span that is empty": {"spans": ((5, 5, LENGTH), (3, LENGTH, LENGTH))},
+    "span backwards": {"spans": ((9, 5, LENGTH), (3, LENGTH, LENGTH))},
+    "span before the canvas": {"spans": ((-1, 5, LENGTH), (3, LENGTH, LENGTH))},
+    "blind span": {"spans": ((0, LENGTH, 0), (3, LENGTH, LENGTH))},
+    "spans that are not there": {"next_end": 9},
+    "negative spans": {"first_begin": -1},
+    "no spans": {"first_end": 0},
+    "block past the canvas": {"block_stop": LENGTH + 1},
+    "block backwards": {"block_start": 9, "block_stop": 4},
+    "commit after the block": {"commit_start": LENGTH},
+    "negative commit": {"commit_start": -1},
+    "unknown rule": {"select": 3},
+    "unknown score": {"score": 9},
+    "no steps": {"num_steps": 0},
+    "negative schedule": {"num_masked": -5},
+    "guide that is not open": {"guide_slot": 9},
+}
+
+
+@pytest.mark.parametrize("case", BAD_PLANS)
+def test_plan_that_is_refused(runtime, case):
+    slot = runtime.open_slot(CANVAS)
+    with pytest.raises(LladaRtError, match="expected"):
+        runtime.denoise(*plan(slot, **BAD_PLANS[case]), 10)
+    assert np.array_equal(runtime.canvas(slot), CANVAS)
+    runtime.denoise(*plan(slot, propose_mask=1), 100)
+    assert np.array_equal(runtime.canvas(slot), expected())
+
+
+def test_a_slot_may_not_be_planned_twice(runtime):
+    slot = runtime.open_slot(CANVAS)
+    with pytest.raises(LladaRtError, match="slot"):
+        runtime.denoise(*plan(slot, slot), 1)
+
+
+@pytest.mark.parametrize("max_steps", [0, -1])
+def test_call_of_no_steps(runtime, max_steps):
+    slot = runtime.open_slot(CANVAS)
+    with pytest.raises(LladaRtError, match="max_steps"):
+        runtime.denoise(*plan(slot), max_steps)
+
+
+def test_closed_runtime(runtime):
+    runtime.close()
+    runtime.close()
+    with pytest.raises(LladaRtError):
+        runtime.forward(CANVAS)
+    with pytest.raises(LladaRtError):
+        runtime.open_slot(CANVAS)
+
+
+def test_calls_from_many_threads_take_turns(runtime):
+    """Each of four threads runs its own sequence, and gets what it would have got alone."""
+    results: dict[int, np.ndarray] = {}
+
+    def work(index: int) -> None:
+        slot = runtime.open_slot(CANVAS)
+        runtime.denoise(*plan(slot, propose_mask=1, seed=index, temperature=0.5), 100)
+        results[index] = runtime.canvas(slot)
+        runtime.close_slot(slot)
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for index, canvas in results.items():
+        assert np.array_equal(canvas, expected(seed=index, temperature=0.5))
+    assert len(results) == 4
+
+
+@pytest.mark.parametrize("name", ["table", "compute_type"])
+def test_option_that_is_unknown(name):
+    with pytest.raises(LladaRtError, match="expected"):
+        _core.Runtime(str(CHECKPOINT), **{name: "int3"})
