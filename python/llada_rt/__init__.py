@@ -1,0 +1,70 @@
+"""llada-rt: a compiled inference runtime for LLaDA-style masked diffusion language models.
+
+    from llada_rt import Engine, SamplingParams
+
+    with Engine("model_dir") as engine:
+        print(engine.generate("...", SamplingParams(gen_length=64))[0].text)
+
+Names are loaded when they are first used, so that `import llada_rt` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .config import EngineConfig as EngineConfig
+    from .engine import Engine as Engine
+    from .errors import ChatTemplateError as ChatTemplateError
+    from .errors import ConfigError as ConfigError
+    from .errors import ContextLengthError as ContextLengthError
+    from .errors import DeviceError as DeviceError
+    from .errors import EngineClosedError as EngineClosedError
+    from .errors import InternalError as InternalError
+    from .errors import InvalidRequestError as InvalidRequestError
+    from .errors import LladaRtError as LladaRtError
+    from .errors import ModelError as ModelError
+    from .errors import ModelFormatError as ModelFormatError
+    from .errors import ModelNotFoundError as ModelNotFoundError
+    from .errors import OutOfMemoryError as OutOfMemoryError
+    from .errors import TokenizerError as TokenizerError
+    from .errors import UnsupportedModelError as UnsupportedModelError
+    from .outputs import CompletionOutput as CompletionOutput
+    from .outputs import DiffusionStats as DiffusionStats
+    from .outputs import RequestOutput as RequestOutput
+    from .outputs import ScoreOutput as ScoreOutput
+    from .outputs import StepEvent as StepEvent
+    from .outputs import TokenInfo as TokenInfo
+    from .params import SamplingParams as SamplingParams
+    from .runner import build_info as build_info
+
+__version__ = "0.1.0"
+
+_NAMES = {
+    "config": ("EngineConfig",),
+    "engine": ("Engine",),
+    "errors": (
+        *("ChatTemplateError", "ConfigError", "ContextLengthError", "DeviceError", "EngineClosedError"),
+        *("InternalError", "InvalidRequestError", "LladaRtError", "ModelError", "ModelFormatError"),
+        *("ModelNotFoundError", "OutOfMemoryError", "TokenizerError", "UnsupportedModelError"),
+    ),
+    "outputs": ("CompletionOutput", "DiffusionStats", "RequestOutput", "ScoreOutput", "StepEvent", "TokenInfo"),
+    "params": ("SamplingParams",),
+    "runner": ("build_info",),
+}
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
+
+__all__ = ["__version__", *_MODULE_OF]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

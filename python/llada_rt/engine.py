@@ -1,0 +1,446 @@
+"""Engine: prompts in, texts out. The one object that a program needs.
+
+A call queues its requests and steps the scheduler until they are done; calls from several threads step the same
+scheduler, so their requests run together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import itertools
+import os
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from collections.abc import Sequence as SequenceOf
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .config import DEMO_DIR, EngineConfig
+from .errors import ConfigError, EngineClosedError, InternalError, InvalidRequestError, LladaRtError, OutOfMemoryError
+from .model_files import check_folder, default_params, special_ids
+from .outputs import EventStream, RequestOutput, ScoreOutput, StepEvent, request_output
+from .params import SamplingParams
+from .plan import StepPlan, StepResult
+from .requests import Prompt, Request, RequestReader, Segments, make_sequence, split_prompts
+from .runner import Runner
+from .scheduler import Scheduler, Sequence
+from .score import draw_noise, estimate, guide_of, replay_noise
+from .tokenizer import Tokenizer
+
+# A call into the compiled loop lasts about this long at most, so that Ctrl-C and other threads get their turn.
+_CALL_SECONDS = 0.2
+_MAX_STEPS = 256
+
+
+class _Job:
+    """A request on its way through the engine."""
+
+    def __init__(self, request: Request, params: SamplingParams, sequence: Sequence) -> None:
+        self.request = request
+        self.params = params
+        self.sequence = sequence
+        self.stream: EventStream | None = None
+        self.events: deque[StepEvent] = deque()
+        self.output: RequestOutput | None = None
+        self.error: Exception | None = None
+
+    @property
+    def is_done(self) -> bool:
+        return self.output is not None or self.error is not None
+
+    def result(self) -> RequestOutput:
+        if self.error is not None:
+            raise self.error
+        assert self.output is not None
+        return self.output
+
+
+class Engine:
+    """A model, loaded, and the requests that run on it. A context manager; safe to use from several threads.
+
+    `model_dir`: folder in the published Hugging Face layout; None: the demo model that comes with the package.
+    The other options are the fields of EngineConfig.
+    """
+
+    def __init__(self, model_dir: str | os.PathLike[str] | None = None, **options: Any) -> None:
+        self._closed = True  # until everything below has succeeded
+        names = [field.name for field in dataclasses.fields(EngineConfig)][1:]
+        for name in options:
+            if name not in names:
+                near = difflib.get_close_matches(name, names, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"options are {', '.join(names)}"
+                raise ConfigError(f"unknown engine option {name!r}", param=name, hint=hint)
+        self.config = EngineConfig(DEMO_DIR if model_dir is None else model_dir, **options)  # type: ignore[arg-type]
+        folder = self.config.model_dir
+        check_folder(folder)
+        self._runner = Runner(self.config)
+        try:
+            self.tokenizer = Tokenizer.load(folder)
+            token_id = self.tokenizer.token_id if self.tokenizer else lambda token: None
+            self._special = special_ids(self.config, folder, self._runner.config, token_id)
+            self.default_params = default_params(folder)
+        except BaseException:
+            self._runner.close()
+            raise
+        self._reader = RequestReader(
+            self.tokenizer,
+            self._special,
+            vocab_size=int(self._runner.config["vocab_size"]),
+            max_length=int(self._runner.config["max_sequence_length"]),
+        )
+        self._scheduler = Scheduler(
+            max_num_seqs=self.config.max_num_seqs, max_num_batched_tokens=self.config.max_num_batched_tokens
+        )
+        self._jobs: dict[Sequence, _Job] = {}  # queued and running
+        self._lock = threading.RLock()  # held over each step; guards everything below it
+        self._is_stepping = False
+        self._dropped: list[_Job] = []  # given up while a step was under way
+        self._seconds_per_step = _CALL_SECONDS
+        self._counter = itertools.count()
+        self._closed = False
+
+    # ---------------------------------------------------------------- what it is
+
+    @property
+    def mask_token_id(self) -> int:
+        return self._special.mask
+
+    @property
+    def eos_token_id(self) -> int | None:
+        return self._special.eos
+
+    @property
+    def eot_token_id(self) -> int | None:
+        return self._special.eot
+
+    @property
+    def vocab_size(self) -> int:
+        return self._reader.vocab_size
+
+    @property
+    def max_length(self) -> int:
+        """Positions that a canvas may have: prompt and response."""
+        return self._reader.max_length
+
+    @property
+    def has_chat_template(self) -> bool:
+        return self.tokenizer is not None and self.tokenizer.has_chat_template
+
+    @property
+    def num_running(self) -> int:
+        return self._scheduler.num_running
+
+    @property
+    def num_waiting(self) -> int:
+        return self._scheduler.num_waiting
+
+    @property
+    def num_open_slots(self) -> int:
+        return 0 if self._closed else self._runner.num_open_slots
+
+    def info(self) -> dict[str, Any]:
+        """What is loaded and how it runs; plain JSON values."""
+        runner = self._runner
+        return {
+            "model_dir": str(self.config.model_dir),
+            "is_demo": self.config.model_dir == DEMO_DIR,
+            "num_parameters": runner.num_parameters,
+            "weight_bytes": runner.weight_bytes,
+            "kv_bytes_per_token": runner.kv_bytes_per_token,
+            "compute_type": runner.compute_type,
+            "device": "cpu",
+            "table": runner.table,
+            "threads": runner.num_threads,
+            "mask_token_id": self.mask_token_id,
+            "eos_token_id": self.eos_token_id,
+            "eot_token_id": self.eot_token_id,
+            "tokenizer_size": self.tokenizer.vocab_size if self.tokenizer else None,
+            "has_chat_template": self.has_chat_template,
+            "default_params": self.default_params.to_dict(),
+            "model": dict(runner.config),
+        }
+
+    # ---------------------------------------------------------------- requests
+
+    def generate(
+        self,
+        prompts: Prompt | SequenceOf[Prompt],
+        params: SamplingParams | SequenceOf[SamplingParams] | None = None,
+    ) -> list[RequestOutput]:
+        """Answer one prompt or many; one RequestOutput per prompt, in their order.
+
+        A prompt is text, token ids, or a mapping: {"prompt_token_ids": [...]}, {"prompt": text},
+        {"messages": [...]} (through the chat template), each also with "segments" (see `infill`).
+        `params`: one for all, one per prompt, or None for `default_params`.
+
+        Raises InvalidRequestError (ContextLengthError, ...) before any work; one bad request and none is run.
+        """
+        many = split_prompts(prompts)
+        each = self._params_of(params, len(many))
+        jobs = []
+        for index, (prompt, chosen) in enumerate(zip(many, each, strict=True)):
+            try:
+                jobs.append(self._job(prompt, chosen))
+            except LladaRtError as error:
+                if len(many) == 1:
+                    raise
+                raise error.within(f"prompts[{index}]") from error
+        self._run(jobs)
+        return [job.result() for job in jobs]
+
+    def chat(self, messages: SequenceOf[Mapping[str, str]], params: SamplingParams | None = None) -> RequestOutput:
+        """Answer a conversation, [{"role": "user", "content": ...}, ...], through the model's chat template."""
+        return self.generate({"messages": messages}, params)[0]
+
+    def infill(self, segments: Segments, params: SamplingParams | None = None) -> RequestOutput:
+        """Fill a template: a str is fixed text, a list of ids fixed tokens, an int that many positions to fill.
+
+        All holes are filled, nothing else is touched; `gen_length` and `eos_early_stop` play no part. `outputs[0]`
+        holds the whole template, filled.
+        """
+        return self.generate({"segments": segments}, params)[0]
+
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[StepEvent]:
+        """One prompt, step by step. Closing the iterator, or leaving it to be collected, cancels the request."""
+        job = self._job(prompt, self._params_of(params, 1)[0])
+        job.stream = EventStream(job.request, job.params, self.tokenizer)
+        return self._events(job)
+
+    def encode_chat(self, messages: SequenceOf[Mapping[str, str]]) -> list[int]:
+        """Token ids of a conversation by the model's chat template."""
+        return self._reader.need_tokenizer().encode_chat(messages)
+
+    def forward(self, token_ids: SequenceOf[int]) -> NDArray[np.float32]:
+        """Logits of one forward pass: (length, vocabulary). Position i predicts token i."""
+        ids = self._reader.check_ids(token_ids, "token_ids")
+        if not ids:
+            raise InvalidRequestError("token_ids: expected at least one token, got none", param="token_ids")
+        with self._lock:
+            self._check_open()
+            return self._runner.forward(ids)
+
+    def score(
+        self,
+        prompt: str | SequenceOf[int],
+        answer: str | SequenceOf[int],
+        *,
+        mc_num: int = 128,
+        seed: int = 0,
+        noise: SequenceOf[Mapping[str, object]] | None = None,
+        cfg_scale: float = 0.0,
+    ) -> ScoreOutput:
+        """Monte Carlo log-likelihood of `answer` after `prompt`, as LLaDA's get_log_likelihood.
+
+        `noise` replays recorded draws ({"tokens", "mask_ratio"}) in place of `mc_num` draws from `seed`.
+        """
+        reader, mask_id = self._reader, self._special.mask
+        prompt_ids, answer_ids = reader.ids_of(prompt, "prompt"), reader.ids_of(answer, "answer")
+        if not answer_ids:
+            raise InvalidRequestError("answer: expected at least one token, got none", param="answer")
+        for name, ids in (("prompt", prompt_ids), ("answer", answer_ids)):
+            if mask_id in ids:
+                raise InvalidRequestError(f"{name}: holds the mask token {mask_id}", param=name)
+        reader.check_length(len(prompt_ids), len(answer_ids), "the answer")
+        cfg_scale = SamplingParams(cfg_scale=cfg_scale).cfg_scale
+        if noise is None:
+            draws = draw_noise(prompt_ids, answer_ids, mc_num=mc_num, seed=seed, mask_id=mask_id)
+        else:
+            draws = replay_noise(prompt_ids, answer_ids, noise, mask_id=mask_id)
+        rows_together = max(1, self.config.max_num_batched_tokens // len(draws[0].tokens) // (2 if cfg_scale else 1))
+        log_probs: list[NDArray[np.float64]] = []
+        for begin in range(0, len(draws), rows_together):
+            chunk = draws[begin : begin + rows_together]
+            guides = [guide_of(draw, len(prompt_ids), mask_id) for draw in chunk] if cfg_scale else None
+            with self._lock:
+                self._check_open()
+                log_probs += self._runner.log_probs(
+                    [draw.tokens for draw in chunk], [draw.targets for draw in chunk], guides, cfg_scale
+                )
+        return estimate(draws, log_probs)
+
+    def close(self) -> None:
+        """Free the model. Requests under way end with EngineClosedError. Closing twice does nothing."""
+        if self._closed:
+            return
+        with self._lock:
+            for job in list(self._jobs.values()):
+                self._fail(job, EngineClosedError("the engine was closed while the request was running"))
+            self._closed = True
+            self._runner.close()
+
+    def __enter__(self) -> Engine:
+        self._check_open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ---------------------------------------------------------------- the way of a request
+
+    def _params_of(self, params: object, count: int) -> list[SamplingParams]:
+        if params is None:
+            return [self.default_params] * count
+        if isinstance(params, SamplingParams):
+            return [params] * count
+        if isinstance(params, (list, tuple)) and all(isinstance(one, SamplingParams) for one in params):
+            if len(params) != count:
+                raise InvalidRequestError(
+                    f"params: expected one, or one for each of {count} prompts, got {len(params)}", param="params"
+                )
+            return list(params)
+        raise InvalidRequestError(f"params: expected SamplingParams, got {type(params).__name__}", param="params")
+
+    def _job(self, prompt: object, params: SamplingParams) -> _Job:
+        """A checked request, not queued yet."""
+        self._check_open()
+        if params.seed is None:
+            params = params.replace(seed=secrets.randbits(63))
+        request = self._reader.read(prompt, params, f"request-{next(self._counter)}")
+        return _Job(request, params, make_sequence(request, params, self._special))
+
+    def _run(self, jobs: list[_Job]) -> None:
+        """Queue the jobs and step until all are done; whatever ends the call early takes them out again."""
+        try:
+            self._submit(jobs)
+            while True:
+                with self._lock:
+                    if all(job.is_done for job in jobs):
+                        return
+                    self._step()
+        finally:
+            self._drop(jobs)
+
+    def _events(self, job: _Job) -> Iterator[StepEvent]:
+        try:
+            self._submit([job])
+            while True:
+                with self._lock:
+                    while not job.events and not job.is_done:
+                        self._step()
+                if job.events:
+                    yield job.events.popleft()
+                else:
+                    job.result()
+                    return
+        finally:
+            self._drop([job])
+
+    def _submit(self, jobs: list[_Job]) -> None:
+        with self._lock:
+            self._check_open()
+            for job in jobs:
+                self._jobs[job.sequence] = job
+                self._scheduler.add(job.sequence)
+
+    def _step(self) -> None:
+        """Admit, run, take over: one call into the compiled loop for whoever is due. The lock is held."""
+        self._is_stepping = True
+        try:
+            self._admit()
+            if not self._scheduler.num_running:
+                return
+            plan = self._scheduler.schedule(self._max_steps())
+            sequences = self._scheduler.of(plan)
+            blocks = [sequence.canvas.block_index for sequence in sequences]
+            try:
+                result = self._denoise(plan)
+                finished = self._scheduler.apply(plan, result)
+            except BaseException as error:
+                # The canvases below may be ahead of those here, so none of these requests can go on.
+                cause = error if isinstance(error, Exception) else InternalError("interrupted in the middle of a step")
+                for sequence in sequences:
+                    self._fail(self._jobs[sequence], cause)
+                if not isinstance(error, Exception):
+                    raise
+                return
+            for sequence in finished:
+                self._finish(self._jobs[sequence])
+            for sequence, block in zip(sequences, blocks, strict=True):
+                self._publish(sequence, block)
+            for sequence in finished:
+                del self._jobs[sequence]
+        finally:
+            self._is_stepping = False
+            while self._dropped:
+                self._remove(self._dropped.pop())
+
+    def _admit(self) -> None:
+        """Open slots for those at the head of the queue."""
+        while (sequence := self._scheduler.next_waiting()) is not None:
+            try:
+                slots = self._runner.open(
+                    sequence.canvas.tokens, mask_id=self._special.mask, is_guided=sequence.is_guided
+                )
+            except OutOfMemoryError as error:
+                if self._scheduler.num_running:
+                    return  # a place is made when one of these ends
+                self._fail(self._jobs[sequence], error)
+            except Exception as error:
+                self._fail(self._jobs[sequence], error)
+            else:
+                self._scheduler.start(sequence, *slots)
+
+    def _max_steps(self) -> int:
+        if any(self._jobs[sequence].stream is not None for sequence in self._scheduler.running):
+            return 1
+        return max(1, min(_MAX_STEPS, int(_CALL_SECONDS / self._seconds_per_step)))
+
+    def _denoise(self, plan: StepPlan) -> StepResult:
+        began = time.perf_counter()
+        result = self._runner.denoise(plan)
+        steps = max((outcome.num_steps for outcome in result.sequences), default=0)
+        self._seconds_per_step = max((time.perf_counter() - began) / max(steps, 1), 1e-6)
+        return result
+
+    def _finish(self, job: _Job) -> None:
+        self._close_slots(job.sequence)
+        try:
+            job.output = request_output(job.request, job.params, job.sequence, self.tokenizer)
+        except Exception as error:
+            job.error = error
+
+    def _publish(self, sequence: Sequence, block: int) -> None:
+        job = self._jobs[sequence]
+        if job.stream is not None and job.error is None:
+            event = job.stream.event(sequence, block=block, commits=sequence.new_commits, output=job.output)
+            job.events.append(event)
+
+    def _fail(self, job: _Job, error: Exception) -> None:
+        job.error = error
+        self._remove(job)
+
+    def _drop(self, jobs: list[_Job]) -> None:
+        """Take out those that have not ended. May be called by the garbage collector, even within a step."""
+        for job in jobs:
+            if job.is_done:
+                continue
+            with self._lock:
+                if self._is_stepping:
+                    self._dropped.append(job)
+                else:
+                    self._remove(job)
+
+    def _remove(self, job: _Job) -> None:
+        """Forget a job that has not finished, and free its slots."""
+        if self._jobs.pop(job.sequence, None) is None:
+            return
+        self._scheduler.remove(job.sequence)
+        self._close_slots(job.sequence)
+
+    def _close_slots(self, sequence: Sequence) -> None:
+        slots = sequence.slot, sequence.guide_slot
+        sequence.slot = sequence.guide_slot = -1
+        self._runner.close_slots(*slots)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineClosedError("the engine is closed", hint="make a new Engine")

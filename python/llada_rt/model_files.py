@@ -1,0 +1,112 @@
+"""The small JSON files of a model folder: special ids and the model's own decoding defaults.
+
+Everything here is data from a stranger: sizes are bounded before reading and every field is checked.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .config import DEMO_DIR, EngineConfig
+from .errors import ConfigError, InvalidRequestError, ModelFormatError, ModelNotFoundError
+from .params import SamplingParams
+
+MAX_JSON_BYTES = 16 * 1024 * 1024
+
+# Names under which published tokenizers keep the tokens that the configuration may leave out.
+MASK_TOKENS = ("<|mdm_mask|>", "<|mask|>", "<[MASK]>", "[MASK]")
+EOS_TOKENS = ("<|endoftext|>",)
+EOT_TOKENS = ("<|eot_id|>", "<|role_end|>")
+
+
+def check_folder(folder: Path) -> None:
+    """A folder with a config.json, or an error that says what is missing."""
+    hint = "the shipped demo model is not in this installation" if folder == DEMO_DIR else None
+    if not folder.exists():
+        raise ModelNotFoundError(
+            f"model folder not found: {folder}", param="model_dir", hint=hint or "models are local folders"
+        )
+    if not folder.is_dir():
+        raise ModelNotFoundError(
+            f"expected a model folder, got a file: {folder}", param="model_dir", hint="give the folder that holds it"
+        )
+    if not (folder / "config.json").is_file():
+        raise ModelNotFoundError(f"no config.json in {folder}", param="model_dir", hint=hint)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; an empty one if there is no such file."""
+    if not path.is_file():
+        return {}
+    size = path.stat().st_size
+    if size > MAX_JSON_BYTES:
+        raise ModelFormatError(f"{path.name}: expected at most {MAX_JSON_BYTES} bytes, got {size}")
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ModelFormatError(f"{path.name}: not valid JSON: {str(error)[:200]}") from error
+    except OSError as error:
+        raise ModelFormatError(f"{path.name}: cannot be read: {error.strerror}") from error
+    if not isinstance(value, dict):
+        raise ModelFormatError(f"{path.name}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class SpecialIds:
+    """Ids with a meaning for decoding; None: the model has none."""
+
+    mask: int
+    eos: int | None
+    eot: int | None
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """The ids that end a text."""
+        return frozenset(token for token in (self.eos, self.eot) if token is not None)
+
+
+def special_ids(
+    config: EngineConfig, folder: Path, model: Mapping[str, Any], token_id: Callable[[str], int | None]
+) -> SpecialIds:
+    """Mask, EOS and EoT: from the engine's options, else the model's configurations, else its tokenizer."""
+    generation = read_json(folder / "generation_config.json")
+    raw = read_json(folder / "config.json")
+    vocab_size = int(model["vocab_size"])
+
+    def find(name: str, tokens: tuple[str, ...]) -> int | None:
+        for value in (getattr(config, name), model.get(name), raw.get(name), generation.get(name)):
+            if isinstance(value, list) and value:  # several ends: the first is the end of the text
+                value = value[0]
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < vocab_size:
+                raise ConfigError(
+                    f"{name}: expected a token id from 0 to {vocab_size - 1}, got {str(value)[:80]}", param=name
+                )
+            return value
+        found = (token_id(token) for token in tokens)
+        return next((token for token in found if token is not None and token < vocab_size), None)
+
+    mask = find("mask_token_id", MASK_TOKENS)
+    if mask is None:
+        raise ConfigError(
+            "the model names no mask token", param="mask_token_id", hint="give Engine(..., mask_token_id=...)"
+        )
+    ids = SpecialIds(mask, find("eos_token_id", EOS_TOKENS), find("eot_token_id", EOT_TOKENS))
+    if mask in ids.ends:
+        raise ConfigError(f"mask_token_id {mask} is also the id that ends a text", param="mask_token_id")
+    return ids
+
+
+def default_params(folder: Path) -> SamplingParams:
+    """What generation_config.json says under "llada_rt", else SamplingParams()."""
+    options = read_json(folder / "generation_config.json").get("llada_rt", {})
+    try:
+        return SamplingParams.from_dict(options)
+    except InvalidRequestError as error:
+        raise ConfigError(f"generation_config.json, llada_rt: {error.message}", param=error.param) from error

@@ -1,0 +1,240 @@
+"""From what a caller gives (text, ids, messages, segments) to a checked Request, and from there to a Sequence.
+
+Everything is checked here, before any work; below this file values are trusted.
+"""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Mapping
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
+from typing import Any
+
+from .caches import CACHES
+from .canvas import Canvas
+from .decoders import decoder_of
+from .errors import ContextLengthError, InvalidRequestError, TokenizerError
+from .model_files import SpecialIds
+from .params import SamplingParams
+from .plan import SamplingRule
+from .scheduler import Sequence
+from .tokenizer import Tokenizer
+
+# A prompt is text, token ids, or a mapping with one of prompt, prompt_token_ids, messages, and/or segments.
+Prompt = str | SequenceOf[int] | Mapping[str, Any]
+Segments = SequenceOf[str | int | SequenceOf[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A checked request: the ids before the response, and for an infill the response as a template with masks."""
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: tuple[int, ...]
+    template: tuple[int, ...] | None
+    mask_id: int
+    end_tokens: frozenset[int]
+
+
+class RequestReader:
+    """Reads prompts for one model."""
+
+    def __init__(self, tokenizer: Tokenizer | None, special: SpecialIds, *, vocab_size: int, max_length: int) -> None:
+        self.tokenizer = tokenizer
+        self.special = special
+        self.vocab_size = vocab_size
+        self.max_length = max_length
+
+    def read(self, prompt: object, params: SamplingParams, request_id: str) -> Request:
+        """One prompt, with its length checked against the context."""
+        text, ids, segments = self._parts(prompt)
+        template = None if segments is None else self._template(segments)
+        if template is None and not ids:
+            raise InvalidRequestError("the prompt is empty: expected at least one token", param="prompt")
+        if self.special.mask in ids and (params.preset != "reference" or template is not None):
+            raise InvalidRequestError(
+                f"the prompt holds the mask token {self.special.mask} at position {ids.index(self.special.mask)}",
+                param="prompt",
+                hint="to fill holes use infill",
+            )
+        response = params.gen_length if template is None else len(template)
+        self.check_length(len(ids), response, "gen_length" if template is None else "the template")
+        self._check_ends(params)
+        return Request(
+            request_id=request_id,
+            prompt=text,
+            prompt_token_ids=tuple(ids),
+            template=None if template is None else tuple(template),
+            mask_id=self.special.mask,
+            end_tokens=self.special.ends,
+        )
+
+    def _parts(self, prompt: object) -> tuple[str | None, list[int], object]:
+        """(text, ids, segments) of a prompt in any of its forms."""
+        if not isinstance(prompt, Mapping):
+            text = prompt if isinstance(prompt, str) else None
+            return text, self.ids_of(prompt, "prompt"), None
+        kinds = [kind for kind in ("prompt", "prompt_token_ids", "messages") if kind in prompt]
+        unknown = set(prompt) - {"prompt", "prompt_token_ids", "messages", "segments"}
+        if unknown or len(kinds) > 1 or not prompt:
+            raise InvalidRequestError(
+                "prompt: expected one of prompt, prompt_token_ids, messages, and/or segments, got "
+                + (", ".join(sorted(str(name)[:40] for name in prompt)) or "nothing"),
+                param="prompt",
+            )
+        segments = prompt.get("segments")
+        if "messages" in prompt:
+            return None, self.need_tokenizer().encode_chat(prompt["messages"]), segments
+        if "prompt" in prompt:
+            if not isinstance(prompt["prompt"], str):
+                raise InvalidRequestError(
+                    f"prompt: expected text, got {type(prompt['prompt']).__name__}", param="prompt"
+                )
+            return prompt["prompt"], self.ids_of(prompt["prompt"], "prompt"), segments
+        if "prompt_token_ids" in prompt:
+            return None, self.check_ids(prompt["prompt_token_ids"], "prompt_token_ids"), segments
+        return None, [], segments
+
+    def _template(self, segments: object) -> list[int]:
+        """Segments in a row: text and ids are fixed, an integer stands for that many masks."""
+        if not isinstance(segments, (list, tuple)) or not segments:
+            raise InvalidRequestError(f"segments: expected a non-empty list, got {_kind(segments)}", param="segments")
+        template: list[int] = []
+        for index, segment in enumerate(segments):
+            name = f"segments[{index}]"
+            if isinstance(segment, int) and not isinstance(segment, bool):
+                if segment < 1:
+                    raise InvalidRequestError(
+                        f"{name}: expected a hole of at least one token, got {segment}", param="segments"
+                    )
+                self.check_length(len(template), segment, name)
+                template += [self.special.mask] * segment
+                continue
+            fixed = self.ids_of(segment, name)
+            if self.special.mask in fixed:
+                raise InvalidRequestError(
+                    f"{name}: holds the mask token {self.special.mask}", param="segments", hint="a hole is an integer"
+                )
+            self.check_length(len(template), len(fixed), name)
+            template += fixed
+        if self.special.mask not in template:
+            raise InvalidRequestError(
+                "segments: expected at least one hole (an integer), got fixed text only", param="segments"
+            )
+        return template
+
+    def _check_ends(self, params: SamplingParams) -> None:
+        if params.logits_eos_inf and self.special.eos is None:
+            raise InvalidRequestError(
+                "logits_eos_inf needs an end-of-text token, and the model names none",
+                param="logits_eos_inf",
+                hint="give Engine(..., eos_token_id=...)",
+            )
+        if params.confidence_eos_eot_inf and not self.special.ends:
+            raise InvalidRequestError(
+                "confidence_eos_eot_inf needs an end-of-text or end-of-turn token, and the model names none",
+                param="confidence_eos_eot_inf",
+                hint="give Engine(..., eos_token_id=..., eot_token_id=...)",
+            )
+
+    def need_tokenizer(self) -> Tokenizer:
+        if self.tokenizer is None:
+            raise TokenizerError(
+                "the model folder has no tokenizer.json, so text cannot be encoded", hint="give token ids"
+            )
+        return self.tokenizer
+
+    def ids_of(self, value: object, name: str) -> list[int]:
+        """Ids of text or of ids."""
+        if isinstance(value, str):
+            return self.check_ids(self.need_tokenizer().encode(value), name)
+        return self.check_ids(value, name)
+
+    def check_ids(self, value: object, name: str) -> list[int]:
+        """Token ids as a list, each in the vocabulary; not more than the context holds."""
+        if hasattr(value, "tolist"):  # a numpy array
+            value = value.tolist()
+        if not isinstance(value, (list, tuple)):
+            raise InvalidRequestError(f"{name}: expected text or token ids, got {_kind(value)}", param=name)
+        if len(value) > self.max_length:
+            raise ContextLengthError(
+                f"{name}: {len(value)} tokens are more than the {self.max_length} of the model's context", param=name
+            )
+        for index, token in enumerate(value):
+            if isinstance(token, bool) or not isinstance(token, numbers.Integral):
+                raise InvalidRequestError(f"{name}[{index}]: expected a token id, got {_kind(token)}", param=name)
+            if not 0 <= int(token) < self.vocab_size:
+                raise InvalidRequestError(
+                    f"{name}[{index}]: expected a token id from 0 to {self.vocab_size - 1}, got {str(token)[:40]}",
+                    param=name,
+                )
+        return [int(token) for token in value]
+
+    def check_length(self, given: int, wanted: int, what: str) -> None:
+        if given + wanted > self.max_length:
+            raise ContextLengthError(
+                f"{given} tokens given + {wanted} of {what} = {given + wanted} are more than the {self.max_length} "
+                "of the model's context",
+                param="gen_length" if what == "gen_length" else "prompt",
+                hint="shorten the prompt or ask for less; nothing is cut silently",
+            )
+
+
+def _kind(value: object) -> str:
+    if value is None or isinstance(value, (int, float, str)):
+        return repr(value)[:40]
+    return f"an empty {type(value).__name__}" if value in ([], (), {}) else type(value).__name__
+
+
+def split_prompts(prompts: object) -> list[object]:
+    """One prompt or many -> many. A list of integers is one prompt."""
+    if isinstance(prompts, (str, Mapping)):
+        return [prompts]
+    if hasattr(prompts, "tolist"):
+        prompts = prompts.tolist()
+    if not isinstance(prompts, (list, tuple)):
+        raise InvalidRequestError(
+            f"prompts: expected text, token ids, a mapping, or a list of these, got {_kind(prompts)}", param="prompts"
+        )
+    if not prompts:
+        raise InvalidRequestError("prompts: expected at least one, got an empty list", param="prompts")
+    if isinstance(prompts[0], numbers.Real):
+        return [prompts]
+    return list(prompts)
+
+
+def make_sequence(request: Request, params: SamplingParams, special: SpecialIds) -> Sequence:
+    """The sequence of a checked request. `params.seed` is drawn by now."""
+    assert params.seed is not None
+    is_infill = request.template is not None
+    # The published loop lets the mask id win and leftover masks of earlier blocks compete; an infill fills all holes.
+    as_published = params.preset == "reference" and not is_infill
+    if request.template is not None:
+        tokens = [*request.prompt_token_ids, *request.template]
+        canvas = Canvas.for_infill(tokens, mask_id=special.mask, block_length=params.block_length)
+    else:
+        canvas = Canvas.for_generation(
+            request.prompt_token_ids, params.gen_length, mask_id=special.mask, block_length=params.block_length
+        )
+    eos, eot = (-1 if token is None else token for token in (special.eos, special.eot))
+    return Sequence(
+        request_id=request.request_id,
+        canvas=canvas,
+        cache=CACHES[params.cache](),
+        decoder=decoder_of(params),
+        sampling=SamplingRule(
+            mask_id=special.mask,
+            score=params.remasking,
+            temperature=params.temperature,
+            guidance_scale=params.cfg_scale,
+            seed=params.seed,
+            suppressed_token=eos if params.logits_eos_inf else -1,
+            unconfident_tokens=(eos, eot) if params.confidence_eos_eot_inf else (-1, -1),
+            propose_mask=as_published,
+        ),
+        commit_start=0 if as_published else None,
+        end_tokens=special.ends if params.eos_early_stop and not is_infill else frozenset(),
+        end_fill=max(eos, eot) if eos < 0 else eos,
+    )

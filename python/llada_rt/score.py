@@ -1,0 +1,107 @@
+"""Likelihood of an answer by Monte Carlo, as LLaDA's get_log_likelihood: the noise and the arithmetic, no model.
+
+A draw masks l of the L answer tokens; its loss is the cross-entropy at the masked tokens / (l / L). The estimate is
+minus the mean over draws.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import InvalidRequestError
+from .outputs import ScoreOutput
+
+# Draws that share one random start of the mask count, as published.
+DRAWS_TOGETHER = 16
+MAX_DRAWS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One noisy row. `targets`: the token wanted at each masked answer position, -1 elsewhere."""
+
+    tokens: NDArray[np.int32]  # (prompt + answer,)
+    targets: NDArray[np.int32]  # (prompt + answer,)
+    mask_ratio: float
+
+
+def draw_noise(prompt: Sequence[int], answer: Sequence[int], *, mc_num: int, seed: int, mask_id: int) -> list[Draw]:
+    """The published draw: mask counts spread evenly over 1..L from a random start, positions at random."""
+    if isinstance(mc_num, bool) or not isinstance(mc_num, int) or not 1 <= mc_num <= MAX_DRAWS:
+        raise InvalidRequestError(f"mc_num: expected an integer from 1 to {MAX_DRAWS}, got {mc_num!r}", param="mc_num")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
+        raise InvalidRequestError(f"seed: expected an integer from 0 to 2**64 - 1, got {seed!r}", param="seed")
+    generator = np.random.Generator(np.random.Philox(key=seed))
+    clean = np.array([*prompt, *answer], dtype=np.int32)
+    length = len(answer)
+    draws = []
+    for begin in range(0, mc_num, DRAWS_TOGETHER):
+        rows = min(DRAWS_TOGETHER, mc_num - begin)
+        start = int(generator.integers(1, length + 1))
+        spread = np.rint(np.linspace(start, start + (rows - 1) * length / rows, rows)).astype(int)
+        for count in (spread - 1) % length + 1:
+            positions = len(prompt) + generator.permutation(length)[:count]
+            tokens, targets = clean.copy(), np.full_like(clean, -1)
+            targets[positions] = clean[positions]
+            tokens[positions] = mask_id
+            draws.append(Draw(tokens, targets, float(count) / length))
+    return draws
+
+
+def replay_noise(
+    prompt: Sequence[int], answer: Sequence[int], noise: Sequence[Mapping[str, object]], *, mask_id: int
+) -> list[Draw]:
+    """Recorded draws: {"tokens": noisy prompt + answer, "mask_ratio": in (0, 1]}."""
+    if not isinstance(noise, (list, tuple)) or not noise:
+        raise InvalidRequestError("noise: expected a non-empty list of draws", param="noise")
+    clean = np.array([*prompt, *answer], dtype=np.int32)
+    return [_replayed(clean, len(prompt), row, f"noise[{index}]", mask_id) for index, row in enumerate(noise)]
+
+
+def _replayed(clean: NDArray[np.int32], num_prompt: int, row: object, name: str, mask_id: int) -> Draw:
+    if not isinstance(row, Mapping) or set(row) != {"tokens", "mask_ratio"}:
+        raise InvalidRequestError(f"{name}: expected an object with tokens and mask_ratio", param="noise")
+    ratio = row["mask_ratio"]
+    if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 < ratio <= 1:
+        raise InvalidRequestError(
+            f"{name}.mask_ratio: expected a number above 0 and at most 1, got {str(ratio)[:40]}", param="noise"
+        )
+    try:
+        tokens = np.asarray(row["tokens"])
+    except ValueError:
+        tokens = np.empty(0)
+    if tokens.shape != clean.shape or tokens.dtype.kind not in "iu":
+        raise InvalidRequestError(
+            f"{name}.tokens: expected the {len(clean)} token ids of prompt and answer, got shape {tokens.shape}",
+            param="noise",
+        )
+    tokens = tokens.astype(np.int64)
+    masked = tokens == mask_id
+    masked[:num_prompt] = False
+    strange = np.flatnonzero(~masked & (tokens != clean))
+    if strange.size:
+        at = int(strange[0])
+        raise InvalidRequestError(
+            f"{name}.tokens[{at}]: expected {clean[at]}{' or the mask' if at >= num_prompt else ''}, got {tokens[at]}",
+            param="noise",
+        )
+    return Draw(tokens.astype(np.int32), np.where(masked, clean, -1).astype(np.int32), float(ratio))
+
+
+def guide_of(draw: Draw, num_prompt: int, mask_id: int) -> NDArray[np.int32]:
+    """The unconditional row of guidance: the prompt masked."""
+    guide = draw.tokens.copy()
+    guide[:num_prompt] = mask_id
+    return guide
+
+
+def estimate(draws: Sequence[Draw], log_probs: Sequence[NDArray[np.float64]]) -> ScoreOutput:
+    """The mean over draws of sum(log p) / mask ratio, and its standard error (nan for a single draw)."""
+    values = np.array([row.sum() / draw.mask_ratio for draw, row in zip(draws, log_probs, strict=True)])
+    error = float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return ScoreOutput(float(values.mean()), error, len(values))

@@ -1,0 +1,142 @@
+"""Text <-> ids through the model folder's tokenizer.json, and its chat template. Optional: prompts can be ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .chat_template import MAX_TEMPLATE_CHARS, ChatTemplate
+from .errors import ChatTemplateError, InvalidRequestError, TokenizerError
+from .model_files import read_json
+
+if TYPE_CHECKING:
+    import tokenizers
+
+MAX_TOKENIZER_BYTES = 256 * 1024 * 1024
+ROLES = ("system", "user", "assistant")
+
+
+class Tokenizer:
+    """The tokenizer of a model folder. No special tokens are added on encoding: the chat template writes them."""
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "tokenizer.json"
+        if path.stat().st_size > MAX_TOKENIZER_BYTES:
+            raise TokenizerError(
+                f"tokenizer.json: expected at most {MAX_TOKENIZER_BYTES} bytes, got {path.stat().st_size}"
+            )
+        self._backend = _load(path)
+        self._backend.no_padding()
+        self._backend.no_truncation()
+        self._config = read_json(folder / "tokenizer_config.json")
+        self._template_source = self._find_template(folder)
+        self._template: ChatTemplate | None = None
+
+    @classmethod
+    def load(cls, folder: Path) -> Tokenizer | None:
+        """The folder's tokenizer, or None if it has none."""
+        return cls(folder) if (folder / "tokenizer.json").is_file() else None
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self._backend.get_vocab_size(with_added_tokens=True))
+
+    @property
+    def has_chat_template(self) -> bool:
+        return self._template_source is not None
+
+    def token_id(self, token: str) -> int | None:
+        return self._backend.token_to_id(token)
+
+    def encode(self, text: str) -> list[int]:
+        try:
+            return list(self._backend.encode(text, add_special_tokens=False).ids)
+        except Exception as error:
+            raise InvalidRequestError(f"the text cannot be encoded: {str(error)[:200]}", param="prompt") from error
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Text of the ids; ids that the tokenizer does not know (a head may have more rows) leave nothing."""
+        return str(self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens))
+
+    def token_text(self, token: int) -> str:
+        """A single token as it would look alone; special tokens by their name."""
+        return self.decode([token], skip_special_tokens=False)
+
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Ids of a conversation and the header of the answer, by the model's chat template."""
+        checked = check_messages(messages)
+        if self._template_source is None:
+            raise ChatTemplateError(
+                "the model folder has no chat template", hint="use a plain prompt, or the model's instruct version"
+            )
+        if self._template is None:
+            self._template = ChatTemplate(self._template_source, special_tokens=self._special_tokens())
+        return self.encode(self._template.render(checked))
+
+    def _find_template(self, folder: Path) -> str | None:
+        path = folder / "chat_template.jinja"
+        if path.is_file():
+            if path.stat().st_size > 4 * MAX_TEMPLATE_CHARS:
+                raise ChatTemplateError(f"chat_template.jinja: expected at most {4 * MAX_TEMPLATE_CHARS} bytes")
+            try:
+                return path.read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                raise ChatTemplateError(f"chat_template.jinja: not UTF-8: {error}") from error
+        template: Any = self._config.get("chat_template")
+        if isinstance(template, list):  # several named templates
+            named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
+            template = named.get("default")
+        if template is not None and not isinstance(template, str):
+            raise ChatTemplateError(
+                f"tokenizer_config.json, chat_template: expected text, got {type(template).__name__}"
+            )
+        return template
+
+    def _special_tokens(self) -> dict[str, str]:
+        """bos_token, eos_token, ... as the templates know them."""
+        tokens = {}
+        for name in ("bos_token", "eos_token", "pad_token", "mask_token", "unk_token"):
+            value = self._config.get(name)
+            if isinstance(value, dict):
+                value = value.get("content")
+            if isinstance(value, str):
+                tokens[name] = value
+        return tokens
+
+
+def _load(path: Path) -> tokenizers.Tokenizer:
+    import tokenizers
+
+    try:
+        return tokenizers.Tokenizer.from_file(str(path))
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # its Rust half may panic, which is no Exception
+        raise TokenizerError(f"tokenizer.json cannot be loaded: {str(error)[:200]}") from error
+
+
+def check_messages(messages: object) -> list[dict[str, str]]:
+    """A conversation that ends with the user, as plain dicts."""
+    if not isinstance(messages, (list, tuple)) or not messages:
+        shown = "an empty one" if isinstance(messages, (list, tuple)) else type(messages).__name__
+        raise InvalidRequestError(f"messages: expected a non-empty list, got {shown}", param="messages")
+    checked = []
+    for index, message in enumerate(messages):
+        place = f"messages[{index}]"
+        if not isinstance(message, Mapping) or set(message) != {"role", "content"}:
+            got = ", ".join(sorted(map(str, message))) if isinstance(message, Mapping) else type(message).__name__
+            raise InvalidRequestError(f"{place}: expected role and content, got {got or 'nothing'}", param="messages")
+        role, content = message["role"], message["content"]
+        if role not in ROLES:
+            raise InvalidRequestError(
+                f"{place}.role: expected one of {', '.join(ROLES)}, got {str(role)[:40]!r}", param="messages"
+            )
+        if not isinstance(content, str):
+            raise InvalidRequestError(f"{place}.content: expected text, got {type(content).__name__}", param="messages")
+        checked.append({"role": role, "content": content})
+    if checked[-1]["role"] != "user":
+        raise InvalidRequestError(
+            f"messages: expected the last one from the user, got {checked[-1]['role']}", param="messages"
+        )
+    return checked
