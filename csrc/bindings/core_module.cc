@@ -1,0 +1,79 @@
+// The extension module llada_rt._core: errors, tables and build facts; the rest is in runtime_binding.cc and
+// ops_binding.cc.
+#include <pybind11/stl.h>
+
+#include <exception>
+#include <new>
+
+#include "bindings/convert.h"
+#include "core/env.h"
+#include "cpu/cpu_ops.h"
+#include "ops/registry.h"
+
+namespace llada {
+namespace {
+
+const char* python_name(ErrorKind kind) {
+  switch (kind) {
+    case ErrorKind::kConfig:
+      return "ConfigError";
+    case ErrorKind::kModelNotFound:
+      return "ModelNotFoundError";
+    case ErrorKind::kModelFormat:
+      return "ModelFormatError";
+    case ErrorKind::kUnsupportedModel:
+      return "UnsupportedModelError";
+    case ErrorKind::kInvalidRequest:
+      return "InvalidRequestError";
+    case ErrorKind::kContextLength:
+      return "ContextLengthError";
+    case ErrorKind::kOutOfMemory:
+      return "OutOfMemoryError";
+    case ErrorKind::kDevice:
+      return "DeviceError";
+    case ErrorKind::kInternal:
+      break;
+  }
+  return "InternalError";
+}
+
+void raise(ErrorKind kind, const char* message) {
+  const py::object type = py::module_::import("llada_rt.errors").attr(python_name(kind));
+  PyErr_SetString(type.ptr(), message);
+}
+
+void translate(std::exception_ptr pointer) {
+  try {
+    if (pointer) std::rethrow_exception(pointer);
+  } catch (const Error& error) {
+    raise(error.kind(), error.what());
+  } catch (const std::bad_alloc&) {
+    raise(ErrorKind::kOutOfMemory, "an allocation failed");
+  }
+}
+
+std::vector<std::string> table_names() {
+  std::vector<std::string> names;
+  for (const Ops* table : tables()) names.emplace_back(table->name);
+  return names;
+}
+
+}  // namespace
+}  // namespace llada
+
+PYBIND11_MODULE(_core, module) {
+  using namespace llada;
+  cpu::register_tables();
+  py::register_exception_translator(translate);
+  module.doc() = "Compiled half of llada_rt: see csrc/ops/ops.h and csrc/denoise/plan.h for the contracts.";
+  module.def("tables", table_names, "Instruction-set tables this machine can run, best first.");
+  module.def("default_num_threads", default_num_threads, "Threads by affinity mask and cgroup quota.");
+  module.def("build_info", [] {
+    py::dict info;
+    info["version"] = LLADA_VERSION;
+    info["compiler"] = LLADA_COMPILER;
+    return info;
+  });
+  bind_runtime(module);
+  bind_ops(module);
+}

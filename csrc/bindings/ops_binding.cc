@@ -1,0 +1,436 @@
+// _core.Ops: single ops of a table on numpy arrays, for tests and benchmarks. Inputs are rounded to the compute type,
+// results widened to float32.
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <optional>
+
+#include "bindings/convert.h"
+#include "core/env.h"
+#include "core/parallel.h"
+#include "ops/registry.h"
+
+namespace llada {
+namespace {
+
+DType parse_dtype(const std::string& name) {
+  check(name == "float32" || name == "bfloat16", ErrorKind::kConfig, "expected dtype float32 or bfloat16, got \"", name,
+        "\"");
+  return name == "float32" ? DType::kFloat32 : DType::kBFloat16;
+}
+
+// Owned values in T, (rows, cols).
+struct Rounded {
+  Buffer memory;
+  Tensor tensor;
+};
+
+Rounded allot(std::int64_t rows, std::int64_t cols, DType dtype) {
+  Rounded out;
+  out.memory = Buffer(rows * cols * size_of(dtype), /*zero=*/true);
+  out.tensor = {out.memory.data(), dtype, rows, cols};
+  return out;
+}
+
+Rounded rounded(const float* values, std::int64_t rows, std::int64_t cols, DType dtype) {
+  Rounded out = allot(rows, cols, dtype);
+  for (std::int64_t i = 0; i < rows * cols; ++i) {
+    if (dtype == DType::kFloat32)
+      static_cast<float*>(out.tensor.data)[i] = values[i];
+    else
+      static_cast<std::uint16_t*>(out.tensor.data)[i] = float_to_bf16(values[i]);
+  }
+  return out;
+}
+
+float element(const void* data, DType dtype, std::int64_t index) {
+  if (dtype == DType::kFloat32) return static_cast<const float*>(data)[index];
+  return bf16_to_float(static_cast<const std::uint16_t*>(data)[index]);
+}
+
+void widen(const Tensor& from, float* out) {
+  for (std::int64_t i = 0; i < from.rows * from.cols; ++i) out[i] = element(from.data, from.dtype, i);
+}
+
+// (rows, everything else): the 2-D view that the page of ops has.
+struct View {
+  const float* data;
+  std::int64_t rows;
+  std::int64_t cols;
+};
+View view(const FloatArray& array, int ndim, const char* name) {
+  check(array.ndim() == ndim, ErrorKind::kInvalidRequest, name, ": expected ", ndim, " dimensions, got ", array.ndim());
+  std::int64_t cols = 1;
+  for (int i = 1; i < ndim; ++i) cols *= array.shape(i);
+  return {array.data(), array.shape(0), cols};
+}
+
+// A slot for one layer, with head-major K and V as KvView describes.
+struct TestSlot {
+  Buffer memory;
+  KvView kv;
+  HeadShape shape;
+  DType dtype;
+
+  TestSlot(std::int64_t length, HeadShape shape_in, DType dtype_in) : shape(shape_in), dtype(dtype_in) {
+    kv.capacity = std::max<std::int64_t>(64, (length + 63) / 64 * 64);
+    const std::int64_t k_bytes = shape.num_kv_heads * kv.capacity * shape.head_dim * size_of(dtype);
+    const std::int64_t v_bytes = shape.num_kv_heads * kv.capacity * v_stride() * size_of(dtype);
+    memory = Buffer(k_bytes + v_bytes, /*zero=*/true);
+    kv.k = memory.data();
+    kv.v = memory.data() + k_bytes;
+  }
+  std::int64_t v_stride() const { return (shape.head_dim + 15) / 16 * 16; }
+
+  // Back to (length, num_kv_heads, head_dim).
+  void unpack(std::int64_t length, float* k_out, float* v_out) const {
+    const std::int64_t pack = dtype == DType::kFloat32 ? 1 : 2;
+    for (std::int64_t p = 0; p < length; ++p)
+      for (std::int64_t h = 0; h < shape.num_kv_heads; ++h)
+        for (std::int64_t d = 0; d < shape.head_dim; ++d) {
+          const std::int64_t out = (p * shape.num_kv_heads + h) * shape.head_dim + d;
+          const std::int64_t k_index = h * kv.capacity * shape.head_dim + p / 16 * 16 * shape.head_dim +
+                                       d / pack * 16 * pack + p % 16 * pack + d % pack;
+          const std::int64_t v_index =
+              h * kv.capacity * v_stride() + p / pack * pack * v_stride() + d * pack + p % pack;
+          k_out[out] = element(kv.k, dtype, k_index);
+          v_out[out] = element(kv.v, dtype, v_index);
+        }
+  }
+};
+
+// cos and sin of each position up to num_positions, (num_positions, head_dim); theta 0: no rotation.
+Rounded angle_table(std::int64_t num_positions, std::int64_t head_dim, double theta) {
+  Rounded table = allot(num_positions, head_dim, DType::kFloat32);
+  float* angle = static_cast<float*>(table.tensor.data);
+  const std::int64_t half = head_dim / 2;
+  for (std::int64_t p = 0; p < num_positions; ++p)
+    for (std::int64_t i = 0; i < half; ++i) {
+      const float exponent = static_cast<float>(2 * i) / static_cast<float>(head_dim);
+      const float frequency = theta == 0 ? 0.0f : 1.0f / std::pow(static_cast<float>(theta), exponent);
+      angle[p * head_dim + i] = std::cos(static_cast<float>(p) * frequency);
+      angle[p * head_dim + half + i] = std::sin(static_cast<float>(p) * frequency);
+    }
+  return table;
+}
+
+class OpsHandle {
+ public:
+  OpsHandle(const std::string& table, int num_threads)
+      : ops_(find_table(table)), pool_(num_threads > 0 ? num_threads : default_num_threads()), stream_{&pool_} {}
+
+  const char* name() const { return ops_.name; }
+
+  FloatArray embed(const IntArray& tokens, const FloatArray& weight, const std::string& dtype) {
+    const View w = view(weight, 2, "weight");
+    for (py::ssize_t i = 0; i < tokens.size(); ++i)
+      check(tokens.data()[i] >= 0 && tokens.data()[i] < w.rows, ErrorKind::kInvalidRequest, "expected token ids below ",
+            w.rows, ", got ", tokens.data()[i]);
+    const Rounded table = rounded(w.data, w.rows, w.cols, parse_dtype(dtype));
+    FloatArray out({static_cast<py::ssize_t>(tokens.size()), static_cast<py::ssize_t>(w.cols)});
+    ops_.embed(stream_, tokens.data(), table.tensor, {out.mutable_data(), DType::kFloat32, tokens.size(), w.cols});
+    return out;
+  }
+
+  FloatArray rms_norm(const FloatArray& x, const FloatArray& weight, float eps, const std::string& dtype) {
+    const View in = view(x, 2, "x");
+    const Rounded scale = widened(rounded(weight.data(), 1, weight.size(), parse_dtype(dtype)));
+    const Rounded out = allot(in.rows, in.cols, parse_dtype(dtype));
+    ops_.rms_norm(stream_, {in.data, DType::kFloat32, in.rows, in.cols}, scale.tensor, eps, out.tensor);
+    return result(out.tensor, {in.rows, in.cols});
+  }
+
+  FloatArray matmul(const FloatArray& x, const FloatArray& weight, const std::string& dtype_name,
+                    const std::optional<FloatArray>& residual) {
+    const DType dtype = parse_dtype(dtype_name);
+    const View in = view(x, 2, "x");
+    const View w = view(weight, 2, "weight");
+    check(in.cols == w.cols, ErrorKind::kInvalidRequest, "expected ", w.cols, " columns of x, got ", in.cols);
+    // Rows of an odd number of bfloat16 values would end inside a pack: the engine's widths are even, so pad here.
+    const std::int64_t cols = dtype == DType::kBFloat16 ? (in.cols + 1) / 2 * 2 : in.cols;
+    std::vector<float> padded(static_cast<std::size_t>(in.rows * cols));
+    for (std::int64_t r = 0; r < in.rows; ++r) std::copy_n(in.data + r * in.cols, in.cols, padded.data() + r * cols);
+    const Rounded rows = rounded(padded.data(), in.rows, cols, dtype);
+    const Packed packed = pack(w, dtype);
+    FloatArray out({static_cast<py::ssize_t>(in.rows), static_cast<py::ssize_t>(w.rows)});
+    if (residual) {
+      check(residual->size() == out.size(), ErrorKind::kInvalidRequest, "expected a residual of ", out.size(),
+            " values, got ", residual->size());
+      std::copy_n(residual->data(), out.size(), out.mutable_data());
+    }
+    ops_.matmul(stream_, rows.tensor, packed.weight, residual.has_value(),
+                {out.mutable_data(), DType::kFloat32, in.rows, w.rows});
+    return out;
+  }
+
+  py::tuple rope_kv_write(const FloatArray& q, const FloatArray& k, const FloatArray& v, const IntArray& positions,
+                          std::int64_t length, double theta, const std::string& dtype_name) {
+    const DType dtype = parse_dtype(dtype_name);
+    const HeadShape shape = head_shape(q, k);
+    const View queries = view(q, 3, "q");
+    TestSlot slot(length, shape, dtype);
+    const Rounded angles = angle_table(length, shape.head_dim, theta);
+    write(slot, k, v, positions, angles.tensor);
+    const Rounded out = allot(queries.rows, queries.cols, dtype);
+    ops_.rope(stream_, {queries.data, DType::kFloat32, queries.rows, queries.cols}, angles.tensor, positions.data(),
+              shape.head_dim, out.tensor);
+    FloatArray k_out({length, shape.num_kv_heads, shape.head_dim}), v_out({length, shape.num_kv_heads, shape.head_dim});
+    slot.unpack(length, k_out.mutable_data(), v_out.mutable_data());
+    return py::make_tuple(result(out.tensor, {queries.rows, shape.num_heads, shape.head_dim}), k_out, v_out);
+  }
+
+  // spans: (row_begin, row_end, visible, sequence)
+  FloatArray ragged_attention(const FloatArray& q, const std::vector<FloatArray>& ks, const std::vector<FloatArray>& vs,
+                              const IntArray& spans, const std::string& dtype_name) {
+    const DType dtype = parse_dtype(dtype_name);
+    check(!ks.empty() && ks.size() == vs.size(), ErrorKind::kInvalidRequest, "expected as many K as V");
+    check(spans.ndim() == 2 && spans.shape(1) == 4, ErrorKind::kInvalidRequest, "expected spans of four columns");
+    const HeadShape shape = head_shape(q, ks[0]);
+    const View queries = view(q, 3, "q");
+    std::vector<TestSlot> slots;
+    for (std::size_t i = 0; i < ks.size(); ++i) {
+      const std::int64_t length = ks[i].shape(0);
+      slots.emplace_back(length, shape, dtype);
+      IntArray positions(length);
+      std::iota(positions.mutable_data(), positions.mutable_data() + length, 0);
+      const Rounded angles = angle_table(length, shape.head_dim, 0);
+      write(slots.back(), ks[i], vs[i], positions, angles.tensor);
+    }
+    std::vector<RowSpan> row_spans;
+    for (py::ssize_t i = 0; i < spans.shape(0); ++i) {
+      const std::int32_t* row = spans.data(i, 0);
+      const bool fits = 0 <= row[0] && row[0] <= row[1] && row[1] <= queries.rows && row[3] >= 0 &&
+                        static_cast<std::size_t>(row[3]) < slots.size() && row[2] >= 1 &&
+                        row[2] <= ks[static_cast<std::size_t>(row[3])].shape(0);
+      check(fits, ErrorKind::kInvalidRequest, "span ", i, " does not fit the arrays");
+      row_spans.push_back({row[0], row[1], row[2], slots[static_cast<std::size_t>(row[3])].kv});
+    }
+    const Rounded rows = rounded(queries.data, queries.rows, queries.cols, dtype);
+    const Rounded out = allot(queries.rows, queries.cols, dtype);
+    ops_.attention(stream_, rows.tensor, shape, row_spans.data(), static_cast<std::int64_t>(row_spans.size()),
+                   out.tensor);
+    return result(out.tensor, {queries.rows, shape.num_heads, shape.head_dim});
+  }
+
+  FloatArray attention(const FloatArray& q, const FloatArray& k, const FloatArray& v, const IntArray& spans,
+                       const std::string& dtype) {
+    check(spans.ndim() == 2 && spans.shape(1) == 3, ErrorKind::kInvalidRequest, "expected spans of three columns");
+    IntArray wide({spans.shape(0), static_cast<py::ssize_t>(4)});
+    for (py::ssize_t i = 0; i < spans.shape(0); ++i) {
+      std::copy_n(spans.data(i, 0), 3, wide.mutable_data(i, 0));
+      *wide.mutable_data(i, 3) = 0;
+    }
+    return ragged_attention(q, {k}, {v}, wide, dtype);
+  }
+
+  FloatArray swiglu(const FloatArray& gate_up, const std::string& dtype) {
+    const View in = view(gate_up, 2, "gate_up");
+    check(in.cols % 2 == 0, ErrorKind::kInvalidRequest, "expected an even number of columns, got ", in.cols);
+    const Rounded out = allot(in.rows, in.cols / 2, parse_dtype(dtype));
+    ops_.swiglu(stream_, {in.data, DType::kFloat32, in.rows, in.cols}, out.tensor);
+    return result(out.tensor, {in.rows, in.cols / 2});
+  }
+
+  py::dict candidates(const FloatArray& hidden, const FloatArray& head, const std::string& dtype_name,
+                      const std::optional<FloatArray>& guide_hidden, const SamplingRule& rule,
+                      const IntArray& positions, const std::optional<IntArray>& targets) {
+    const DType dtype = parse_dtype(dtype_name);
+    const View in = view(hidden, 2, "hidden");
+    const View w = view(head, 2, "head");
+    check(in.cols == w.cols && in.cols % 2 == 0, ErrorKind::kInvalidRequest, "expected ", w.cols,
+          " columns of hidden, an even number, got ", in.cols);
+    check(positions.size() == in.rows && (!targets || targets->size() == in.rows), ErrorKind::kInvalidRequest,
+          "expected ", in.rows, " positions and targets");
+    const std::int64_t num_hidden = guide_hidden ? 2 * in.rows : in.rows;
+    std::vector<float> all(in.data, in.data + in.rows * in.cols);
+    if (guide_hidden) {
+      check(guide_hidden->size() == hidden.size(), ErrorKind::kInvalidRequest, "expected guide_hidden like hidden");
+      all.insert(all.end(), guide_hidden->data(), guide_hidden->data() + guide_hidden->size());
+    }
+    const Rounded rows = rounded(all.data(), num_hidden, in.cols, dtype);
+    std::vector<CandidateRow> requests(static_cast<std::size_t>(in.rows));
+    for (std::size_t r = 0; r < requests.size(); ++r) {
+      requests[r].hidden_row = static_cast<std::int32_t>(r);
+      requests[r].guide_row = guide_hidden ? static_cast<std::int32_t>(in.rows + static_cast<std::int64_t>(r)) : -1;
+      requests[r].position = positions.data()[r];
+      requests[r].target = targets ? targets->data()[r] : -1;
+    }
+    std::vector<Candidate> out(requests.size());
+    const Packed packed = pack(w, dtype);
+    const std::int64_t bad =
+        ops_.candidates(stream_, rows.tensor, packed.weight, &rule, requests.data(), in.rows, out.data());
+    check(bad < 0, ErrorKind::kInternal, "the logits of row ", bad, " are not finite");
+    py::dict d;
+    d["token"] = column<std::int32_t>(out, [](const Candidate& c) { return c.token; });
+    d["other_token"] = column<std::int32_t>(out, [](const Candidate& c) { return c.other_token; });
+    d["confidence"] = column<double>(out, [](const Candidate& c) { return c.confidence; });
+    d["other_confidence"] = column<double>(out, [](const Candidate& c) { return c.other_confidence; });
+    d["probability"] = column<double>(out, [](const Candidate& c) { return c.probability; });
+    d["entropy"] = column<double>(out, [](const Candidate& c) { return c.entropy; });
+    d["margin"] = column<double>(out, [](const Candidate& c) { return c.margin; });
+    if (targets) d["target_log_prob"] = column<double>(out, [](const Candidate& c) { return c.target_log_prob; });
+    return d;
+  }
+
+  using DoubleArray = py::array_t<double, py::array::c_style | py::array::forcecast>;
+
+  py::tuple commit(const IntArray& canvas, const IntArray& positions, const IntArray& tokens,
+                   const DoubleArray& confidence, std::int32_t select, std::int64_t count, double select_value,
+                   std::int32_t mask_id, const std::optional<std::pair<IntArray, DoubleArray>>& alternatives) {
+    const std::vector<std::int32_t> before = to_vector(canvas);
+    std::vector<std::int32_t> after = before;
+    const std::int64_t n = positions.size();
+    check(tokens.size() == n && confidence.size() == n, ErrorKind::kInvalidRequest, "expected ", n,
+          " tokens and confidences");
+    std::vector<CandidateRow> rows(static_cast<std::size_t>(n));
+    std::vector<Candidate> found(static_cast<std::size_t>(n));
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      rows[i].position = positions.data()[i];
+      check(rows[i].position >= 0 && static_cast<std::size_t>(rows[i].position) < after.size(),
+            ErrorKind::kInvalidRequest, "expected positions in the canvas, got ", rows[i].position);
+      found[i].token = found[i].other_token = tokens.data()[i];
+      found[i].confidence = found[i].other_confidence = confidence.data()[i];
+      if (alternatives) {
+        found[i].other_token = alternatives->first.at(static_cast<py::ssize_t>(i));
+        found[i].other_confidence = alternatives->second.at(static_cast<py::ssize_t>(i));
+      }
+    }
+    const CommitGroup group{0, n, static_cast<Select>(select), count, select_value, mask_id, after.data()};
+    std::vector<std::int64_t> chosen(rows.size(), -1);
+    ops_.commit(stream_, rows.data(), found.data(), &group, 1, chosen.data());
+    std::vector<std::int32_t> committed;
+    for (const std::int64_t i : chosen)
+      if (i >= 0) committed.push_back(rows[static_cast<std::size_t>(i)].position);
+    return py::make_tuple(to_array(after), to_array(committed));
+  }
+
+  double measure_peak(const std::string& dtype) {
+    const py::gil_scoped_release release;
+    return ops_.measure_peak(stream_, parse_dtype(dtype));
+  }
+
+ private:
+  struct Packed {
+    Buffer memory;
+    PackedWeight weight;
+  };
+
+  Packed pack(const View& w, DType dtype) {
+    Packed packed;
+    packed.memory = Buffer(ops_.packed_bytes(w.rows, w.cols, dtype));
+    // A weight that is not finite is refused by the loader; here it may be what the test wants to see.
+    ops_.pack(stream_, {w.data, DType::kFloat32, w.rows, w.cols}, dtype, packed.memory.data());
+    packed.weight = {packed.memory.data(), dtype, w.rows, w.cols};
+    return packed;
+  }
+
+  static Rounded widened(const Rounded& from) {
+    Rounded out = allot(from.tensor.rows, from.tensor.cols, DType::kFloat32);
+    widen(from.tensor, static_cast<float*>(out.tensor.data));
+    return out;
+  }
+
+  static FloatArray result(const Tensor& tensor, const std::vector<py::ssize_t>& shape) {
+    FloatArray out(shape);
+    widen(tensor, out.mutable_data());
+    return out;
+  }
+
+  static HeadShape head_shape(const FloatArray& q, const FloatArray& k) {
+    check(q.ndim() == 3 && k.ndim() == 3 && q.shape(2) == k.shape(2) && k.shape(1) > 0 &&
+              q.shape(1) % k.shape(1) == 0 && q.shape(2) % 8 == 0,
+          ErrorKind::kInvalidRequest, "expected q (n, H, hd) and k (n, Hkv, hd), Hkv dividing H, hd a multiple of 8");
+    return {q.shape(1), k.shape(1), q.shape(2)};
+  }
+
+  void write(TestSlot& slot, const FloatArray& k, const FloatArray& v, const IntArray& positions,
+             const Tensor& angles) {
+    const View keys = view(k, 3, "k");
+    const View values = view(v, 3, "v");
+    check(keys.rows == values.rows && keys.cols == values.cols && positions.size() == keys.rows,
+          ErrorKind::kInvalidRequest, "expected k, v and positions of equal length");
+    for (py::ssize_t i = 0; i < positions.size(); ++i)
+      check(positions.data()[i] >= 0 && positions.data()[i] < angles.rows, ErrorKind::kInvalidRequest,
+            "expected positions below ", angles.rows, ", got ", positions.data()[i]);
+    std::vector<float> joined(static_cast<std::size_t>(2 * keys.rows * keys.cols));
+    for (std::int64_t r = 0; r < keys.rows; ++r) {
+      std::copy_n(keys.data + r * keys.cols, keys.cols, joined.data() + 2 * r * keys.cols);
+      std::copy_n(values.data + r * keys.cols, keys.cols, joined.data() + (2 * r + 1) * keys.cols);
+    }
+    const RowSpan span{0, keys.rows, slot.kv.capacity, slot.kv};
+    ops_.rope_kv_write(stream_, {joined.data(), DType::kFloat32, keys.rows, 2 * keys.cols}, angles, positions.data(),
+                       slot.shape, slot.dtype, &span, 1);
+  }
+
+  template <class T, class Get>
+  static py::array_t<T> column(const std::vector<Candidate>& from, const Get& get) {
+    std::vector<T> values;
+    for (const Candidate& candidate : from) values.push_back(get(candidate));
+    return to_array(values);
+  }
+
+  const Ops& ops_;
+  ThreadPool pool_;
+  const Stream stream_;
+};
+
+SamplingRule sampling_rule(double guidance_scale, double temperature, std::uint64_t seed, std::int32_t step,
+                           std::int32_t score, std::int32_t mask_id, bool propose_mask, std::int32_t suppressed_token,
+                           std::int32_t unconfident_token_0, std::int32_t unconfident_token_1) {
+  SamplingRule rule;
+  rule.guidance_scale = guidance_scale;
+  rule.temperature = temperature;
+  rule.seed = seed;
+  rule.step = step;
+  rule.score = static_cast<Score>(score);
+  rule.mask_id = mask_id;
+  rule.propose_mask = propose_mask;
+  rule.suppressed_token = suppressed_token;
+  rule.unconfident_token[0] = unconfident_token_0;
+  rule.unconfident_token[1] = unconfident_token_1;
+  return rule;
+}
+
+}  // namespace
+
+void bind_ops(py::module_& module) {
+  using namespace py::literals;
+  py::class_<OpsHandle>(module, "Ops")
+      .def(py::init<const std::string&, int>(), "table"_a, "num_threads"_a = 0)
+      .def_property_readonly("name", &OpsHandle::name)
+      .def("embed", &OpsHandle::embed, "tokens"_a, "weight"_a, "dtype"_a)
+      .def("rms_norm", &OpsHandle::rms_norm, "x"_a, "weight"_a, "eps"_a, "dtype"_a)
+      .def("matmul", &OpsHandle::matmul, "x"_a, "weight"_a, "dtype"_a, "residual"_a = py::none())
+      .def("rope_kv_write", &OpsHandle::rope_kv_write, "q"_a, "k"_a, "v"_a, "positions"_a, "length"_a, "theta"_a,
+           "dtype"_a)
+      .def("attention", &OpsHandle::attention, "q"_a, "k"_a, "v"_a, "spans"_a, "dtype"_a)
+      .def("ragged_attention", &OpsHandle::ragged_attention, "q"_a, "ks"_a, "vs"_a, "spans"_a, "dtype"_a)
+      .def("swiglu", &OpsHandle::swiglu, "gate_up"_a, "dtype"_a)
+      .def(
+          "candidates",
+          [](OpsHandle& ops, const FloatArray& hidden, const FloatArray& head, const std::string& dtype,
+             const std::optional<FloatArray>& guide_hidden, double guidance_scale, double temperature,
+             std::uint64_t seed, std::int32_t step, const IntArray& positions, std::int32_t score, std::int32_t mask_id,
+             bool propose_mask, std::int32_t suppressed_token, std::int32_t unconfident_token_0,
+             std::int32_t unconfident_token_1, const std::optional<IntArray>& targets) {
+            const SamplingRule rule =
+                sampling_rule(guidance_scale, temperature, seed, step, score, mask_id, propose_mask, suppressed_token,
+                              unconfident_token_0, unconfident_token_1);
+            return ops.candidates(hidden, head, dtype, guide_hidden, rule, positions, targets);
+          },
+          "hidden"_a, "head"_a, "dtype"_a, py::kw_only(), "guide_hidden"_a = py::none(), "guidance_scale"_a = 0.0,
+          "temperature"_a = 0.0, "seed"_a = 0, "step"_a = 0, "positions"_a, "score"_a = 0, "mask_id"_a = -1,
+          "propose_mask"_a = true, "suppressed_token"_a = -1, "unconfident_token_0"_a = -1,
+          "unconfident_token_1"_a = -1, "targets"_a = py::none())
+      .def("commit", &OpsHandle::commit, "canvas"_a, "positions"_a, "tokens"_a, "confidence"_a, "select"_a, "count"_a,
+           "select_value"_a, "mask_id"_a, "alternatives"_a = py::none())
+      .def("measure_peak", &OpsHandle::measure_peak, "dtype"_a);
+  module.def(
+      "measure_peak",
+      [](const std::string& dtype, int num_threads) { return OpsHandle("", num_threads).measure_peak(dtype); },
+      "kind"_a, "num_threads"_a = 0, "GFLOP/s of the best table's multiply-add on registers.");
+}
+
+}  // namespace llada

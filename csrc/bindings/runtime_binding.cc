@@ -1,0 +1,176 @@
+// _core.Runtime: a loaded model, its slots and the denoising loop. The GIL is released while the engine works.
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <utility>
+
+#include "bindings/convert.h"
+#include "denoise/runtime.h"
+
+namespace llada {
+namespace {
+
+// close() drops the model at once; later calls say so instead of touching freed memory. A call in flight keeps it
+// alive.
+class RuntimeHandle {
+ public:
+  explicit RuntimeHandle(std::shared_ptr<Runtime> runtime) : runtime_(std::move(runtime)) {}
+
+  std::shared_ptr<Runtime> get() const {
+    check(runtime_ != nullptr, ErrorKind::kInvalidRequest, "expected an open runtime, this one is closed");
+    return runtime_;
+  }
+  void close() {
+    std::shared_ptr<Runtime> last = std::exchange(runtime_, nullptr);
+    const py::gil_scoped_release release;
+    last.reset();
+  }
+
+ private:
+  std::shared_ptr<Runtime> runtime_;  // guarded by the GIL
+};
+
+py::object optional_id(std::int64_t id) { return id < 0 ? py::object(py::none()) : py::object(py::int_(id)); }
+
+py::dict config_dict(const Runtime& runtime) {
+  const ModelConfig& c = runtime.config();
+  py::dict d;
+  d["d_model"] = c.d_model;
+  d["num_layers"] = c.num_layers;
+  d["num_heads"] = c.num_heads;
+  d["num_kv_heads"] = c.num_kv_heads;
+  d["head_dim"] = c.head_dim;
+  d["mlp_hidden_size"] = c.mlp_hidden_size;
+  d["vocab_size"] = c.vocab_size;
+  d["max_sequence_length"] = c.max_sequence_length;
+  d["rope_theta"] = c.rope_theta;
+  d["rms_norm_eps"] = c.rms_norm_eps;
+  d["weight_tying"] = c.weight_tying;
+  d["mask_token_id"] = optional_id(c.mask_token_id);
+  d["eos_token_id"] = optional_id(c.eos_token_id);
+  d["pad_token_id"] = optional_id(c.pad_token_id);
+  d["checkpoint_dtype"] = name_of(runtime.weights().checkpoint_dtype);
+  return d;
+}
+
+py::tuple denoise(const RuntimeHandle& handle, const py::array_t<SequencePlan, py::array::c_style>& sequences,
+                  const py::array_t<QuerySpan, py::array::c_style>& spans, std::int32_t max_steps) {
+  const std::shared_ptr<Runtime> runtime = handle.get();
+  StepPlan plan;
+  plan.sequences = sequences.data();
+  plan.num_sequences = sequences.size();
+  plan.spans = spans.data();
+  plan.num_spans = spans.size();
+  plan.max_steps = max_steps;
+  StepResult result;
+  {
+    const py::gil_scoped_release release;
+    result = runtime->denoise(plan);
+  }
+  return py::make_tuple(to_array(result.outcomes), to_array(result.commits));
+}
+
+py::array_t<float> forward(const RuntimeHandle& handle, const IntArray& tokens) {
+  const std::shared_ptr<Runtime> runtime = handle.get();
+  const std::vector<std::int32_t> ids = to_vector(tokens);
+  py::array_t<float> logits(
+      {static_cast<py::ssize_t>(ids.size()), static_cast<py::ssize_t>(runtime->config().vocab_size)});
+  float* out = logits.mutable_data();
+  const py::gil_scoped_release release;
+  runtime->forward(ids, out);
+  return logits;
+}
+
+std::vector<py::array_t<double>> log_probs(const RuntimeHandle& handle, const std::vector<IntArray>& tokens,
+                                           const std::vector<IntArray>& targets,
+                                           const std::optional<std::vector<IntArray>>& guides, double cfg_scale) {
+  const std::shared_ptr<Runtime> runtime = handle.get();
+  check(targets.size() == tokens.size() && (!guides || guides->size() == tokens.size()), ErrorKind::kInvalidRequest,
+        "expected targets and guides for ", tokens.size(), " sequences");
+  std::vector<DenoisingLoop::Scored> sequences;
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    sequences.push_back({to_vector(tokens[i]), to_vector(targets[i]), {}});
+    if (guides) sequences.back().guide = to_vector((*guides)[i]);
+  }
+  std::vector<std::vector<double>> result;
+  {
+    const py::gil_scoped_release release;
+    result = runtime->log_probs(sequences, cfg_scale);
+  }
+  std::vector<py::array_t<double>> arrays;
+  for (const auto& values : result) arrays.push_back(to_array(values));
+  return arrays;
+}
+
+}  // namespace
+
+void bind_runtime(py::module_& module) {
+  PYBIND11_NUMPY_DTYPE(QuerySpan, start, stop, visible);
+  PYBIND11_NUMPY_DTYPE(SequencePlan, slot, guide_slot, first_begin, first_end, next_begin, next_end, block_start,
+                       block_stop, commit_start, select, num_masked, num_steps, next_step, score, select_value,
+                       temperature, guidance_scale, seed, step, mask_id, suppressed_token, unconfident_token_0,
+                       unconfident_token_1, propose_mask);
+  PYBIND11_NUMPY_DTYPE(SequenceOutcome, num_steps, num_masked, block_done);
+  PYBIND11_NUMPY_DTYPE(CommitRecord, sequence, step, position, token, confidence);
+  module.attr("SEQUENCE_DTYPE") = py::dtype::of<SequencePlan>();
+  module.attr("SPAN_DTYPE") = py::dtype::of<QuerySpan>();
+  module.attr("OUTCOME_DTYPE") = py::dtype::of<SequenceOutcome>();
+  module.attr("COMMIT_DTYPE") = py::dtype::of<CommitRecord>();
+
+  py::class_<RuntimeHandle>(module, "Runtime")
+      .def(py::init(
+               [](const std::string& path, const std::string& compute_type, const std::string& table, int num_threads) {
+                 const py::gil_scoped_release release;
+                 return std::make_unique<RuntimeHandle>(
+                     std::make_shared<Runtime>(path, RuntimeOptions{compute_type, table, num_threads}));
+               }),
+           py::arg("path"), py::arg("compute_type") = "auto", py::arg("table") = "", py::arg("num_threads") = 0)
+      .def_property_readonly("config", [](const RuntimeHandle& h) { return config_dict(*h.get()); })
+      .def_property_readonly("compute_type", [](const RuntimeHandle& h) { return name_of(h.get()->weights().dtype); })
+      .def_property_readonly("table", [](const RuntimeHandle& h) { return h.get()->ops().name; })
+      .def_property_readonly("num_threads", [](const RuntimeHandle& h) { return h.get()->num_threads(); })
+      .def_property_readonly("num_parameters", [](const RuntimeHandle& h) { return h.get()->weights().num_parameters; })
+      .def_property_readonly("weight_bytes", [](const RuntimeHandle& h) { return h.get()->weights().num_bytes; })
+      .def_property_readonly("kv_bytes_per_token", [](const RuntimeHandle& h) { return h.get()->kv_bytes_per_token(); })
+      .def_property_readonly("num_open_slots",
+                             [](const RuntimeHandle& h) {
+                               const auto runtime = h.get();
+                               const py::gil_scoped_release release;
+                               return runtime->num_open_slots();
+                             })
+      .def(
+          "open_slot",
+          [](const RuntimeHandle& h, const IntArray& tokens) {
+            const auto runtime = h.get();
+            std::vector<std::int32_t> canvas = to_vector(tokens);
+            const py::gil_scoped_release release;
+            return runtime->open_slot(std::move(canvas));
+          },
+          py::arg("tokens"))
+      .def(
+          "close_slot",
+          [](const RuntimeHandle& h, std::int32_t slot) {
+            const auto runtime = h.get();
+            const py::gil_scoped_release release;
+            runtime->close_slot(slot);
+          },
+          py::arg("slot"))
+      .def(
+          "canvas",
+          [](const RuntimeHandle& h, std::int32_t slot) {
+            const auto runtime = h.get();
+            std::vector<std::int32_t> canvas;
+            {
+              const py::gil_scoped_release release;
+              canvas = runtime->canvas(slot);
+            }
+            return to_array(canvas);
+          },
+          py::arg("slot"))
+      .def("denoise", denoise, py::arg("sequences"), py::arg("spans"), py::arg("max_steps"))
+      .def("forward", forward, py::arg("tokens"))
+      .def("log_probs", log_probs, py::arg("tokens"), py::arg("targets"), py::arg("guides"), py::arg("cfg_scale"))
+      .def("close", &RuntimeHandle::close);
+}
+
+}  // namespace llada

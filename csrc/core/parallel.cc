@@ -1,0 +1,127 @@
+#include "core/parallel.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+namespace llada {
+namespace {
+
+constexpr auto kSpin = std::chrono::microseconds(40);
+
+void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+// Spins until done() or the time is up; true if done.
+template <class Done>
+bool spin_until(const Done& done) {
+  const auto deadline = std::chrono::steady_clock::now() + kSpin;
+  do {
+    for (int i = 0; i < 64; ++i) {
+      if (done()) return true;
+      relax();
+    }
+  } while (std::chrono::steady_clock::now() < deadline);
+  return done();
+}
+
+}  // namespace
+
+ThreadPool::ThreadPool(int num_threads) : num_threads_(std::max(1, num_threads)) {
+  scratch_.resize(static_cast<std::size_t>(num_threads_) + 1);
+  start_workers();
+}
+
+void ThreadPool::start_workers() {
+  owner_pid_ = getpid();
+  threads_.reserve(static_cast<std::size_t>(num_threads_ - 1));
+  for (int worker = 1; worker < num_threads_; ++worker) threads_.emplace_back([this, worker] { work(worker); });
+}
+
+ThreadPool::~ThreadPool() {
+  if (owner_pid_ != getpid()) {
+    // A forked child holds handles of threads that it never had: neither join nor destroy them.
+    new std::vector<std::thread>(std::move(threads_));
+    return;
+  }
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    stop_ = true;
+  }
+  wake_.notify_all();
+  for (auto& thread : threads_) thread.join();
+}
+
+char* ThreadPool::scratch(int worker, std::int64_t num_bytes) {
+  Buffer& buffer = scratch_[static_cast<std::size_t>(worker)];
+  buffer.reserve(num_bytes);
+  return buffer.data();
+}
+
+char* ThreadPool::shared_scratch(std::int64_t num_bytes) { return scratch(num_threads_, num_bytes); }
+
+void ThreadPool::run(std::int64_t count, Task task, const void* context) {
+  if (count <= 0) return;
+  // In a forked child there is nobody to wait for: the caller does the work alone.
+  if (num_threads_ == 1 || count == 1 || owner_pid_ != getpid()) {
+    for (std::int64_t i = 0; i < count; ++i) task(context, i, 0);
+    return;
+  }
+  task_ = task;
+  context_ = context;
+  count_ = count;
+  // About eight chunks a worker: small enough to even out, large enough to keep the counter cold.
+  chunk_ = std::max<std::int64_t>(1, count / (8 * num_threads_));
+  next_.store(0, std::memory_order_relaxed);
+  open_.store(true);
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    generation_.fetch_add(1, std::memory_order_release);
+  }
+  if (num_asleep_.load(std::memory_order_acquire) > 0) wake_.notify_all();
+  take_chunks(0);
+  open_.store(false);
+  const auto finished = [this] { return num_inside_.load() == 0; };
+  while (!spin_until(finished)) std::this_thread::yield();
+  if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
+}
+
+void ThreadPool::take_chunks(int worker) {
+  try {
+    for (;;) {
+      const std::int64_t begin = next_.fetch_add(chunk_, std::memory_order_relaxed);
+      if (begin >= count_) return;
+      const std::int64_t end = std::min(count_, begin + chunk_);
+      for (std::int64_t i = begin; i < end; ++i) task_(context_, i, worker);
+    }
+  } catch (...) {
+    next_.store(count_, std::memory_order_relaxed);
+    std::lock_guard<std::mutex> lock(error_mutex_);
+    if (!error_) error_ = std::current_exception();
+  }
+}
+
+void ThreadPool::work(int worker) {
+  std::uint64_t seen = 0;
+  for (;;) {
+    const auto called = [&] { return generation_.load(std::memory_order_acquire) != seen || stop_.load(); };
+    if (!spin_until(called)) {
+      std::unique_lock<std::mutex> lock(mutex_);
+      num_asleep_.fetch_add(1, std::memory_order_acq_rel);
+      wake_.wait(lock, called);
+      num_asleep_.fetch_sub(1, std::memory_order_acq_rel);
+    }
+    if (stop_.load()) return;
+    seen = generation_.load(std::memory_order_acquire);
+    num_inside_.fetch_add(1);
+    if (open_.load()) take_chunks(worker);
+    num_inside_.fetch_sub(1);
+  }
+}
+
+}  // namespace llada

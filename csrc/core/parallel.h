@@ -1,0 +1,78 @@
+// One thread pool per engine. Work is an index range taken in chunks from an atomic counter; workers spin for some tens
+// of microseconds after a job, since the next op of the step follows at once, and then sleep. The caller works too.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "core/tensor.h"
+
+namespace llada {
+
+class ThreadPool {
+ public:
+  explicit ThreadPool(int num_threads);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int num_threads() const { return num_threads_; }
+
+  using Task = void (*)(const void* context, std::int64_t index, int worker);
+
+  // Runs task(context, i, worker) for each i in [0, count), 0 <= worker < num_threads. Which worker takes which index
+  // is not fixed: results must not depend on it. One job at a time; the first exception is thrown again here.
+  void run(std::int64_t count, Task task, const void* context);
+
+  // Scratch memory of one worker, at least num_bytes, kept between jobs. Only that worker may use it during a job.
+  char* scratch(int worker, std::int64_t num_bytes);
+
+  // Scratch memory of the caller, for what the workers of one job hand over; not the memory of worker 0.
+  char* shared_scratch(std::int64_t num_bytes);
+
+ private:
+  void work(int worker);
+  void take_chunks(int worker);
+  void start_workers();
+
+  const int num_threads_;
+  std::vector<std::thread> threads_;
+  std::vector<Buffer> scratch_;
+  int owner_pid_ = 0;  // after fork() the threads are gone: the child starts its own
+
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::atomic<std::uint64_t> generation_{0};
+  // A worker enters (num_inside_ + 1), and works only if the job is still open. The caller closes the job when no index
+  // is left and waits for those inside, so that a worker that the machine has not scheduled yet holds nobody up.
+  std::atomic<bool> open_{false};
+  std::atomic<int> num_inside_{0};
+  std::atomic<bool> stop_{false};
+  std::atomic<int> num_asleep_{0};
+
+  Task task_ = nullptr;
+  const void* context_ = nullptr;
+  std::int64_t count_ = 0;
+  std::int64_t chunk_ = 1;
+  std::atomic<std::int64_t> next_{0};
+  std::mutex error_mutex_;
+  std::exception_ptr error_;
+};
+
+// parallel_for(pool, count, [&](std::int64_t index, int worker) { ... });
+template <class Function>
+void parallel_for(ThreadPool& pool, std::int64_t count, const Function& function) {
+  pool.run(
+      count,
+      [](const void* context, std::int64_t index, int worker) {
+        (*static_cast<const Function*>(context))(index, worker);
+      },
+      &function);
+}
+
+}  // namespace llada

@@ -1,0 +1,54 @@
+// Batched selection: which candidates of each sequence are written into its canvas.
+#include <algorithm>
+#include <numeric>
+
+#include "cpu/cpu_ops.h"
+
+namespace llada::cpu {
+namespace {
+
+// How many of `n` candidates, best first, the group's rule takes; at least one where the loop would not end otherwise.
+template <class ConfidenceOf>
+std::int64_t num_selected(const CommitGroup& group, std::int64_t n, const ConfidenceOf& confidence_of) {
+  if (group.select == Select::kTopK) return std::min(n, group.count);
+  std::int64_t taken = std::min<std::int64_t>(n, 1);
+  const auto passes = [&](std::int64_t rank) {
+    const double confidence = confidence_of(rank);
+    if (group.select == Select::kThreshold) return confidence >= group.value;
+    return static_cast<double>(rank + 2) * (1.0 - confidence) < group.value;  // n = rank + 1 of (n + 1) (1 - c_n) < f
+  };
+  while (taken < n && passes(taken)) ++taken;
+  return taken;
+}
+
+void commit_group(const CandidateRow* rows, Candidate* candidates, const CommitGroup& group, std::int64_t* chosen) {
+  const std::int64_t n = group.end - group.begin;
+  std::iota(chosen, chosen + n, group.begin);
+  std::stable_sort(chosen, chosen + n,
+                   [&](std::int64_t a, std::int64_t b) { return candidates[a].confidence > candidates[b].confidence; });
+  std::int64_t taken = num_selected(group, n, [&](std::int64_t rank) { return candidates[chosen[rank]].confidence; });
+  const bool all_masks =
+      std::all_of(chosen, chosen + taken, [&](std::int64_t i) { return candidates[i].token == group.mask_id; });
+  if (group.select != Select::kTopK && taken > 0 && all_masks) {
+    // The published loop would write the mask over itself for ever: commit the best token that is one.
+    const auto best = std::max_element(chosen, chosen + n, [&](std::int64_t a, std::int64_t b) {
+      return candidates[a].other_confidence < candidates[b].other_confidence ||
+             (candidates[a].other_confidence == candidates[b].other_confidence && a > b);
+    });
+    candidates[*best].token = candidates[*best].other_token;
+    candidates[*best].confidence = candidates[*best].other_confidence;
+    chosen[0] = *best;
+    taken = 1;
+  }
+  for (std::int64_t i = 0; i < taken; ++i) group.canvas[rows[chosen[i]].position] = candidates[chosen[i]].token;
+  std::fill(chosen + taken, chosen + n, -1);
+}
+
+}  // namespace
+
+void commit(Stream, const CandidateRow* rows, Candidate* candidates, const CommitGroup* groups, std::int64_t num_groups,
+            std::int64_t* chosen) {
+  for (std::int64_t g = 0; g < num_groups; ++g) commit_group(rows, candidates, groups[g], chosen + groups[g].begin);
+}
+
+}  // namespace llada::cpu

@@ -1,0 +1,14 @@
+// One table of CPU ops: compiled once for each instruction set.
+#include "cpu/cpu_ops.h"
+#include "cpu/kernels.h"
+
+#define LLADA_TEXT(x) #x
+#define LLADA_NAME(x) LLADA_TEXT(x)
+
+namespace llada::cpu::LLADA_TABLE {
+
+extern const Ops table;
+const Ops table = {LLADA_NAME(LLADA_TABLE), packed_bytes, pack,   embed,      rms_norm, matmul,      rope,
+                   rope_kv_write,           attention,    swiglu, candidates, commit,   measure_peak};
+
+}  // namespace llada::cpu::LLADA_TABLE

@@ -1,0 +1,236 @@
+#include "denoise/loop.h"
+
+#include <algorithm>
+
+#include "core/check.h"
+
+namespace llada {
+namespace {
+
+std::int32_t count_masks(const std::vector<std::int32_t>& canvas, const SequencePlan& plan) {
+  return static_cast<std::int32_t>(
+      std::count(canvas.begin() + plan.block_start, canvas.begin() + plan.block_stop, plan.mask_id));
+}
+
+// LLaDA's schedule: num_masked spread over num_steps, the first ones take one more.
+std::int64_t num_scheduled(const SequencePlan& plan, std::int32_t step) {
+  if (step >= plan.num_steps) return 0;
+  return plan.num_masked / plan.num_steps + (step < plan.num_masked % plan.num_steps ? 1 : 0);
+}
+
+bool is_done(const SequencePlan& plan, std::int32_t num_masked, std::int32_t num_steps) {
+  if (num_masked == 0) return true;
+  // Counts never grow along the schedule: a zero means that only zeros follow.
+  return plan.select == static_cast<std::int32_t>(Select::kTopK) &&
+         num_scheduled(plan, plan.next_step + num_steps) == 0;
+}
+
+SamplingRule sampling_rule(const SequencePlan& plan, std::int32_t step) {
+  SamplingRule rule;
+  rule.temperature = plan.temperature;
+  rule.guidance_scale = plan.guidance_scale;
+  rule.seed = plan.seed;
+  rule.step = plan.step + step;
+  rule.score = static_cast<Score>(plan.score);
+  rule.mask_id = plan.mask_id;
+  rule.propose_mask = plan.propose_mask != 0;
+  rule.suppressed_token = plan.suppressed_token;
+  rule.unconfident_token[0] = plan.unconfident_token_0;
+  rule.unconfident_token[1] = plan.unconfident_token_1;
+  return rule;
+}
+
+void check_plan(const StepPlan& plan, KvPool& pool) {
+  const auto expect = [](bool ok, std::int64_t s, const char* what) {
+    check(ok, ErrorKind::kInvalidRequest, "sequence ", s, " of the plan: expected ", what);
+  };
+  check(plan.max_steps >= 1, ErrorKind::kInvalidRequest, "expected max_steps of at least 1, got ", plan.max_steps);
+  for (std::int64_t s = 0; s < plan.num_sequences; ++s) {
+    const SequencePlan& p = plan.sequences[s];
+    const std::int32_t length = static_cast<std::int32_t>(pool.at(p.slot).canvas.size());
+    expect(p.guide_slot < 0 || static_cast<std::int32_t>(pool.at(p.guide_slot).canvas.size()) == length, s,
+           "a guide as long as its canvas");
+    expect(0 <= p.commit_start && p.commit_start <= p.block_start && p.block_start < p.block_stop &&
+               p.block_stop <= length,
+           s, "0 <= commit_start <= block_start < block_stop <= length of the canvas");
+    expect(p.select >= 0 && p.select <= 2, s, "a select rule from 0 to 2");
+    expect(p.score >= 0 && p.score <= 3, s, "a score from 0 to 3");
+    expect(p.select != 0 || (p.num_steps >= 1 && p.num_masked >= 0 && p.next_step >= 0), s,
+           "a schedule of at least one step");
+    for (const auto& [begin, end] : {std::pair(p.first_begin, p.first_end), std::pair(p.next_begin, p.next_end)}) {
+      expect(0 <= begin && begin < end && end <= plan.num_spans, s, "a non-empty range of the spans");
+      std::int32_t from = 0;
+      for (std::int32_t i = begin; i < end; ++i) {
+        const QuerySpan& span = plan.spans[i];
+        expect(from <= span.start && span.start < span.stop && span.stop <= span.visible && span.visible <= length, s,
+               "ascending spans with start < stop <= visible <= length of the canvas");
+        from = span.stop;
+      }
+    }
+    for (std::int64_t other = 0; other < s; ++other)
+      expect(plan.sequences[other].slot != p.slot, s, "a slot of its own");
+  }
+}
+
+}  // namespace
+
+StepResult DenoisingLoop::run(Stream stream, const StepPlan& plan) {
+  check_plan(plan, pool_);
+  StepResult result;
+  bool any_done = plan.num_sequences == 0;
+  for (std::int64_t s = 0; s < plan.num_sequences; ++s) {
+    const SequencePlan& sequence = plan.sequences[s];
+    const std::int32_t num_masked = count_masks(pool_.at(sequence.slot).canvas, sequence);
+    const bool done = is_done(sequence, num_masked, 0);
+    result.outcomes.push_back({0, num_masked, done});
+    any_done = any_done || done;
+  }
+  for (std::int32_t index = 0; index < plan.max_steps && !any_done; ++index) {
+    step(stream, plan, index, result);
+    for (const SequenceOutcome& outcome : result.outcomes) any_done = any_done || outcome.block_done != 0;
+  }
+  return result;
+}
+
+void DenoisingLoop::step(Stream stream, const StepPlan& plan, std::int32_t index, StepResult& result) {
+  batch_.clear();
+  rows_.clear();
+  rules_.clear();
+  groups_.clear();
+  for (std::int64_t s = 0; s < plan.num_sequences; ++s) {
+    const SequencePlan& sequence = plan.sequences[s];
+    const std::int64_t begin = static_cast<std::int64_t>(rows_.size());
+    rules_.push_back(sampling_rule(sequence, index));
+    add_sequence(plan, s, index == 0);
+    groups_.push_back({begin, static_cast<std::int64_t>(rows_.size()), static_cast<Select>(sequence.select),
+                       num_scheduled(sequence, sequence.next_step + index), sequence.select_value, sequence.mask_id,
+                       pool_.at(sequence.slot).canvas.data()});
+  }
+  const std::int64_t bad = find_candidates(stream);
+  check(bad < 0, ErrorKind::kInternal, "the logits at position ",
+        bad < 0 ? 0 : rows_[static_cast<std::size_t>(bad)].position, " of sequence ",
+        bad < 0 ? 0 : rows_[static_cast<std::size_t>(bad)].rule, " are not finite");
+
+  chosen_.assign(rows_.size(), -1);
+  ops_.commit(stream, rows_.data(), candidates_.data(), groups_.data(), static_cast<std::int64_t>(groups_.size()),
+              chosen_.data());
+
+  for (std::int64_t s = 0; s < plan.num_sequences; ++s) {
+    const SequencePlan& sequence = plan.sequences[s];
+    const CommitGroup& group = groups_[static_cast<std::size_t>(s)];
+    for (std::int64_t i = group.begin; i < group.end && chosen_[static_cast<std::size_t>(i)] >= 0; ++i) {
+      const std::size_t row = static_cast<std::size_t>(chosen_[static_cast<std::size_t>(i)]);
+      const Candidate& candidate = candidates_[row];
+      if (candidate.token == sequence.mask_id) continue;
+      const std::int32_t position = rows_[row].position;
+      if (sequence.guide_slot >= 0)
+        pool_.at(sequence.guide_slot).canvas[static_cast<std::size_t>(position)] = candidate.token;
+      result.commits.push_back({static_cast<std::int32_t>(s), index, position, candidate.token, candidate.confidence});
+    }
+    SequenceOutcome& outcome = result.outcomes[static_cast<std::size_t>(s)];
+    outcome.num_steps = index + 1;
+    outcome.num_masked = count_masks(pool_.at(sequence.slot).canvas, sequence);
+    outcome.block_done = is_done(sequence, outcome.num_masked, index + 1);
+  }
+}
+
+// Rows of one sequence, and of its guide, with the masked ones among them as candidates.
+void DenoisingLoop::add_sequence(const StepPlan& plan, std::int64_t s, bool first) {
+  const SequencePlan& sequence = plan.sequences[s];
+  const Slot& slot = pool_.at(sequence.slot);
+  const std::int32_t begin = first ? sequence.first_begin : sequence.next_begin;
+  const std::int32_t end = first ? sequence.first_end : sequence.next_end;
+  const std::size_t first_candidate = rows_.size();
+  for (std::int32_t i = begin; i < end; ++i) {
+    const QuerySpan& span = plan.spans[i];
+    const std::int64_t row = batch_.add(slot, span);
+    const std::int32_t from = std::max(span.start, sequence.commit_start);
+    const std::int32_t to = std::min(span.stop, sequence.block_stop);
+    for (std::int32_t position = from; position < to; ++position) {
+      if (slot.canvas[static_cast<std::size_t>(position)] != sequence.mask_id) continue;
+      CandidateRow candidate;
+      candidate.hidden_row = static_cast<std::int32_t>(batch_.wanted.size());
+      candidate.position = position;
+      candidate.rule = static_cast<std::int32_t>(s);
+      rows_.push_back(candidate);
+      batch_.wanted.push_back(row + position - span.start);
+    }
+  }
+  if (sequence.guide_slot < 0) return;
+  const Slot& guide = pool_.at(sequence.guide_slot);
+  std::size_t candidate = first_candidate;
+  for (std::int32_t i = begin; i < end; ++i) {
+    const QuerySpan& span = plan.spans[i];
+    const std::int64_t row = batch_.add(guide, span);
+    for (; candidate < rows_.size() && rows_[candidate].position < span.stop; ++candidate) {
+      rows_[candidate].guide_row = static_cast<std::int32_t>(batch_.wanted.size());
+      batch_.wanted.push_back(row + rows_[candidate].position - span.start);
+    }
+  }
+}
+
+// Fills candidates_ from the batch. Returns the first row without finite logits, or -1.
+std::int64_t DenoisingLoop::find_candidates(Stream stream) {
+  const ConstTensor hidden = model_.forward(stream, batch_);
+  candidates_.assign(rows_.size(), Candidate{});
+  return ops_.candidates(stream, hidden, weights_.head, rules_.data(), rows_.data(),
+                         static_cast<std::int64_t>(rows_.size()), candidates_.data());
+}
+
+std::vector<std::vector<double>> DenoisingLoop::log_probs(Stream stream, const std::vector<Scored>& sequences,
+                                                          double guidance_scale) {
+  std::vector<std::int32_t> slots;
+  const auto close_all = [&] {
+    for (const std::int32_t slot : slots) pool_.close(slot);
+  };
+  try {
+    batch_.clear();
+    rows_.clear();
+    rules_.assign(1, SamplingRule{});
+    rules_[0].guidance_scale = guidance_scale;
+    for (const Scored& sequence : sequences) {
+      const std::int32_t length = static_cast<std::int32_t>(sequence.tokens.size());
+      check(sequence.targets.size() == sequence.tokens.size(), ErrorKind::kInvalidRequest, "expected ", length,
+            " targets, got ", sequence.targets.size());
+      check(sequence.guide.empty() || sequence.guide.size() == sequence.tokens.size(), ErrorKind::kInvalidRequest,
+            "expected a guide of ", length, " tokens, got ", sequence.guide.size());
+      const std::size_t first = rows_.size();
+      slots.push_back(pool_.open(sequence.tokens));
+      const std::int64_t row = batch_.add(pool_.at(slots.back()), {0, length, length});
+      for (std::int32_t position = 0; position < length; ++position) {
+        const std::int32_t target = sequence.targets[static_cast<std::size_t>(position)];
+        if (target < 0) continue;
+        check(target < weights_.head.num_out, ErrorKind::kInvalidRequest, "expected targets below ",
+              weights_.head.num_out, ", got ", target);
+        CandidateRow candidate;
+        candidate.hidden_row = static_cast<std::int32_t>(batch_.wanted.size());
+        candidate.position = position;
+        candidate.target = target;
+        rows_.push_back(candidate);
+        batch_.wanted.push_back(row + position);
+      }
+      if (sequence.guide.empty()) continue;
+      slots.push_back(pool_.open(sequence.guide));
+      const std::int64_t guide = batch_.add(pool_.at(slots.back()), {0, length, length});
+      for (std::size_t i = first; i < rows_.size(); ++i) {
+        rows_[i].guide_row = static_cast<std::int32_t>(batch_.wanted.size());
+        batch_.wanted.push_back(guide + rows_[i].position);
+      }
+    }
+    const std::int64_t bad = find_candidates(stream);
+    check(bad < 0, ErrorKind::kInternal, "the logits of a scored position are not finite");
+  } catch (...) {
+    close_all();
+    throw;
+  }
+  close_all();
+
+  std::vector<std::vector<double>> result(sequences.size());
+  std::size_t row = 0;
+  for (std::size_t s = 0; s < sequences.size(); ++s)
+    for (const std::int32_t target : sequences[s].targets)
+      if (target >= 0) result[s].push_back(candidates_[row++].target_log_prob);
+  return result;
+}
+
+}  // namespace llada

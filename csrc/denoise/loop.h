@@ -1,0 +1,52 @@
+// The denoising loop: choose the rows, run the transformer on them, turn the logits of masked rows into candidates,
+// commit the best, count what is left. It exists once; cache policies and decoders are only values in the plan.
+#pragma once
+
+#include <vector>
+
+#include "denoise/plan.h"
+#include "model/kv_pool.h"
+#include "model/llada.h"
+
+namespace llada {
+
+class DenoisingLoop {
+ public:
+  DenoisingLoop(Llada& model, KvPool& pool, const Weights& weights, const Ops& ops)
+      : model_(model), pool_(pool), weights_(weights), ops_(ops) {}
+
+  // Runs steps until at least one sequence is done or max_steps have run. Throws InvalidRequestError for a plan that
+  // does not fit its slots, InternalError naming sequence and position if logits are not finite.
+  StepResult run(Stream stream, const StepPlan& plan);
+
+  // log p(target) of each position of `tokens` with a target (not -1), given the rest; with a guide, of the mixed
+  // logits. tokens, targets, guide (empty: none): equal lengths.
+  struct Scored {
+    std::vector<std::int32_t> tokens;
+    std::vector<std::int32_t> targets;
+    std::vector<std::int32_t> guide;
+  };
+  std::vector<std::vector<double>> log_probs(Stream stream, const std::vector<Scored>& sequences,
+                                             double guidance_scale);
+
+ private:
+  void step(Stream stream, const StepPlan& plan, std::int32_t index, StepResult& result);
+  void add_sequence(const StepPlan& plan, std::int64_t s, bool first);
+  std::int64_t find_candidates(Stream stream);
+
+  Llada& model_;
+  KvPool& pool_;
+  const Weights& weights_;
+  const Ops& ops_;
+
+  // One step's batch, kept between steps for its memory.
+  ForwardBatch batch_;
+  std::vector<CandidateRow> rows_;
+  std::vector<SamplingRule> rules_;
+  std::vector<CommitGroup> groups_;
+  std::vector<std::int64_t> group_sequence_;
+  std::vector<Candidate> candidates_;
+  std::vector<std::int64_t> chosen_;
+};
+
+}  // namespace llada

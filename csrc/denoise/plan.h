@@ -1,0 +1,65 @@
+// What goes down to the computing half and what comes back: plain data, mirrored by python/llada_rt/plan.py. The
+// records cross the border as numpy structured arrays of exactly this layout.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "model/llada.h"
+#include "ops/ops.h"
+
+namespace llada {
+
+// One sequence of a plan: a canvas in a slot, and the rule by which its active block fills. Offsets are rows of the
+// span array: the first step of the call recomputes [first_begin, first_end), later ones [next_begin, next_end).
+struct SequencePlan {
+  std::int32_t slot;
+  std::int32_t guide_slot;  // the same canvas with the prompt masked; -1: no guidance
+  std::int32_t first_begin, first_end;
+  std::int32_t next_begin, next_end;
+  std::int32_t block_start, block_stop;
+  std::int32_t commit_start;  // recomputed masks in [commit_start, block_stop) are candidates
+  std::int32_t select;        // Select
+  std::int32_t num_masked;    // masks in the block when it began: what a top_k schedule divides
+  std::int32_t num_steps;     // of the block, top_k
+  std::int32_t next_step;     // index in that schedule
+  std::int32_t score;         // Score
+  double select_value;        // threshold: tau; factor: f
+  double temperature;
+  double guidance_scale;
+  std::uint64_t seed;
+  std::int32_t step;  // forwards this request has run: part of the noise counter
+  std::int32_t mask_id;
+  std::int32_t suppressed_token;
+  std::int32_t unconfident_token_0, unconfident_token_1;
+  std::int32_t propose_mask;
+};
+
+struct StepPlan {
+  const SequencePlan* sequences = nullptr;
+  std::int64_t num_sequences = 0;
+  const QuerySpan* spans = nullptr;
+  std::int64_t num_spans = 0;
+  std::int32_t max_steps = 1;
+};
+
+struct SequenceOutcome {
+  std::int32_t num_steps;   // forwards run in this call
+  std::int32_t num_masked;  // masks left in the block
+  std::int32_t block_done;  // no mask left, or nothing left in the schedule
+};
+
+struct CommitRecord {
+  std::int32_t sequence;  // index in the plan
+  std::int32_t step;      // of this call, from 0
+  std::int32_t position;
+  std::int32_t token;
+  double confidence;
+};
+
+struct StepResult {
+  std::vector<SequenceOutcome> outcomes;
+  std::vector<CommitRecord> commits;  // by step, then sequence, then confidence
+};
+
+}  // namespace llada

@@ -1,0 +1,84 @@
+#include "denoise/runtime.h"
+
+#include <algorithm>
+#include <numeric>
+#include <utility>
+
+#include "core/check.h"
+#include "core/env.h"
+#include "ops/registry.h"
+
+namespace llada {
+namespace {
+
+constexpr int kMaxThreads = 1024;
+
+int checked_num_threads(int requested) {
+  check(requested >= 0 && requested <= kMaxThreads, ErrorKind::kConfig, "threads: expected 1 to ", kMaxThreads,
+        ", got ", requested);
+  return requested > 0 ? requested : default_num_threads();
+}
+
+}  // namespace
+
+Runtime::Runtime(const std::string& folder, const RuntimeOptions& options)
+    : config_(load_config(folder)),
+      ops_(find_table(options.table)),
+      pool_(checked_num_threads(options.num_threads)),
+      stream_{&pool_},
+      weights_(load_weights(folder, config_, options.compute_type, ops_, stream_)),
+      kv_(config_, weights_.dtype),
+      model_(config_, weights_, ops_),
+      loop_(model_, kv_, weights_, ops_) {}
+
+std::int32_t Runtime::open_slot(std::vector<std::int32_t> canvas) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return kv_.open(std::move(canvas));
+}
+
+void Runtime::close_slot(std::int32_t slot) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  kv_.close(slot);
+}
+
+std::int64_t Runtime::num_open_slots() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return kv_.num_open();
+}
+
+std::vector<std::int32_t> Runtime::canvas(std::int32_t slot) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return kv_.at(slot).canvas;
+}
+
+StepResult Runtime::denoise(const StepPlan& plan) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return loop_.run(stream_, plan);
+}
+
+std::vector<std::vector<double>> Runtime::log_probs(const std::vector<DenoisingLoop::Scored>& sequences,
+                                                    double guidance_scale) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return loop_.log_probs(stream_, sequences, guidance_scale);
+}
+
+void Runtime::forward(const std::vector<std::int32_t>& tokens, float* out) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::int32_t slot = kv_.open(tokens);
+  try {
+    const std::int32_t length = static_cast<std::int32_t>(tokens.size());
+    ForwardBatch batch;
+    batch.add(kv_.at(slot), {0, length, length});
+    batch.wanted.resize(tokens.size());
+    std::iota(batch.wanted.begin(), batch.wanted.end(), 0);
+    const ConstTensor hidden = model_.forward(stream_, batch);
+    ops_.matmul(stream_, hidden, weights_.head, /*accumulate=*/false,
+                {out, DType::kFloat32, hidden.rows, config_.vocab_size});
+  } catch (...) {
+    kv_.close(slot);
+    throw;
+  }
+  kv_.close(slot);
+}
+
+}  // namespace llada

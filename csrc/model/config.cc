@@ -1,0 +1,151 @@
+#include "model/config.h"
+
+#include <cmath>
+#include <fstream>
+#include <limits>
+#include <sstream>
+
+#include "core/check.h"
+#include "core/json.h"
+#include "model/files.h"
+
+namespace llada {
+namespace {
+
+constexpr std::int64_t kMaxConfigBytes = 1 << 20;
+constexpr std::int64_t kMaxSize = 1 << 24;  // of any one dimension: products of two stay far below 2^63
+
+// Reads fields by name, so that every message carries file and field.
+class Fields {
+ public:
+  Fields(const Json& object, std::string file) : object_(object), file_(std::move(file)) {}
+
+  std::string where(const char* key) const { return file_ + ": " + key; }
+
+  const Json* optional(const char* key) const {
+    const Json* value = object_.find(key);
+    return value != nullptr && !value->is_null() ? value : nullptr;
+  }
+
+  const Json& required(const char* key) const {
+    const Json* value = optional(key);
+    check(value != nullptr, ErrorKind::kModelFormat, file_, ": expected the key \"", key, "\", which is missing");
+    return *value;
+  }
+
+  std::int64_t size(const char* key) const { return size_in(key, required(key), kMaxSize); }
+
+  std::int64_t size_in(const char* key, const Json& value, std::int64_t largest) const {
+    const std::int64_t size = value.as_integer(where(key));
+    check(size >= 1 && size <= largest, ErrorKind::kModelFormat, where(key), ": expected 1 to ", largest, ", got ",
+          size);
+    return size;
+  }
+
+  double positive(const char* key) const {
+    const double value = required(key).as_number(where(key));
+    check(value > 0 && std::isfinite(value), ErrorKind::kModelFormat, where(key), ": expected a positive number, got ",
+          value);
+    return value;
+  }
+
+  std::int64_t token_id(const char* key, std::int64_t vocab_size) const {
+    const Json* value = optional(key);
+    if (value == nullptr) return -1;
+    const std::int64_t id = value->as_integer(where(key));
+    check(id >= 0 && id < vocab_size, ErrorKind::kModelFormat, where(key), ": expected a token id below ", vocab_size,
+          ", got ", id);
+    return id;
+  }
+
+  // The forward pass implements one value only.
+  void only(const char* key, const std::string& supported) const {
+    const std::string& value = required(key).as_string(where(key));
+    check(value == supported, ErrorKind::kUnsupportedModel, where(key), ": expected \"", supported, "\", got \"", value,
+          "\"");
+  }
+  void only_flag(const char* key, bool supported) const {
+    const Json* value = optional(key);
+    if (value == nullptr) return;  // the tensor list decides: a bias or a norm that is there has no place to go
+    check(value->as_bool(where(key)) == supported, ErrorKind::kUnsupportedModel, where(key), ": expected ",
+          supported ? "true" : "false", ", got ", supported ? "false" : "true");
+  }
+  void absent(const char* key) const {
+    check(optional(key) == nullptr, ErrorKind::kUnsupportedModel, where(key), ": expected null, got a value");
+  }
+
+ private:
+  const Json& object_;
+  std::string file_;
+};
+
+std::int64_t num_kv_heads(const Fields& fields, std::int64_t num_heads) {
+  const Json* count = fields.optional("n_kv_heads");
+  const Json* multi_query = fields.optional("multi_query_attention");
+  const bool one = multi_query != nullptr && multi_query->as_bool(fields.where("multi_query_attention"));
+  const std::int64_t heads = count != nullptr ? fields.size("n_kv_heads") : one ? 1 : num_heads;
+  check(!one || heads == 1, ErrorKind::kModelFormat, fields.where("multi_query_attention"),
+        ": true contradicts n_kv_heads ", heads);
+  check(num_heads % heads == 0, ErrorKind::kModelFormat, fields.where("n_kv_heads"), ": expected a divisor of n_heads ",
+        num_heads, ", got ", heads);
+  return heads;
+}
+
+}  // namespace
+
+ModelConfig load_config(const std::string& folder) {
+  const std::string path = resolve_model_file(folder, "config.json");
+  const std::string text = read_text_file(path, kMaxConfigBytes);
+  const Json object = Json::parse(text, "config.json");
+  object.as_object("config.json");
+  const Fields fields(object, "config.json");
+
+  fields.only("model_type", "llada");
+  fields.only("block_type", "llama");
+  fields.only("activation_type", "silu");
+  fields.only("layer_norm_type", "rms");
+  fields.required("rope");
+  fields.only_flag("rope", true);
+  for (const char* key : {"alibi", "attention_layer_norm", "bias_for_layer_norm", "include_bias", "include_qkv_bias",
+                          "input_emb_norm", "scale_logits"})
+    fields.only_flag(key, false);
+  for (const char* key : {"rope_full_precision", "layer_norm_with_affine"}) fields.only_flag(key, true);
+  for (const char* key : {"clip_qkv", "rope_scaling", "quantization_config"}) fields.absent(key);
+  if (const Json* group = fields.optional("block_group_size")) {
+    const std::int64_t size = group->as_integer(fields.where("block_group_size"));
+    check(size == 1, ErrorKind::kUnsupportedModel, fields.where("block_group_size"), ": expected 1, got ", size);
+  }
+
+  ModelConfig config;
+  config.d_model = fields.size("d_model");
+  config.num_layers = fields.size_in("n_layers", fields.required("n_layers"), 4096);
+  config.num_heads = fields.size("n_heads");
+  config.num_kv_heads = num_kv_heads(fields, config.num_heads);
+  check(config.d_model % config.num_heads == 0, ErrorKind::kModelFormat, fields.where("n_heads"),
+        ": expected a divisor of d_model ", config.d_model, ", got ", config.num_heads);
+  config.head_dim = config.d_model / config.num_heads;
+  check(config.head_dim % 8 == 0, ErrorKind::kUnsupportedModel, fields.where("n_heads"),
+        ": expected a head_dim (d_model / n_heads) that is a multiple of 8, got ", config.head_dim);
+  if (fields.optional("mlp_hidden_size") != nullptr) {
+    config.mlp_hidden_size = fields.size("mlp_hidden_size");
+  } else {
+    const double size = fields.positive("mlp_ratio") * static_cast<double>(config.d_model);
+    check(size >= 1 && size <= static_cast<double>(kMaxSize) && size == std::floor(size), ErrorKind::kModelFormat,
+          fields.where("mlp_ratio"), ": expected a whole mlp_ratio * d_model, got ", size);
+    config.mlp_hidden_size = static_cast<std::int64_t>(size);
+  }
+  const std::int64_t vocab_size = fields.size("vocab_size");
+  config.vocab_size = fields.optional("embedding_size") != nullptr ? fields.size("embedding_size") : vocab_size;
+  check(config.vocab_size >= vocab_size, ErrorKind::kModelFormat, fields.where("embedding_size"),
+        ": expected at least vocab_size ", vocab_size, ", got ", config.vocab_size);
+  config.max_sequence_length = fields.size("max_sequence_length");
+  config.rope_theta = fields.positive("rope_theta");
+  config.rms_norm_eps = fields.positive("rms_norm_eps");
+  config.weight_tying = fields.required("weight_tying").as_bool(fields.where("weight_tying"));
+  config.mask_token_id = fields.token_id("mask_token_id", config.vocab_size);
+  config.eos_token_id = fields.token_id("eos_token_id", config.vocab_size);
+  config.pad_token_id = fields.token_id("pad_token_id", config.vocab_size);
+  return config;
+}
+
+}  // namespace llada

@@ -1,0 +1,53 @@
+#include "model/kv_pool.h"
+
+#include <utility>
+
+#include "core/check.h"
+
+namespace llada {
+namespace {
+
+std::int64_t round_up(std::int64_t n, std::int64_t unit) { return (n + unit - 1) / unit * unit; }
+
+}  // namespace
+
+std::int64_t KvPool::bytes_per_token() const {
+  const std::int64_t per_head = config_.head_dim + round_up(config_.head_dim, 16);
+  return config_.num_layers * config_.num_kv_heads * per_head * size_of(dtype_);
+}
+
+std::int32_t KvPool::open(std::vector<std::int32_t> canvas) {
+  const std::int64_t length = static_cast<std::int64_t>(canvas.size());
+  check(length >= 1, ErrorKind::kInvalidRequest, "expected at least one token, got none");
+  check(length <= config_.max_sequence_length, ErrorKind::kContextLength, "expected at most ",
+        config_.max_sequence_length, " tokens (max_sequence_length), got ", length);
+  for (std::size_t i = 0; i < canvas.size(); ++i)
+    check(canvas[i] >= 0 && canvas[i] < config_.vocab_size, ErrorKind::kInvalidRequest, "expected token ids from 0 to ",
+          config_.vocab_size - 1, ", got ", canvas[i], " at position ", i);
+  const std::int64_t capacity = round_up(length, 64);
+  const std::int64_t k_bytes = config_.num_kv_heads * capacity * config_.head_dim * size_of(dtype_);
+  const std::int64_t v_bytes = config_.num_kv_heads * capacity * round_up(config_.head_dim, 16) * size_of(dtype_);
+  Slot slot;
+  slot.canvas = std::move(canvas);
+  slot.memory = Buffer(config_.num_layers * (k_bytes + v_bytes), /*zero=*/true);
+  for (std::int64_t layer = 0; layer < config_.num_layers; ++layer) {
+    char* k = slot.memory.data() + layer * (k_bytes + v_bytes);
+    slot.layers.push_back({k, k + k_bytes, capacity});
+  }
+  const std::int32_t id = next_id_++;
+  slots_.emplace(id, std::move(slot));
+  return id;
+}
+
+void KvPool::close(std::int32_t id) {
+  at(id);
+  slots_.erase(id);
+}
+
+Slot& KvPool::at(std::int32_t id) {
+  const auto found = slots_.find(id);
+  check(found != slots_.end(), ErrorKind::kInvalidRequest, "expected an open slot, got ", id);
+  return found->second;
+}
+
+}  // namespace llada

@@ -1,0 +1,40 @@
+// K and V of the sequences in flight. A canvas has a fixed length, so a slot is allotted once, whole, and never grows.
+#pragma once
+
+#include <map>
+#include <vector>
+
+#include "model/config.h"
+#include "ops/ops.h"
+
+namespace llada {
+
+struct Slot {
+  std::vector<std::int32_t> canvas;
+  std::vector<KvView> layers;
+  Buffer memory;
+};
+
+class KvPool {
+ public:
+  KvPool(const ModelConfig& config, DType dtype) : config_(config), dtype_(dtype) {}
+
+  // K/V for each position of `canvas`, zeroed: what is stale in memory may be NaN. Throws InvalidRequestError for a
+  // token id outside the vocabulary, ContextLengthError, OutOfMemoryError.
+  std::int32_t open(std::vector<std::int32_t> canvas);
+  void close(std::int32_t id);
+
+  // Throws InvalidRequestError if there is no such slot.
+  Slot& at(std::int32_t id);
+
+  std::int64_t num_open() const { return static_cast<std::int64_t>(slots_.size()); }
+  std::int64_t bytes_per_token() const;
+
+ private:
+  const ModelConfig& config_;
+  const DType dtype_;
+  std::map<std::int32_t, Slot> slots_;
+  std::int32_t next_id_ = 0;
+};
+
+}  // namespace llada

@@ -1,0 +1,134 @@
+#include "model/llada.h"
+
+#include <cmath>
+#include <cstring>
+
+#include "core/check.h"
+
+namespace llada {
+
+void ForwardBatch::clear() {
+  tokens.clear();
+  positions.clear();
+  wanted.clear();
+  parts.clear();
+}
+
+std::int64_t ForwardBatch::add(const Slot& slot, const QuerySpan& span) {
+  const std::int64_t row = static_cast<std::int64_t>(tokens.size());
+  tokens.insert(tokens.end(), slot.canvas.begin() + span.start, slot.canvas.begin() + span.stop);
+  for (std::int32_t position = span.start; position < span.stop; ++position) positions.push_back(position);
+  parts.push_back({row, row + span.stop - span.start, span.visible, &slot});
+  return row;
+}
+
+Llada::Llada(const ModelConfig& config, const Weights& weights, const Ops& ops)
+    : config_(config), weights_(weights), ops_(ops), shape_{config.num_heads, config.num_kv_heads, config.head_dim} {
+  // Frequencies and angles in float32, as the published model computes them: theta^(-2i/d), position * frequency.
+  const std::int64_t half = config.head_dim / 2;
+  angle_memory_ = Buffer(config.max_sequence_length * config.head_dim * 4);
+  float* angle = reinterpret_cast<float*>(angle_memory_.data());
+  for (std::int64_t i = 0; i < half; ++i) {
+    const float exponent = static_cast<float>(2 * i) / static_cast<float>(config.head_dim);
+    const float frequency = 1.0f / std::pow(static_cast<float>(config.rope_theta), exponent);
+    for (std::int64_t position = 0; position < config.max_sequence_length; ++position) {
+      const float phase = static_cast<float>(position) * frequency;
+      angle[position * config.head_dim + i] = std::cos(phase);
+      angle[position * config.head_dim + half + i] = std::sin(phase);
+    }
+  }
+  angles_ = {angle, DType::kFloat32, config.max_sequence_length, config.head_dim};
+}
+
+Tensor Llada::tensor(Buffer& buffer, DType dtype, std::int64_t rows, std::int64_t cols) {
+  buffer.reserve(rows * cols * size_of(dtype));
+  return {buffer.data(), dtype, rows, cols};
+}
+
+ConstTensor Llada::forward(Stream stream, const ForwardBatch& batch) {
+  const std::int64_t num_rows = static_cast<std::int64_t>(batch.tokens.size());
+  x_ = tensor(residual_, DType::kFloat32, num_rows, config_.d_model);
+  positions_ = batch.positions;
+  ops_.embed(stream, batch.tokens.data(), weights_.embedding, x_);
+  for (std::int64_t layer = 0; layer < config_.num_layers; ++layer) {
+    const bool last = layer + 1 == config_.num_layers;
+    attention_block(stream, layer, batch, last);
+    if (x_.rows > 0) mlp_block(stream, weights_.layers[static_cast<std::size_t>(layer)]);
+  }
+  normed_rows_ = tensor(normed_, weights_.dtype, x_.rows, config_.d_model);
+  ops_.rms_norm(stream, x_, weights_.norm, static_cast<float>(config_.rms_norm_eps), normed_rows_);
+  return normed_rows_;
+}
+
+// x += attn_out(attention(rope(q), slot)); K and V of all rows go to the slot first. In the last layer only the wanted
+// rows go on: nobody reads the hidden state of the others.
+void Llada::attention_block(Stream stream, std::int64_t layer, const ForwardBatch& batch, bool last) {
+  const LayerWeights& w = weights_.layers[static_cast<std::size_t>(layer)];
+  const DType dtype = weights_.dtype;
+  const std::int64_t q_size = config_.num_heads * config_.head_dim;
+
+  normed_rows_ = tensor(normed_, dtype, x_.rows, config_.d_model);
+  ops_.rms_norm(stream, x_, w.attn_norm, static_cast<float>(config_.rms_norm_eps), normed_rows_);
+  const Tensor kv = tensor(projected_, DType::kFloat32, x_.rows, w.key_value.num_out);
+  ops_.matmul(stream, normed_rows_, w.key_value, /*accumulate=*/false, kv);
+  const std::vector<RowSpan> written = spans_of(batch, layer, /*only_wanted=*/false);
+  ops_.rope_kv_write(stream, kv, angles_, positions_.data(), shape_, dtype, written.data(),
+                     static_cast<std::int64_t>(written.size()));
+
+  if (last) keep_wanted_rows(batch);
+  if (x_.rows == 0) return;
+  const Tensor q = tensor(projected_, DType::kFloat32, x_.rows, q_size);
+  ops_.matmul(stream, normed_rows_, w.query, /*accumulate=*/false, q);
+  const Tensor rotated = tensor(queries_, dtype, x_.rows, q_size);
+  ops_.rope(stream, q, angles_, positions_.data(), config_.head_dim, rotated);
+  const Tensor attended = tensor(attended_, dtype, x_.rows, q_size);
+  const std::vector<RowSpan> spans = last ? spans_of(batch, layer, /*only_wanted=*/true) : written;
+  ops_.attention(stream, rotated, shape_, spans.data(), static_cast<std::int64_t>(spans.size()), attended);
+  ops_.matmul(stream, attended, w.attn_out, /*accumulate=*/true, x_);
+}
+
+// x += down(silu(gate(h)) * up(h)), h = norm(x).
+void Llada::mlp_block(Stream stream, const LayerWeights& w) {
+  normed_rows_ = tensor(normed_, weights_.dtype, x_.rows, config_.d_model);
+  ops_.rms_norm(stream, x_, w.mlp_norm, static_cast<float>(config_.rms_norm_eps), normed_rows_);
+  const Tensor gate_up = tensor(projected_, DType::kFloat32, x_.rows, 2 * config_.mlp_hidden_size);
+  ops_.matmul(stream, normed_rows_, w.gate_up, /*accumulate=*/false, gate_up);
+  const Tensor activated = tensor(activated_, weights_.dtype, x_.rows, config_.mlp_hidden_size);
+  ops_.swiglu(stream, gate_up, activated);
+  ops_.matmul(stream, activated, w.down, /*accumulate=*/true, x_);
+}
+
+std::vector<RowSpan> Llada::spans_of(const ForwardBatch& batch, std::int64_t layer, bool only_wanted) const {
+  std::vector<RowSpan> spans;
+  std::int64_t next = 0;  // of the wanted rows
+  for (const ForwardBatch::Part& part : batch.parts) {
+    RowSpan span{part.row_begin, part.row_end, part.visible, part.slot->layers[static_cast<std::size_t>(layer)]};
+    if (only_wanted) {
+      span.row_begin = next;
+      while (next < static_cast<std::int64_t>(batch.wanted.size()) &&
+             batch.wanted[static_cast<std::size_t>(next)] < part.row_end)
+        ++next;
+      span.row_end = next;
+    }
+    if (span.row_end > span.row_begin) spans.push_back(span);
+  }
+  return spans;
+}
+
+// Moves the wanted rows of the residual stream, of the normed rows and of the positions to the front, in place.
+void Llada::keep_wanted_rows(const ForwardBatch& batch) {
+  const auto compact = [&](Tensor& t) {
+    const std::int64_t row_bytes = t.cols * size_of(t.dtype);
+    char* data = static_cast<char*>(t.data);
+    for (std::size_t i = 0; i < batch.wanted.size(); ++i)
+      std::memmove(data + static_cast<std::int64_t>(i) * row_bytes, data + batch.wanted[i] * row_bytes,
+                   static_cast<std::size_t>(row_bytes));
+    t.rows = static_cast<std::int64_t>(batch.wanted.size());
+  };
+  compact(x_);
+  compact(normed_rows_);
+  for (std::size_t i = 0; i < batch.wanted.size(); ++i)
+    positions_[i] = batch.positions[static_cast<std::size_t>(batch.wanted[i])];
+}
+
+}  // namespace llada

@@ -1,0 +1,69 @@
+// The transformer: published LLaDA forward pass over a ragged batch, writing K/V into the slots as it goes. It computes
+// hidden states; what becomes of them is the business of denoise/.
+#pragma once
+
+#include <vector>
+
+#include "model/config.h"
+#include "model/kv_pool.h"
+#include "model/weights.h"
+#include "ops/ops.h"
+
+namespace llada {
+
+// Positions [start, stop) of a slot, recomputed in this forward; they see [0, visible).
+struct QuerySpan {
+  std::int32_t start = 0;
+  std::int32_t stop = 0;
+  std::int32_t visible = 0;
+};
+
+// The rows of one forward, in the order of the spans. Only the rows in `wanted` need a hidden state; the others matter
+// for their K and V.
+struct ForwardBatch {
+  std::vector<std::int32_t> tokens;     // (num_rows)
+  std::vector<std::int32_t> positions;  // (num_rows)
+  std::vector<std::int64_t> wanted;     // (num_wanted) ascending row indices
+  struct Part {
+    std::int64_t row_begin;
+    std::int64_t row_end;
+    std::int64_t visible;
+    const Slot* slot;
+  };
+  std::vector<Part> parts;
+
+  void clear();
+  // Appends the rows of `span`, tokens from the slot's canvas. Returns the row of span.start.
+  std::int64_t add(const Slot& slot, const QuerySpan& span);
+};
+
+class Llada {
+ public:
+  Llada(const ModelConfig& config, const Weights& weights, const Ops& ops);
+
+  // Final normed hidden states of the wanted rows: (num_wanted, d_model) in the compute type, valid until the next
+  // call.
+  ConstTensor forward(Stream stream, const ForwardBatch& batch);
+
+ private:
+  void attention_block(Stream stream, std::int64_t layer, const ForwardBatch& batch, bool last);
+  void mlp_block(Stream stream, const LayerWeights& w);
+  Tensor tensor(Buffer& buffer, DType dtype, std::int64_t rows, std::int64_t cols);
+  std::vector<RowSpan> spans_of(const ForwardBatch& batch, std::int64_t layer, bool only_wanted) const;
+  void keep_wanted_rows(const ForwardBatch& batch);
+
+  const ModelConfig& config_;
+  const Weights& weights_;
+  const Ops& ops_;
+  const HeadShape shape_;
+  Buffer angle_memory_;
+  ConstTensor angles_;  // (max_sequence_length, head_dim): cos, then sin
+
+  // Workspace, grown to the largest batch seen. residual: float32; rows and heads in the compute type.
+  Buffer residual_, normed_, projected_, queries_, attended_, activated_;
+  Tensor x_;  // the residual stream of the current rows
+  Tensor normed_rows_;
+  std::vector<std::int32_t> positions_;  // of the current rows
+};
+
+}  // namespace llada

@@ -1,0 +1,39 @@
+// A bounded reader of safetensors files and of their shard index. Every number of the header is checked against the
+// file before it is used: offsets in range, no overlap, no hole, sizes without overflow, no name twice. Format:
+// https://github.com/huggingface/safetensors (8 bytes header length, JSON header, data).
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/tensor.h"
+#include "model/files.h"
+
+namespace llada {
+
+struct StoredTensor {
+  std::string name;
+  DType dtype = DType::kFloat32;
+  std::vector<std::int64_t> shape;
+  const void* data = nullptr;  // into the mapped file; 2 or 4 byte aligned only if the writer was kind
+  std::string file;
+};
+
+// All tensors of a model folder: model.safetensors, or the shards that model.safetensors.index.json names.
+class Checkpoint {
+ public:
+  // Throws ModelNotFoundError, ModelFormatError (with file and tensor) or UnsupportedModelError (element type).
+  explicit Checkpoint(const std::string& folder);
+
+  const std::map<std::string, StoredTensor>& tensors() const { return tensors_; }
+
+ private:
+  void add_file(const std::string& folder, const std::string& name);
+
+  std::vector<std::unique_ptr<MappedFile>> files_;
+  std::map<std::string, StoredTensor> tensors_;
+};
+
+}  // namespace llada

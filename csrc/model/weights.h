@@ -1,0 +1,40 @@
+// The weights of a model as the ops read them: packed for the table, in the compute type. Loading copies everything;
+// the checkpoint files are closed afterwards.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "model/config.h"
+#include "ops/ops.h"
+
+namespace llada {
+
+struct LayerWeights {
+  ConstTensor attn_norm;   // (1, d_model) float32, values of the compute type; so is each norm
+  PackedWeight query;      // (num_heads * head_dim, d_model)
+  PackedWeight key_value;  // (2 * num_kv_heads * head_dim, d_model): K, then V
+  PackedWeight attn_out;   // (d_model, num_heads * head_dim)
+  ConstTensor mlp_norm;
+  PackedWeight gate_up;  // (2 * mlp_hidden_size, d_model): gate, then up
+  PackedWeight down;     // (d_model, mlp_hidden_size)
+};
+
+struct Weights {
+  DType dtype = DType::kFloat32;             // compute type
+  DType checkpoint_dtype = DType::kFloat32;  // of the embedding in the file
+  ConstTensor embedding;                     // (vocab_size, d_model) in the compute type
+  std::vector<LayerWeights> layers;
+  ConstTensor norm;
+  PackedWeight head;  // (vocab_size, d_model)
+  std::int64_t num_parameters = 0;
+  std::int64_t num_bytes = 0;
+  std::vector<Buffer> memory;
+};
+
+// compute_type: "auto" (bfloat16 for a 16-bit checkpoint, else float32), "float32" or "bfloat16".
+// Throws ModelNotFoundError, ModelFormatError (missing, extra, wrong shape, not finite) or UnsupportedModelError.
+Weights load_weights(const std::string& folder, const ModelConfig& config, const std::string& compute_type,
+                     const Ops& ops, Stream stream);
+
+}  // namespace llada

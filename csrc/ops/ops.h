@@ -1,0 +1,158 @@
+// THE PAGE: every operation that a backend carries out, with its shapes and its precision. A backend is one table of
+// these pointers. All arrays are row-major with a contiguous last dimension; inputs first, then scalars, outputs last.
+//
+// Precision. T is the compute type of the model, float32 or bfloat16. The residual stream and all products are float32;
+// what enters a product or the K/V slot is rounded to T once. Sums over a row have a fixed order that depends neither
+// on the number of rows nor on the number of threads, so a request gets the same bits alone and in a batch.
+#pragma once
+
+#include <cstdint>
+
+#include "core/tensor.h"
+
+namespace llada {
+
+class ThreadPool;
+
+// Where an op runs. The CPU tables need the pool; it also lends each worker its scratch memory.
+struct Stream {
+  ThreadPool* pool = nullptr;
+};
+
+// A weight matrix (num_out, num_in) in the order its table reads it: panels of 64 outputs, [out / 64][in /
+// pack][64][pack], pack = 4 bytes of T (1 float32, 2 bfloat16), padded with zeros.
+struct PackedWeight {
+  const void* data = nullptr;
+  DType dtype = DType::kFloat32;
+  std::int64_t num_out = 0;
+  std::int64_t num_in = 0;
+};
+
+// K and V of one layer of one slot, in T. `capacity` (positions) is a multiple of 64.
+//   k: [num_kv_heads][capacity / 16][head_dim / pack][16][pack]     keys are the lanes of q k^T
+//   v: [num_kv_heads][capacity / pack][v_stride][pack]              head dimensions are the lanes of p v
+// v_stride is head_dim rounded up to a multiple of 16.
+struct KvView {
+  void* k = nullptr;
+  void* v = nullptr;
+  std::int64_t capacity = 0;
+};
+
+struct HeadShape {
+  std::int64_t num_heads = 0;
+  std::int64_t num_kv_heads = 0;
+  std::int64_t head_dim = 0;  // a multiple of 8
+};
+
+// Rows [row_begin, row_end) of the batch belong to one sequence; they see keys [0, visible) of its slot.
+struct RowSpan {
+  std::int64_t row_begin = 0;
+  std::int64_t row_end = 0;
+  std::int64_t visible = 0;
+  KvView kv;
+};
+
+enum class Score : std::int32_t { kLowConfidence = 0, kRandom = 1, kMargin = 2, kEntropy = 3 };
+
+// How one request turns logits into a candidate and its confidence. Token ids of -1 mean "none".
+struct SamplingRule {
+  double temperature = 0;     // 0: argmax; else argmax of logit - temperature * ln(-ln u), u keyed by the counter
+  double guidance_scale = 0;  // w: logits = u + (w + 1) (c - u) where a row has a guide
+  std::uint64_t seed = 0;
+  std::int32_t step = 0;  // forwards that the request has run: part of the noise counter
+  Score score = Score::kLowConfidence;
+  std::int32_t mask_id = -1;
+  bool propose_mask = true;                      // false: the mask id is never a candidate (it stays in the softmax)
+  std::int32_t suppressed_token = -1;            // its logit is -inf
+  std::int32_t unconfident_token[2] = {-1, -1};  // left out of the softmax once the candidate is chosen
+};
+
+struct CandidateRow {
+  std::int32_t hidden_row = 0;
+  std::int32_t guide_row = -1;  // row of the unconditional logits
+  std::int32_t position = 0;
+  std::int32_t rule = 0;     // index into the rules
+  std::int32_t target = -1;  // token whose log-probability is wanted
+};
+
+struct Candidate {
+  std::int32_t token = -1;
+  std::int32_t other_token = -1;  // the candidate if the mask id may not win; equals token unless token is the mask id
+  double confidence = 0;          // of token, by the rule's score; larger is better
+  double other_confidence = 0;
+  double probability = 0;  // softmax probability of token, without noise
+  double entropy = 0;      // of the softmax, nats
+  double margin = 0;       // largest minus second largest probability
+  double target_log_prob = 0;
+};
+
+enum class Select : std::int32_t { kTopK = 0, kThreshold = 1, kFactor = 2 };
+
+// One sequence's share of a commit: candidates [begin, end), at ascending positions.
+struct CommitGroup {
+  std::int64_t begin = 0;
+  std::int64_t end = 0;
+  Select select = Select::kTopK;
+  std::int64_t count = 0;  // kTopK
+  double value = 0;        // kThreshold: tau, kFactor: f
+  std::int32_t mask_id = -1;
+  std::int32_t* canvas = nullptr;
+};
+
+struct Ops {
+  const char* name;  // "avx512bf16"
+
+  // Bytes of, and copy into, the packed form of `weight` (num_out, num_in), which is float32, bfloat16 or float16.
+  // False if a value is not finite. packed: num_bytes of it, 64-byte aligned, T.
+  std::int64_t (*packed_bytes)(std::int64_t num_out, std::int64_t num_in, DType dtype);
+  bool (*pack)(Stream, ConstTensor weight, DType dtype, void* packed);
+
+  // out[r] = table[tokens[r]].  tokens: (out.rows); table: (vocabulary, d_model) in T; out: (num_rows, d_model)
+  // float32.
+  void (*embed)(Stream, const std::int32_t* tokens, ConstTensor table, Tensor out);
+
+  // out[r] = round(x[r] * rsqrt(mean(x[r]^2) + eps)) * weight: rounds to T before the weight is applied, as the
+  // published model does. x: (num_rows, d_model) float32; weight: (1, d_model) float32, values of T; out: like x, in T.
+  void (*rms_norm)(Stream, ConstTensor x, ConstTensor weight, float eps, Tensor out);
+
+  // out = x weight^T, or out += x weight^T.  x: (num_rows, num_in) in T; out: (num_rows, num_out) float32.
+  void (*matmul)(Stream, ConstTensor x, const PackedWeight& weight, bool accumulate, Tensor out);
+
+  // Half-split rotation (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin) of each head in float32, rounded to T.
+  // x: (num_rows, num_heads * head_dim) float32; angles: cos and sin, (max_positions, head_dim), halves [cos | sin];
+  // positions: (num_rows); out: (num_rows, num_heads * head_dim) in T.
+  void (*rope)(Stream, ConstTensor x, ConstTensor angles, const std::int32_t* positions, std::int64_t head_dim,
+               Tensor out);
+
+  // Rotates K, rounds K and V to T and writes both into the slots.  kv: (num_rows, 2 * num_kv_heads * head_dim)
+  // float32, K first; spans say whose rows these are, positions where they go.
+  void (*rope_kv_write)(Stream, ConstTensor kv, ConstTensor angles, const std::int32_t* positions, HeadShape,
+                        DType dtype, const RowSpan* spans, std::int64_t num_spans);
+
+  // out = softmax(q k^T / sqrt(head_dim)) v over the visible keys of each span; online softmax over tiles of 64 keys,
+  // statistics float32. visible >= 1.  q, out: (num_rows, num_heads * head_dim) in T.
+  void (*attention)(Stream, ConstTensor q, HeadShape, const RowSpan* spans, std::int64_t num_spans, Tensor out);
+
+  // out = silu(gate) * up.  gate_up: (num_rows, 2 * hidden) float32, gate first; out: (num_rows, hidden) in T.
+  void (*swiglu)(Stream, ConstTensor gate_up, Tensor out);
+
+  // Candidate and confidence of each row in one pass over vocabulary tiles; logits are not stored beyond a tile.
+  // hidden: (num_hidden, d_model) in T; head: (vocabulary, d_model); rows, out: (num_rows).
+  // Ties: the lower token id wins. Returns -1, or the first row whose logits are not finite (its output is undefined).
+  std::int64_t (*candidates)(Stream, ConstTensor hidden, const PackedWeight& head, const SamplingRule* rules,
+                             const CandidateRow* rows, std::int64_t num_rows, Candidate* out);
+
+  // Commits the best candidates of each group into its canvas: highest confidence first, then lower position.
+  // kTopK: `count` of them. kThreshold: all with confidence >= value. kFactor: the largest n with
+  // (n + 1) (1 - c_n) < value. The latter two commit at least one token that is not the mask id (other_token if they
+  // must). rows, candidates: (num_candidates); chosen: (num_candidates) candidate indices in order of confidence, -1
+  // after the last one of a group; a commit of other_token rewrites its candidate.
+  void (*commit)(Stream, const CandidateRow* rows, Candidate* candidates, const CommitGroup* groups,
+                 std::int64_t num_groups, std::int64_t* chosen);
+
+  // The arithmetic roof: GFLOP/s of the multiply-adds of matmul's inner kernel on operands in the nearest cache, best
+  // of short bursts, all threads of the stream.
+  double (*measure_peak)(Stream, DType dtype);
+};
+
+}  // namespace llada
