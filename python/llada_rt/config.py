@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from .errors import ConfigError
 
@@ -16,20 +16,24 @@ ComputeType = Literal["auto", "float32", "bfloat16"]
 DEMO_DIR = Path(__file__).parent / "demo"
 
 
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
     """Options of `Engine`, by the same names."""
 
     model_dir: Path
-    device: Device = "auto"
-    compute_type: ComputeType = "auto"  # auto: what the checkpoint stores
-    threads: int | None = None  # None: what affinity and cgroup allow
-    table: str | None = None  # instruction-set table, None: the best of this machine
-    max_num_seqs: int = 8  # requests that run together
-    max_num_batched_tokens: int = 4096  # positions recomputed in one step, over all requests
-    mask_token_id: int | None = None
-    eos_token_id: int | None = None
-    eot_token_id: int | None = None
+    device: Device = _option("auto", "Where to run; this build runs on the CPU.")  # noqa: RUF009 (a dataclass field)
+    compute_type: ComputeType = _option("auto", "Arithmetic; by default the checkpoint's own.")  # noqa: RUF009
+    threads: int | None = _option(None, "Threads; by default what affinity and the container's quota allow.")
+    table: str | None = _option(None, "Instruction-set table; by default the best of this machine.")
+    max_num_seqs: int = _option(8, "Requests that run together.")
+    max_num_batched_tokens: int = _option(4096, "Positions recomputed in one step, over all requests.")
+    mask_token_id: int | None = _option(None, "Mask token, where the model folder does not name it.")
+    eos_token_id: int | None = _option(None, "End-of-text token, where the model folder does not name it.")
+    eot_token_id: int | None = _option(None, "End-of-turn token, where the model folder does not name it.")
 
     def __post_init__(self) -> None:
         if not isinstance(self.model_dir, (str, os.PathLike)) or not str(self.model_dir):

@@ -157,6 +157,7 @@ class Engine:
             "compute_type": runner.compute_type,
             "device": "cpu",
             "table": runner.table,
+            "tables": runner.tables,
             "threads": runner.num_threads,
             "mask_token_id": self.mask_token_id,
             "eos_token_id": self.eos_token_id,

@@ -29,7 +29,7 @@ class Runner:
     """A loaded model and its open slots."""
 
     def __init__(self, config: EngineConfig) -> None:
-        tables = _core.tables()
+        self.tables = tables = _core.tables()  # that this machine can run, best first
         if config.device == "cuda":
             raise DeviceError(
                 f"device 'cuda' is not part of this build: there is 'cpu' with the tables {', '.join(tables)}",

@@ -1,0 +1,119 @@
+"""Command-line options, made from the fields of SamplingParams and EngineConfig, and what is written on the command
+line in place of Python values: templates with holes, lists of ids.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import inspect
+import re
+import types
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import typer
+
+from .config import EngineConfig
+from .errors import InvalidRequestError
+from .params import SamplingParams
+
+
+def _flag_type(hint: Any) -> Any:
+    """The type of a flag that may be left out: `int | None` -> Optional[int], a Literal -> an Enum of its words."""
+    if get_origin(hint) in (Union, types.UnionType):
+        (hint,) = (part for part in get_args(hint) if part is not type(None))
+    if get_origin(hint) is Literal:
+        members = {word: word for word in get_args(hint)}
+        return enum.Enum("Choice", members) | None  # type: ignore[operator]
+    return hint | None
+
+
+def _flags(kind: type, panel: str, skip: tuple[str, ...] = ()) -> dict[str, inspect.Parameter]:
+    hints = get_type_hints(kind)
+    flags = {}
+    for spec in dataclasses.fields(kind):
+        if spec.name in skip:
+            continue
+        word = "--" + spec.name.replace("_", "-")
+        if hints[spec.name] is bool:
+            word += "/--no-" + word[2:]
+        option = typer.Option(word, help=spec.metadata["help"], rich_help_panel=panel, show_default=False)
+        flags[spec.name] = inspect.Parameter(
+            spec.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[_flag_type(hints[spec.name]), option],
+        )
+    return flags
+
+
+ENGINE_FLAGS = _flags(EngineConfig, "Engine", skip=("model_dir",))
+# What a command prints is chosen by --json, so return_tokens has its use there alone.
+PARAMS_FLAGS = _flags(SamplingParams, "Decoding (by default as the model's generation_config.json says)")
+
+
+def with_flags(**groups: Mapping[str, inspect.Parameter]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the flags of each group; those that were set arrive as one dict per group, by its name."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = {
+            name: parameter
+            for name, parameter in inspect.signature(command, eval_str=True).parameters.items()
+            if name not in groups
+        }
+        every = own | {name: flag for flags in groups.values() for name, flag in flags.items()}
+
+        @functools.wraps(command)
+        def run(**given: Any) -> None:
+            arguments = {name: given[name] for name in own}
+            for group, flags in groups.items():
+                values = {name: given[name] for name in flags if given[name] is not None}
+                arguments[group] = {k: v.value if isinstance(v, enum.Enum) else v for k, v in values.items()}
+            command(**arguments)
+
+        run.__signature__ = inspect.Signature(list(every.values()))  # type: ignore[attr-defined]
+        run.__annotations__ = {name: parameter.annotation for name, parameter in every.items()}
+        return run
+
+    return decorate
+
+
+def params_over(defaults: SamplingParams, given: Mapping[str, Any]) -> SamplingParams:
+    """The model's defaults with the flags that were set.
+
+    Defaults that say "one token a step" or "one block" by repeating gen_length keep that meaning for another length.
+    """
+    if "gen_length" in given and given["gen_length"] != defaults.gen_length:
+        same = {n: None for n in ("steps", "block_length") if getattr(defaults, n) == defaults.gen_length}
+        given = same | dict(given)
+    return defaults.replace(**given)
+
+
+def parse_template(text: str) -> list[str | int]:
+    """ "床前__光[MASK:3]" -> ["床前", 2, "光", 3]. A backslash keeps the next underscore or bracket as it is."""
+    segments: list[str | int] = []
+    for match in re.finditer(r"\\([_\[\\])|(_+)|\[MASK(?::(\d{1,9}))?\]|(.)", text, re.DOTALL):
+        escaped, run, count, plain = match.groups()
+        fixed = escaped or plain
+        if fixed is None:
+            holes = len(run) if run else int(count or 1)
+            if segments and isinstance(segments[-1], int) and holes:
+                segments[-1] += holes
+            else:
+                segments.append(holes)
+        elif segments and isinstance(segments[-1], str):
+            segments[-1] += fixed
+        else:
+            segments.append(fixed)
+    return segments
+
+
+def parse_ids(text: str) -> list[int]:
+    """ "3, 14, 15" or "3 14 15" -> [3, 14, 15]."""
+    words = text.replace(",", " ").split()
+    for word in words:
+        if not re.fullmatch(r"-?\d{1,18}", word):
+            raise InvalidRequestError(f"--ids: expected token ids separated by commas, got {word[:40]!r}", param="ids")
+    return [int(word) for word in words]
