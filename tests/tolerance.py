@@ -38,6 +38,11 @@ def error(got: np.ndarray, want: np.ndarray) -> float:
     return float(np.nan_to_num(difference, nan=np.inf).max(initial=0))
 
 
+def rms_error(got: np.ndarray, want: np.ndarray) -> float:
+    """Root mean square of the difference."""
+    return float(np.sqrt(np.mean((np.asarray(got, np.float64) - want) ** 2)))
+
+
 def assert_accurate(got, want, plain, dtype: str, *, magnitude: float | None = None) -> None:
     """`magnitude`: the largest sum of absolute terms behind an element of `want`, where that is more than the element
     itself.

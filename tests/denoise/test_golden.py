@@ -88,4 +88,4 @@ def test_recorded_likelihoods(folder: Path, table: str):
             ratios = [ratio for batch in case["mask_ratio"] for ratio in batch]
             noise = [{"tokens": row, "mask_ratio": ratio} for row, ratio in zip(rows, ratios, strict=True)]
             score = engine.score(case["prompt"], case["answer"], noise=noise, cfg_scale=case["cfg_scale"])
-            assert score.logprob == pytest.approx(case["log_likelihood"], rel=RECORDED_LIKELIHOOD["engine"])
+            assert score.log_likelihood == pytest.approx(case["log_likelihood"], rel=RECORDED_LIKELIHOOD["engine"])

@@ -75,7 +75,7 @@ def test_key_that_has_no_default(tmp_path, key, how):
 
 
 CONTRADICTING = [
-    ("d_model", 40, "shape"),
+    ("d_model", 96, "shape"),
     ("d_model", 64, "shape"),
     ("n_layers", 1, "blocks.1"),
     ("n_layers", 3, "blocks.2"),
@@ -109,7 +109,8 @@ NO_SIZE = (0, -1, 1.5, "32", True, [], 10**9, 2**31, 2**63, 2**64, 10**400)
 @pytest.mark.parametrize("key", SIZES)
 def test_size_that_is_none(tmp_path, key, value):
     write_model(tmp_path)
-    refused(write_config(tmp_path, {key: value}), ModelError, key)
+    beyond = isinstance(value, int) and value >= 2**63  # the reader of JSON stops there and names the byte
+    refused(write_config(tmp_path, {key: value}), ModelError, "64 bits" if beyond else key)
 
 
 @pytest.mark.parametrize("value", ["0", "0.0", "-1.0", '"1"', "true", "[]", "NaN", "Infinity", "1e999", "-0.0"])

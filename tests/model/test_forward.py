@@ -11,7 +11,7 @@ from llada_rt import _core
 from tests.data.make_goldens import CHECKPOINT
 from tests.golden import folder_params
 from tests.reference.forward import Model
-from tests.tolerance import FORWARD_FLOOR, error
+from tests.tolerance import FORWARD_FLOOR, error, rms_error
 from training.model import LLaDA
 
 TORCH = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -23,9 +23,16 @@ def torch_logits(folder: Path, tokens: np.ndarray, dtype: str) -> np.ndarray:
         return LLaDA.from_folder(folder, dtype=TORCH[dtype])(torch.from_numpy(tokens).long()[None])[0].float().numpy()
 
 
-def assert_as_good_as_torch(got, want, plain, dtype: str) -> None:
-    bound = 2 * error(plain, want) + FORWARD_FLOOR[dtype] * float(np.abs(want).max())
-    assert error(got, want) <= bound, f"error {error(got, want):.3g}, torch {error(plain, want):.3g}, bound {bound:.3g}"
+def assert_as_good_as_torch(got: list, want: list, plain: list, dtype: str) -> None:
+    """Root mean square of each sequence, and the largest error over all:
+
+    one row may hang on a near-tie in a softmax.
+    """
+    floors = [FORWARD_FLOOR[dtype] * float(np.abs(logits).max()) for logits in want]
+    for ours, truth, theirs, floor in zip(got, want, plain, floors, strict=True):
+        assert rms_error(ours, truth) <= 2 * rms_error(theirs, truth) + floor, len(truth)
+    largest, torch_largest = (max(map(error, logits, want)) for logits in (got, plain))
+    assert largest <= 2 * torch_largest + max(floors), f"error {largest:.3g}, torch {torch_largest:.3g}"
 
 
 @pytest.mark.parametrize("table", _core.tables())
@@ -34,20 +41,22 @@ def assert_as_good_as_torch(got, want, plain, dtype: str) -> None:
 def test_forward_equals_recorded_logits(folder: Path, dtype: str, table: str):
     runtime = _core.Runtime(str(folder), compute_type=dtype, table=table, num_threads=2)
     recorded = load_file(folder / "forward.safetensors")
-    for j in range(len(recorded) // 3):
-        tokens, want = recorded[f"forward_{j}_ids"], recorded[f"forward_{j}_logits_float64"]
-        plain = recorded[f"forward_{j}_logits"] if dtype == "float32" else torch_logits(folder, tokens, dtype)
-        assert_as_good_as_torch(runtime.forward(tokens), want, plain, dtype)
+    tokens, plain, want = (
+        [recorded[f"forward_{j}_{what}"] for j in range(len(recorded) // 3)]
+        for what in ("ids", "logits", "logits_float64")
+    )
+    if dtype == "bfloat16":
+        plain = [torch_logits(folder, ids, dtype) for ids in tokens]
+    assert_as_good_as_torch([runtime.forward(ids) for ids in tokens], want, plain, dtype)
 
 
 @pytest.mark.parametrize("table", _core.tables())
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_forward_equals_reference(dtype: str, table: str):
     runtime, model = _core.Runtime(str(CHECKPOINT), compute_type=dtype, table=table, num_threads=2), Model(CHECKPOINT)
-    for length in LENGTHS:
-        tokens = np.random.default_rng(length).integers(0, 160, length).astype(np.int32)
-        got, plain = runtime.forward(tokens), torch_logits(CHECKPOINT, tokens, dtype)
-        assert_as_good_as_torch(got, model.forward(tokens), plain, dtype)
+    tokens = [np.random.default_rng(length).integers(0, 160, length).astype(np.int32) for length in LENGTHS]
+    plain = [torch_logits(CHECKPOINT, ids, dtype) for ids in tokens]
+    assert_as_good_as_torch([runtime.forward(t) for t in tokens], [model.forward(t) for t in tokens], plain, dtype)
 
 
 @pytest.mark.parametrize("table", _core.tables())

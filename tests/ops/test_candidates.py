@@ -60,7 +60,7 @@ def test_candidates(ops, dtype, rows, vocab):
     check(ops, *make(vocab + rows, rows, vocab, 48, dtype), dtype)
 
 
-@pytest.mark.parametrize("d", [8, 24, 33, 64, 1025])
+@pytest.mark.parametrize("d", [8, 24, 34, 64, 1026])
 @pytest.mark.parametrize("rows", [5, 6, 65])
 def test_candidates_sizes(ops, dtype, rows, d):
     check(ops, *make(d + rows, rows, 130, d, dtype), dtype)

@@ -13,7 +13,7 @@ from tests.tolerance import assert_accurate
 def plain(x: np.ndarray, positions: np.ndarray, theta: float, dtype: str) -> np.ndarray:
     """As published: angles and rotation in float32."""
     half = x.shape[-1] // 2
-    frequency = theta ** (-torch.arange(0, 2 * half, 2).float() / (2 * half))
+    frequency = 1.0 / theta ** (torch.arange(0, 2 * half, 2).float() / (2 * half))
     angle = torch.from_numpy(positions).float()[:, None, None] * frequency
     first, second = to_torch(x, "float32").split(half, -1)
     cos, sin = angle.cos(), angle.sin()

@@ -1,0 +1,1 @@
+"""Measurements; how to run them is in README.md."""

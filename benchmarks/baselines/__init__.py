@@ -1,0 +1,1 @@
+"""What we are compared with: published loops in plain torch, written anew from their description."""

@@ -1,0 +1,96 @@
+"""Fast-dLLM's dual-cache step for LLaDA in plain torch, batch 1:
+
+as published (NVlabs/Fast-dLLM, llada/), and a lean one.
+
+As published, K is stored before RoPE and all of it is rotated again in each layer and step, every computed row gets
+logits, the softmax over them is float64, and the cache is updated by index. The lean one leaves out these four
+habits and nothing else: what a careful torch user would write.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from training.model import LLaDA, rope_angles, rotate
+
+
+class DualCacheLoop:
+    """One canvas. `refresh` recomputes all of it, `refine` the block; each commits the best `count` masks of the
+    block.
+    """
+
+    def __init__(self, model: LLaDA, canvas: list[int], block: tuple[int, int], *, lean: bool) -> None:
+        config = model.config
+        self.model, self.block, self.lean = model, block, lean
+        self.canvas = torch.tensor([canvas])  # (1, length)
+        angles = rope_angles(len(canvas), config.head_dim, config.rope_theta, self.canvas.device)
+        self.cos, self.sin = angles.cos(), angles.sin()  # (length, head_dim)
+        dtype = model.transformer["wte"].weight.dtype
+        shape = (1, config.n_kv_heads, len(canvas), config.head_dim)
+        self.keys = [torch.zeros(shape, dtype=dtype) for _ in range(config.n_layers)]
+        self.values = [torch.zeros(shape, dtype=dtype) for _ in range(config.n_layers)]
+
+    @torch.no_grad()
+    def refresh(self, count: int) -> None:
+        self._step(0, self.canvas.shape[1], count)
+
+    @torch.no_grad()
+    def refine(self, count: int) -> None:
+        self._step(*self.block, count)
+
+    def _step(self, start: int, stop: int, count: int) -> None:
+        hidden = self._blocks(start, stop)  # (1, stop - start, d_model)
+        masked = self.canvas[:, start:stop] == self.model.config.mask_token_id
+        masked[:, : self.block[0] - start] = False
+        masked[:, self.block[1] - start :] = False
+        token, confidence = (self._score_lean if self.lean else self._score_published)(hidden, masked)
+        chosen = confidence[0].topk(count).indices
+        self.canvas[0, start + chosen] = token[0, chosen]
+
+    def _blocks(self, start: int, stop: int) -> Tensor:
+        config, transformer = self.model.config, self.model.transformer
+        x = transformer["wte"](self.canvas[:, start:stop])
+        cos, sin = self.cos[start:stop], self.sin[start:stop]
+        for layer, block in enumerate(transformer["blocks"]):
+            h = block.attn_norm(x)
+            q, k, v = (
+                projection(h).unflatten(-1, (-1, config.head_dim)).transpose(1, 2)  # (1, heads, rows, head_dim)
+                for projection in (block.q_proj, block.k_proj, block.v_proj)
+            )
+            k, v = self._store(layer, start, stop, k, v)
+            grouped = config.n_kv_heads != config.n_heads
+            mixed = F.scaled_dot_product_attention(rotate(q, cos, sin), k, v, enable_gqa=grouped)
+            x = x + block.attn_out(mixed.transpose(1, 2).flatten(2))
+            h = block.ff_norm(x)
+            x = x + block.ff_out(F.silu(block.ff_proj(h)) * block.up_proj(h))
+        return x
+
+    def _store(self, layer: int, start: int, stop: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Puts the rows' K and V into the cache; returns all K, rotated, and all V."""
+        keys, values = self.keys[layer], self.values[layer]  # (1, kv heads, length, head_dim)
+        if self.lean:
+            keys[:, :, start:stop] = rotate(k, self.cos[start:stop], self.sin[start:stop])
+            values[:, :, start:stop] = v
+            return keys, values
+        positions = torch.arange(start, stop)
+        keys[:, :, positions] = k
+        values[:, :, positions] = v
+        return rotate(keys, self.cos, self.sin), values
+
+    def _score_published(self, hidden: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self._head(hidden)  # (1, rows, vocabulary)
+        token = logits.argmax(-1)
+        probability = logits.double().softmax(-1).gather(-1, token[..., None])[..., 0]
+        return token, probability.masked_fill(~masked, -torch.inf)
+
+    def _score_lean(self, hidden: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self._head(hidden[masked]).float()  # (masked rows, vocabulary)
+        largest, token = logits.max(-1)
+        probability = (largest - logits.logsumexp(-1)).exp()
+        confidence = torch.full(masked.shape, -torch.inf).masked_scatter(masked, probability)
+        return masked.long().masked_scatter(masked, token), confidence
+
+    def _head(self, hidden: Tensor) -> Tensor:
+        transformer = self.model.transformer
+        head = transformer["wte"] if self.model.config.weight_tying else transformer["ff_out"]
+        return F.linear(transformer["ln_f"](hidden), head.weight)

@@ -1,0 +1,87 @@
+"""What every benchmark does the same way:
+
+interleaved runs, medians, the facts of the machine, one JSON line per result.
+"""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from llada_rt import _core
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds per run. CPU time is that of the whole process: time slices lost to other programs don't count."""
+
+    wall: tuple[float, ...]
+    cpu: tuple[float, ...]
+
+    @property
+    def wall_s(self) -> float:
+        return statistics.median(self.wall)
+
+    @property
+    def cpu_s(self) -> float:
+        return statistics.median(self.cpu)
+
+    @property
+    def spread(self) -> float:
+        """(largest - smallest) / median of the wall times."""
+        return (max(self.wall) - min(self.wall)) / self.wall_s
+
+
+def interleave(runs: Mapping[str, Callable[[], object]], *, repeats: int) -> dict[str, Timing]:
+    """Times the runs in turn, `repeats` rounds after one that is thrown away: a change of load hits all alike."""
+    samples: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    for round_ in range(repeats + 1):
+        for name, run in runs.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            run()
+            if round_:
+                samples[name].append((time.perf_counter() - wall, time.process_time() - cpu))
+    return {name: Timing(*(tuple(column) for column in zip(*taken, strict=True))) for name, taken in samples.items()}
+
+
+def environment(threads: int) -> dict[str, object]:
+    """Where and when: what a number means nothing without."""
+    git = ["git", "-C", str(ROOT)]
+    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=False)
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": (commit.stdout.strip() or "unknown") + ("+" if changed.stdout.strip() else ""),
+        "cpu": cpu_name(),
+        "threads": threads,
+        "load": round(os.getloadavg()[0], 1),
+        "table": _core.tables()[0],
+        "compiler": _core.build_info()["compiler"],
+        "torch": torch.__version__,
+    }
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def store(path: Path, record: Mapping[str, object]) -> None:
+    """Appends one JSON line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(record) + "\n")

@@ -1,0 +1,82 @@
+"""The three models of the step benchmark, and the arithmetic that a step of each needs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from training.model import LLaDA, ModelConfig
+
+PROMPT_LENGTH = 64
+GEN_LENGTH = 128
+BLOCK_LENGTH = 32
+CANVAS_LENGTH = PROMPT_LENGTH + GEN_LENGTH
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Multi-head attention with heads of 64, untied head, vocabulary of 32,000."""
+
+    name: str
+    d_model: int
+    n_layers: int
+    mlp_hidden_size: int
+    vocab_size: int = 32000
+
+    @property
+    def config(self) -> ModelConfig:
+        return ModelConfig(
+            d_model=self.d_model,
+            n_layers=self.n_layers,
+            n_heads=self.d_model // 64,
+            n_kv_heads=self.d_model // 64,
+            mlp_hidden_size=self.mlp_hidden_size,
+            vocab_size=self.vocab_size,
+            max_sequence_length=1024,
+            mask_token_id=self.vocab_size - 1,
+            eos_token_id=self.vocab_size - 2,
+            pad_token_id=self.vocab_size - 2,
+        )
+
+    def flops(self, num_query: int, num_head_rows: float, num_keys: int = CANVAS_LENGTH) -> float:
+        """Multiplications and additions of a step:
+
+        `num_query` rows through the blocks, some of them through the head.
+        """
+        matrices = 4 * self.d_model**2 + 3 * self.d_model * self.mlp_hidden_size
+        scores_and_values = 2 * num_keys * self.d_model
+        blocks = 2 * self.n_layers * num_query * (matrices + scores_and_values)
+        return blocks + 2 * num_head_rows * self.d_model * self.vocab_size
+
+    def write(self, folder: Path) -> Path:
+        """Random weights (seeded) as a bfloat16 checkpoint in the published layout. Returns the folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(self.config.to_json("bfloat16"))
+        with torch.device("meta"):
+            sizes = {name: tensor.shape for name, tensor in LLaDA(self.config).state_dict().items()}
+        generator = torch.Generator().manual_seed(0)
+
+        def draw(size: torch.Size) -> torch.Tensor:
+            if len(size) == 1:
+                return torch.ones(size, dtype=torch.bfloat16)
+            return torch.empty(size, dtype=torch.bfloat16).normal_(std=size[-1] ** -0.5, generator=generator)
+
+        save_file({f"model.{name}": draw(size) for name, size in sizes.items()}, folder / "model.safetensors")
+        return folder
+
+    def canvas(self) -> list[int]:
+        """A random prompt followed by masks."""
+        generator = torch.Generator().manual_seed(1)
+        prompt = torch.randint(0, self.vocab_size - 2, (PROMPT_LENGTH,), generator=generator).tolist()
+        return [*prompt, *[self.config.mask_token_id] * GEN_LENGTH]
+
+
+SHAPES = {
+    shape.name: shape
+    for shape in (
+        Shape("s", d_model=512, n_layers=8, mlp_hidden_size=1536),
+        Shape("m", d_model=1024, n_layers=12, mlp_hidden_size=2816),
+        Shape("l", d_model=2048, n_layers=16, mlp_hidden_size=5632),
+    )
+}

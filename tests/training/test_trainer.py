@@ -1,0 +1,81 @@
+"""The loop: it learns, and a run that stops and resumes takes the steps of one that does not."""
+
+import json
+
+import pytest
+import torch
+
+from training.data import DataConfig, VerseBatches
+from training.trainer import learning_rate_factor
+
+
+def test_ten_steps_reduce_the_loss(make_trainer):
+    trainer = make_trainer(steps=24, decay_share=0.0)
+    losses = [record["loss"] for record in trainer.run()]
+    assert sum(losses[-4:]) < 0.75 * sum(losses[:4])
+    lines = (trainer.folder / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, 25))
+
+
+@pytest.mark.parametrize("options", [{}, {"matrix_lr": None, "ema": 0.9, "bf16": False, "counted_masks": False}])
+def test_four_steps_are_two_and_two_more(make_trainer, options):
+    whole = make_trainer("whole", **options)
+    expected = [record["loss"] for record in whole.run(4)]
+    first = make_trainer("parts", **options)
+    losses = [record["loss"] for record in first.run(2)]
+    second = make_trainer("parts", **options)
+    assert second.resume()
+    assert second.step == 2
+    losses += [record["loss"] for record in second.run(4)]
+    assert losses == expected
+    for name, value in whole.final_weights().items():
+        assert torch.equal(value, second.final_weights()[name]), name
+
+
+def test_nothing_to_resume_is_said(make_trainer):
+    assert not make_trainer().resume()
+
+
+def test_a_batch_is_a_function_of_seed_and_step(make_trainer):
+    first, second = make_trainer("a").batches, make_trainer("b").batches
+    for step in (0, 7, 100000):
+        assert all(torch.equal(a, b) for a, b in zip(first.batch(step), second.batch(step), strict=True))
+        shape = first.batch(step).tokens.shape
+        (time, draws), (time_again, draws_again) = first.noise(step, shape), second.noise(step, shape)
+        assert time == time_again
+        assert torch.equal(draws, draws_again)
+    assert not torch.equal(first.noise(1, (4, 9))[1], first.noise(2, (4, 9))[1])
+    more_rows = first.noise(1, (6, 9))[1]  # a row's noise does not depend on how many rows there are
+    assert torch.equal(more_rows[:4], first.noise(1, (4, 9))[1])
+
+
+def test_prompts_are_kept_and_answers_end_in_eot_and_eos(make_trainer):
+    batches = make_trainer().batches
+    eos, eot, bos = batches.eos_id, 5, 0
+    for step in range(30):
+        tokens, maskable = batches.batch(step)
+        assert tokens.shape == maskable.shape
+        assert tokens.numel() <= 256
+        for row, mask in zip(tokens.tolist(), maskable.tolist(), strict=True):
+            start = mask.index(True)
+            assert all(mask[start:])
+            assert (row[0] == bos) == (start > 0)
+            answer = row[start:]
+            if start:
+                end = answer.index(eot)
+                assert set(answer[end + 1 :]) <= {eos}
+
+
+def test_the_schedule_warms_up_stays_and_decays(make_trainer):
+    config = make_trainer(steps=100, warmup_steps=10, decay_share=0.4).config
+    factors = [learning_rate_factor(config, step) for step in range(100)]
+    assert factors[0] == pytest.approx(0.1)
+    assert factors[9:61] == pytest.approx([1.0] * 52)
+    assert factors[99] == pytest.approx(1 / 40)
+    assert factors == sorted(factors[:10]) + sorted(factors[10:], reverse=True)
+
+
+def test_unknown_kinds_of_rows_are_refused(book, tokenizer):
+    config = DataConfig(max_chars=24, batch_tokens=64, kinds={"prose": 1.0}, pads={"prose": [0]})
+    with pytest.raises(ValueError, match=r"kinds expected some of .*'lines'.*received \['prose'\]"):
+        VerseBatches.build(book, tokenizer, config, 0)
