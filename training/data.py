@@ -5,6 +5,7 @@ padding all come from a counter generator. So nothing about the data needs savin
 the batches it would have seen.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -75,7 +76,7 @@ class VerseBatches:
         def dialogue(task: str) -> list[Row]:
             return [
                 Row(tuple(prompt(question) for question in asked), (*text(answer), eot))
-                for asked, answer, _ in book.wordings(task)
+                for asked, answer, _ in book.dialogues(task)
             ]
 
         rows = {
@@ -91,7 +92,7 @@ class VerseBatches:
             by_length = sorted(rows[kind], key=lambda row: row.max_length)
             count = max(1, round(len(by_length) / config.group_rows))
             bounds = np.linspace(0, len(by_length), count + 1).round().astype(int)
-            groups[kind] = [by_length[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+            groups[kind] = [by_length[a:b] for a, b in itertools.pairwise(bounds)]
         return cls(config, seed, tokenizer.token_to_id(EOS_TOKEN), groups)
 
     def batch(self, step: int) -> Batch:
@@ -117,7 +118,7 @@ class VerseBatches:
         return Batch(torch.from_numpy(tokens), torch.from_numpy(maskable))
 
     def noise(self, step: int, shape: torch.Size) -> tuple[float, Tensor]:
-        """One draw for the times of the batch, and (batch, length) draws for the masks, keyed by (seed, step, sample)."""
+        """A draw for the times of the batch and (batch, length) draws for the masks, keyed by (seed, step, sample)."""
         time = float(generator(self.seed, TIME_STREAM, step).random())
-        draws = np.stack([generator(self.seed, MASK_STREAM, step, sample).random(shape[1]) for sample in range(shape[0])])
-        return time, torch.from_numpy(draws).float()
+        rows = [generator(self.seed, MASK_STREAM, step, sample).random(shape[1]) for sample in range(shape[0])]
+        return time, torch.from_numpy(np.stack(rows)).float()

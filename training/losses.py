@@ -12,7 +12,7 @@ from training.masking import Noised
 
 
 def token_losses(logits: Tensor, tokens: Tensor, noised: Noised) -> Tensor:
-    """Weighted cross-entropy of each hidden token: (num_masked), in float32 or wider. tokens: the clean (batch, length)."""
+    """Weighted cross-entropy of each hidden token: (num_masked). tokens: the clean (batch, length)."""
     wide = logits if logits.dtype == torch.float64 else logits.float()
     losses = F.cross_entropy(wide, tokens[noised.masked], reduction="none")
     return losses * noised.weight[noised.masked].to(losses.dtype)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -49,10 +49,11 @@ FIXED_FIELDS = {
     "use_cache": False,
 }
 # Of these, the ones that would change the forward pass if they had another value.
-MEANINGFUL_FIELDS = (
-    "model_type activation_type alibi attention_layer_norm bias_for_layer_norm block_group_size block_type include_bias "
-    "include_qkv_bias input_emb_norm layer_norm_type layer_norm_with_affine multi_query_attention rope scale_logits"
-).split()
+MEANINGFUL_FIELDS = {
+    *("model_type", "block_type", "block_group_size", "activation_type", "include_bias", "include_qkv_bias"),
+    *("layer_norm_type", "layer_norm_with_affine", "bias_for_layer_norm", "attention_layer_norm", "input_emb_norm"),
+    *("rope", "alibi", "multi_query_attention", "scale_logits"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +89,7 @@ class ModelConfig:
     def from_json(cls, path: Path) -> "ModelConfig":
         """Read a published config.json. A field that asks for another network is refused by name."""
         published = json.loads(path.read_text(encoding="utf-8"))
-        for name in MEANINGFUL_FIELDS:
+        for name in sorted(MEANINGFUL_FIELDS):
             if name in published and published[name] != FIXED_FIELDS[name]:
                 raise ValueError(f"{path}: {name} expected {FIXED_FIELDS[name]!r}, received {published[name]!r}")
         rows = published.get("embedding_size") or published["vocab_size"]
@@ -98,13 +99,10 @@ class ModelConfig:
 
     def to_json(self, torch_dtype: str) -> str:
         own = asdict(self)
-        if not own.pop("causal"):
-            causal = {}
-        else:
-            causal = {"causal": True}
-        return json.dumps(
-            {**FIXED_FIELDS, **own, "embedding_size": self.vocab_size, "torch_dtype": torch_dtype, **causal}, indent=1
-        )
+        if not self.causal:
+            del own["causal"]
+        fields_written = {**FIXED_FIELDS, **own, "embedding_size": self.vocab_size, "torch_dtype": torch_dtype}
+        return json.dumps(fields_written, indent=1)
 
 
 class RMSNorm(nn.Module):
@@ -164,7 +162,8 @@ class Block(nn.Module):
         self.up_proj = nn.Linear(d_model, hidden, bias=False)
         self.ff_out = nn.Linear(hidden, d_model, bias=False)  # the down projection
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, select: Tensor | None = None) -> Tensor:
+        """x: (batch, length, d_model). With `select`, bool (batch, length), the result is (num_selected, d_model)."""
         config = self.config
         h = self.attn_norm(x)  # (batch, length, d_model)
         q, k, v = (
@@ -177,7 +176,10 @@ class Block(nn.Module):
         )
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         mixed = attention(q, k, v, causal=config.causal)
-        x = x + self.attn_out(mixed.transpose(1, 2).flatten(2))
+        mixed = mixed.transpose(1, 2).flatten(2)  # (batch, length, d_model)
+        if select is not None:
+            x, mixed = x[select], mixed[select]  # (num_selected, d_model)
+        x = x + self.attn_out(mixed)
         h = self.ff_norm(x)
         return x + self.ff_out(F.silu(self.ff_proj(h)) * self.up_proj(h))
 
@@ -202,7 +204,7 @@ class LLaDA(nn.Module):
             self.transformer["ff_out"] = nn.Linear(config.d_model, config.vocab_size, bias=False)
 
     def initialize(self, generator: torch.Generator) -> None:
-        """Normal weights of deviation 0.02; the two matrices that write to the residual are scaled by 1/sqrt(2 layers)."""
+        """Normal weights, deviation 0.02; the matrices that write to the residual are scaled by 1/sqrt(2 layers)."""
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
                 writes_residual = name.endswith(("attn_out.weight", "ff_out.weight")) and ".blocks." in name
@@ -215,10 +217,10 @@ class LLaDA(nn.Module):
         x = self.transformer["wte"](tokens)  # (batch, length, d_model)
         angles = rope_angles(tokens.shape[1], config.head_dim, config.rope_theta, tokens.device)
         cos, sin = angles.cos(), angles.sin()
-        for block in self.transformer["blocks"]:
+        *blocks, last = self.transformer["blocks"]
+        for block in blocks:
             x = block(x, cos, sin)
-        if select is not None:
-            x = x[select]  # (num_selected, d_model): the head is the widest matrix, so only where it is needed
+        x = last(x, cos, sin, select)  # the other positions' last MLP and logits would be thrown away
         x = self.transformer["ln_f"](x)
         head = self.transformer["wte"] if config.weight_tying else self.transformer["ff_out"]
         return F.linear(x, head.weight)
@@ -246,8 +248,6 @@ class LLaDA(nn.Module):
         return model.to(dtype).eval()
 
     def save_weights(self, path: Path, dtype: torch.dtype) -> None:
-        save_file(
-            {PREFIX + name: tensor.to(dtype).contiguous() for name, tensor in self.state_dict().items()},
-            path,
-            metadata={"format": "pt"},
-        )
+        """Write model.safetensors with the published names, rounded to `dtype`. A tied head is not written twice."""
+        tensors = {PREFIX + name: tensor.to(dtype).contiguous() for name, tensor in self.state_dict().items()}
+        path.write_bytes(save(tensors, metadata={"format": "pt"}))

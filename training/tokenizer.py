@@ -30,8 +30,10 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer(texts: Iterable[str], phrases: Iterable[str] = ()) -> Tokenizer:
-    """Characters of `texts` and printable ASCII, 256 byte tokens, `phrases` as single tokens, LLaDA's special tokens."""
-    characters = sorted({char for text in texts for char in text} | {chr(c) for c in range(32, 127)} | {"\n"})
+    """Characters of `texts` and printable ASCII, 256 bytes, `phrases` as single tokens, LLaDA's special tokens."""
+    phrases = dict.fromkeys([*CHAT_PHRASES, *phrases])
+    ascii_characters = {chr(code) for code in range(32, 127)}
+    characters = sorted({char for text in [*texts, *phrases] for char in text} | ascii_characters)
     vocabulary = [*SPECIAL_TOKENS, *(f"<0x{byte:02X}>" for byte in range(256)), *characters]
     model = models.BPE(
         vocab={token: index for index, token in enumerate(vocabulary)}, merges=[], byte_fallback=True, unk_token=None
@@ -39,7 +41,7 @@ def build_tokenizer(texts: Iterable[str], phrases: Iterable[str] = ()) -> Tokeni
     tokenizer = Tokenizer(model)
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS])
-    tokenizer.add_tokens([AddedToken(phrase, normalized=False) for phrase in dict.fromkeys([*CHAT_PHRASES, *phrases])])
+    tokenizer.add_tokens([AddedToken(phrase, normalized=False) for phrase in phrases])
     return tokenizer
 
 
@@ -51,8 +53,6 @@ def render_chat(messages: Sequence[dict[str, str]], *, add_generation_prompt: bo
     return text + (f"{HEADER_START}assistant{HEADER_END}\n\n" if add_generation_prompt else "")
 
 
-def encode_chat(
-    tokenizer: Tokenizer, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool
-) -> list[int]:
+def encode_chat(tokenizer: Tokenizer, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool) -> list[int]:
     text = render_chat(messages, add_generation_prompt=add_generation_prompt)
     return tokenizer.encode(text, add_special_tokens=False).ids

@@ -54,9 +54,7 @@ def make_optimizers(model: LLaDA, config: TrainConfig) -> list[torch.optim.Optim
     if config.matrix_lr is None:
         tables = matrices + tables
     groups = [{"params": tables, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
-    ]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)]
     if config.matrix_lr is not None:
         optimizers.append(torch.optim.Muon(matrices, lr=config.matrix_lr, weight_decay=config.weight_decay))
     for optimizer in optimizers:
@@ -157,5 +155,3 @@ class Trainer:
     def final_weights(self) -> dict[str, torch.Tensor]:
         """What is exported: the averaged weights if there are any."""
         return self.average if self.average is not None else self.model.state_dict()
-
-

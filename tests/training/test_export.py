@@ -110,6 +110,6 @@ def test_a_recipe_without_a_needed_field_says_which(tmp_path):
 
 def test_other_data_than_the_recipes_is_refused(tmp_path):
     path = tmp_path / "recipe.toml"
-    path.write_text(RECIPE.read_text().replace("c4763c67", "00000000"))
+    path.write_text(RECIPE.read_text().replace("4765df5f", "00000000"))
     with pytest.raises(ValueError, match="sha256 expected 00000000"):
         prepare(Recipe.read(path), tmp_path)

@@ -90,9 +90,7 @@ def test_sft_loss_of_fully_maskable_rows_is_the_pretraining_loss():
     noised = forward_process(tokens, t, draws, mask_id=MASK)
     logits = small_model()(noised.tokens, noised.masked)
     everything = torch.ones_like(tokens, dtype=torch.bool)
-    torch.testing.assert_close(
-        sft_loss(logits, tokens, noised, everything), pretrain_loss(logits, tokens, noised)
-    )
+    torch.testing.assert_close(sft_loss(logits, tokens, noised, everything), pretrain_loss(logits, tokens, noised))
 
 
 def test_a_batch_without_a_hidden_token_has_loss_zero():

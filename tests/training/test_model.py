@@ -51,7 +51,9 @@ def test_plain_attention_in_bf16_is_the_fused_one():
     assert (narrow.float() - wide).abs().max() < 0.05 * wide.abs().max()
 
 
-@pytest.mark.parametrize("options", [{}, {"n_kv_heads": 1, "rope_theta": 5e5}, {"weight_tying": True}, {"causal": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"n_kv_heads": 1, "rope_theta": 5e5}, {"weight_tying": True}, {"causal": True}]
+)
 def test_save_and_load_keep_the_weights(tmp_path, options):
     model = small_model(**options)
     (tmp_path / "config.json").write_text(model.config.to_json("float32"))

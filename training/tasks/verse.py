@@ -84,7 +84,7 @@ Sampler = Callable[[Sequence[Item]], list[list[int]]]  # filled canvases, in the
 
 
 def split_lines(text: str) -> list[str]:
-    """"春眠不觉晓，处处闻啼鸟。" -> ["春眠不觉晓，", "处处闻啼鸟。"]"""
+    """ "春眠不觉晓，处处闻啼鸟。" -> ["春眠不觉晓，", "处处闻啼鸟。"]"""
     return [line for line in re.findall(rf"[^{STOPS}]*[{STOPS}]|[^{STOPS}]+$", text) if line.strip(STOPS)]
 
 
@@ -129,15 +129,11 @@ class VerseBook:
                 found[line].add(neighbour)
         return {line: frozenset(answers) for line, answers in found.items()}
 
-    def dialogues(self, task: str) -> list[tuple[str, str, frozenset[str]]]:
-        """(question with the paper's wording, one right answer, all right answers), for training and evaluation.
+    def dialogues(self, task: str) -> list[tuple[tuple[str, ...], str, frozenset[str]]]:
+        """(every wording of the question, one right answer, all right answers), for training and evaluation.
 
         A line with several true neighbours gives one row for each, in the book's order.
         """
-        return [(asked[0], answer, accepted) for asked, answer, accepted in self.wordings(task)]
-
-    def wordings(self, task: str) -> list[tuple[tuple[str, ...], str, frozenset[str]]]:
-        """As `dialogues`, with every wording of the question."""
         if task == "recite":
             rows = []
             for poem in self.poems:
@@ -160,7 +156,7 @@ def line_items(book: VerseBook, tokenizer: Tokenizer, task: str, *, gen_length: 
     """`next_line`, `previous_line` or `recite` as chat prompts followed by `gen_length` masks; one item a question."""
     mask_id = tokenizer.token_to_id(MASK_TOKEN)
     items = {}
-    for asked, _, accepted in book.wordings(task):
+    for asked, _, accepted in book.dialogues(task):
         prompt = encode_chat(tokenizer, [{"role": "user", "content": asked[wording]}], add_generation_prompt=True)
         items[asked[wording]] = Item(task, (*prompt, *[mask_id] * gen_length), len(prompt), accepted)
     return list(items.values())
@@ -184,7 +180,8 @@ def acrostic_items(book: VerseBook, tokenizer: Tokenizer) -> list[Item]:
     mask_id = tokenizer.token_to_id(MASK_TOKEN)
 
     def skeleton(poem: Poem) -> str:
-        return "".join(line[0] + "_" * (len(line.rstrip(STOPS)) - 1) + line[len(line.rstrip(STOPS)) :] for line in poem.lines)
+        bare = zip(poem.bare_lines, poem.lines, strict=True)
+        return "".join(line[0] + "_" * (len(line) - 1) + whole[len(line) :] for line, whole in bare)
 
     poems_of = defaultdict(set)
     for poem in book.poems:

@@ -1,8 +1,8 @@
 """Rebuild `verse.jsonl` from the published package it is an excerpt of.
 
-    npm pack chinese-poetry@2.0.1          # in a scratch folder; 85 MB, sha512 checked below
-    pip install opencc-python-reimplemented==0.1.7
-    python -m training.tasks.verse_build chinese-poetry-2.0.1.tgz
+npm pack chinese-poetry@2.0.1          # in a scratch folder; 85 MB, sha512 checked below
+pip install opencc-python-reimplemented==0.1.7
+python -m training.tasks.verse_build chinese-poetry-2.0.1.tgz
 """
 
 import argparse
@@ -24,9 +24,9 @@ CI = "package/dist/songci/宋词三百首.json"
 
 
 def clean(text: str) -> str:
-    """Drop editors' notes in brackets, quotation marks and white space; one form of the centred dot."""
+    """Drop editors' notes in brackets, quotation and title marks, white space; one form of the centred dot."""
     text = re.sub(r"[(（\[{][^)）\]}]*[)）\]}]", "", text)
-    text = re.sub(r"[「」『』“”‘’\"\s]", "", text)
+    text = re.sub(r"[「」『』“”‘’《》\"\s]", "", text)
     return re.sub(r"[・‧•]", "·", text).replace(":", "：").replace(",", "，").replace("?", "？").replace("!", "！")
 
 
