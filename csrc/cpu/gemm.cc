@@ -39,13 +39,14 @@ bool pack(Stream stream, ConstTensor weight, DType dtype, void* packed) {
       for (std::int64_t lane = 0; lane < kPanel; ++lane) {
         const std::int64_t row = panel * kPanel + lane;
         const bool inside = row < weight.rows && k < weight.cols;
-        const float value = inside ? element(weight, row * weight.cols + k) : 0.0f;
+        float value = inside ? element(weight, row * weight.cols + k) : 0.0f;
+        if (dtype == DType::kBFloat16) value = bf16_to_float(float_to_bf16(value));
         if ((bits_of(value) & 0x7f800000u) == 0x7f800000u) __atomic_store_n(&finite, false, __ATOMIC_RELAXED);
         const std::int64_t index = ((k / pack) * kPanel + lane) * pack + k % pack;
         if (dtype == DType::kFloat32)
           reinterpret_cast<float*>(out)[index] = value;
         else
-          reinterpret_cast<std::uint16_t*>(out)[index] = float_to_bf16(value);
+          reinterpret_cast<std::uint16_t*>(out)[index] = static_cast<std::uint16_t>(bits_of(value) >> 16);
       }
     }
   });

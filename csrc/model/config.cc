@@ -85,7 +85,7 @@ std::int64_t num_kv_heads(const Fields& fields, std::int64_t num_heads) {
   const bool one = multi_query != nullptr && multi_query->as_bool(fields.where("multi_query_attention"));
   const std::int64_t heads = count != nullptr ? fields.size("n_kv_heads") : one ? 1 : num_heads;
   check(!one || heads == 1, ErrorKind::kModelFormat, fields.where("multi_query_attention"),
-        ": true contradicts n_kv_heads ", heads);
+        ": true expected n_kv_heads 1, got ", heads);
   check(num_heads % heads == 0, ErrorKind::kModelFormat, fields.where("n_kv_heads"), ": expected a divisor of n_heads ",
         num_heads, ", got ", heads);
   return heads;

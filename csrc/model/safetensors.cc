@@ -52,8 +52,8 @@ StoredTensor parse_tensor(const std::string& name, const Json& record, const std
     const std::int64_t size = entry.as_integer(where + ": shape");
     check(size >= 0, ErrorKind::kModelFormat, where, ": expected sizes of at least 0, got ", size);
     tensor.shape.push_back(size);
-    check(!__builtin_mul_overflow(num_bytes, size, &num_bytes), ErrorKind::kModelFormat, where, ": the size of shape ",
-          shape_text(tensor.shape), " overflows 64 bits");
+    check(!__builtin_mul_overflow(num_bytes, size, &num_bytes), ErrorKind::kModelFormat, where,
+          ": expected a size within 64 bits, got shape ", shape_text(tensor.shape));
   }
   const auto& offsets = member("data_offsets").as_array(where + ": data_offsets");
   check(offsets.size() == 2, ErrorKind::kModelFormat, where, ": expected two data_offsets, got ", offsets.size());
@@ -76,8 +76,7 @@ Checkpoint::Checkpoint(const std::string& folder) {
          model_file_exists(folder, "model.pt"));
     check(!pickle, ErrorKind::kUnsupportedModel,
           "expected model.safetensors, got a pickled PyTorch checkpoint, which can run code and is never opened: "
-          "convert it "
-          "to safetensors first");
+          "convert it to safetensors first");
     add_file(folder, "model.safetensors");
     return;
   }
