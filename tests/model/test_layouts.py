@@ -121,6 +121,21 @@ def test_config_variants(tmp_path, whole, changes, drop):
     assert np.array_equal(logits(write_config(tmp_path, changes, drop=drop)), whole)
 
 
+@pytest.mark.parametrize("hidden", [7, 71, 73])
+def test_mlp_of_odd_width(tmp_path, hidden):
+    """Rows that end inside a pair of bfloat16 values."""
+    rng = torch.Generator().manual_seed(hidden)
+    tensors = dict(TENSORS)
+    for name in (name for name in TENSORS if (".blocks." in name and "ff_" in name) or "up_" in name):
+        if TENSORS[name].dim() == 2:
+            size = (32, hidden) if "ff_out" in name else (hidden, 32)
+            tensors[name] = torch.randn(size, generator=rng).bfloat16().float() / 4
+    folder = write_model(tmp_path, tensors, {"mlp_hidden_size": hidden})
+    assert_equals_reference(folder)
+    narrow = logits(folder, "bfloat16")
+    assert error(narrow, logits(folder)) <= 3 * FORWARD_FLOOR["bfloat16"] * np.abs(narrow).max()
+
+
 @pytest.mark.parametrize("value", [0.0, 1e-40], ids=["zeros", "denormals"])
 def test_weights_of_zeros_and_denormals(tmp_path, value):
     tensors = {name: torch.full_like(t, value) for name, t in TENSORS.items()}
