@@ -76,7 +76,7 @@ def generate(
     prompts: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[PROMPT]...", help="One answer per prompt; - reads one from stdin.", show_default=False
+            metavar="PROMPT", help="One answer per prompt; - reads one from stdin.", show_default=False
         ),
     ] = None,
     model: Model = None,
@@ -115,7 +115,7 @@ def infill(
     templates: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[TEMPLATE]...",
+            metavar="TEMPLATE",
             help="Text with holes: each _ is one token to fill, [MASK:12] is twelve; \\_ is an underscore. "
             "- reads one from stdin.",
             show_default=False,

@@ -38,8 +38,8 @@ class DiffusionStats:
     num_refreshes: int  # forwards that recomputed the whole canvas
     num_query_rows: int  # positions recomputed, over all forwards
     canvas_tokens: int  # positions that were to be decoded
-    emitted_tokens: int  # of the returned text: before the first end token, outside the reference preset
-    padding_tokens: int  # decoded or filled after that
+    emitted_tokens: int  # of the text: before the first end token
+    padding_tokens: int  # the rest: the end token and what follows it
     mean_confidence: float | None
     min_confidence: float | None
 
@@ -125,7 +125,7 @@ def request_output(
     start = len(request.prompt_token_ids)
     ids, ended = _response(request, params, sequence)
     confidences = [placed.confidence for placed in sequence.placed.values()]
-    emitted = ids if params.preset != "reference" else _until(ids, request.end_tokens)
+    emitted = [token for token in _until(ids, request.end_tokens) if token != request.mask_id]
     num_decoded = len(sequence.canvas.span) if request.template is None else request.template.count(request.mask_id)
     emitted_tokens = len(emitted) if request.template is None else num_decoded
     stats = DiffusionStats(
