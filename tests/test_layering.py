@@ -30,6 +30,7 @@ FLOORS = [
     {"requests"},
     {"outputs"},
     {"score", "runner"},
+    {"dispatcher"},
     {"engine"},
     {"animate", "options"},
     {"server", "cli"},

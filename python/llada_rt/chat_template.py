@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import jinja2
 from jinja2 import nodes
+from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
@@ -71,6 +72,8 @@ def _flat(value: Any) -> Any:
 def _text(value: object) -> str:
     if isinstance(value, (list, tuple, dict)):
         raise ChatTemplateError(f"the chat template prints a {type(value).__name__}, which is not supported")
+    if isinstance(value, jinja2.Undefined) and value._undefined_exception is SecurityError:
+        raise ChatTemplateError("the chat template reaches for something that is out of bounds")
     text = str(value)
     _charge(1 + len(text) // 64)
     return text

@@ -75,9 +75,7 @@ def _common(
 def generate(
     prompts: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="PROMPT", help="One answer per prompt; - reads one from stdin.", show_default=False
-        ),
+        typer.Argument(metavar="PROMPT", help="One answer per prompt; - reads one from stdin.", show_default=False),
     ] = None,
     model: Model = None,
     raw: Annotated[

@@ -1,19 +1,14 @@
-"""Engine: prompts in, texts out. The one object that a program needs.
-
-A call queues its requests and steps the scheduler until they are done; calls from several threads step the same
-scheduler, so their requests run together.
-"""
+"""Engine: prompts in, texts out. The one object that a program needs."""
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import difflib
 import itertools
 import os
 import secrets
-import threading
-import time
-from collections import deque
+import weakref
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
 from types import TracebackType
@@ -23,43 +18,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .config import DEMO_DIR, EngineConfig
-from .errors import ConfigError, EngineClosedError, InternalError, InvalidRequestError, LladaRtError, OutOfMemoryError
+from .dispatcher import Dispatcher, Job
+from .errors import ConfigError, InvalidRequestError, LladaRtError
 from .model_files import check_folder, default_params, special_ids
-from .outputs import EventStream, RequestOutput, ScoreOutput, StepEvent, request_output
+from .outputs import EventStream, RequestOutput, ScoreOutput, StepEvent
 from .params import SamplingParams
-from .plan import StepPlan, StepResult
-from .requests import Prompt, Request, RequestReader, Segments, make_sequence, split_prompts
+from .requests import Prompt, RequestReader, Segments, make_sequence, split_prompts
 from .runner import Runner
-from .scheduler import Scheduler, Sequence
 from .score import draw_noise, estimate, guide_of, replay_noise
 from .tokenizer import Tokenizer
 
-# A call into the compiled loop lasts about this long at most, so that Ctrl-C and other threads get their turn.
-_CALL_SECONDS = 0.2
-_MAX_STEPS = 256
+# Engines to close at exit: a daemon thread must not be inside the compiled loop when the interpreter is taken down.
+_open_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
-class _Job:
-    """A request on its way through the engine."""
-
-    def __init__(self, request: Request, params: SamplingParams, sequence: Sequence) -> None:
-        self.request = request
-        self.params = params
-        self.sequence = sequence
-        self.stream: EventStream | None = None
-        self.events: deque[StepEvent] = deque()
-        self.output: RequestOutput | None = None
-        self.error: Exception | None = None
-
-    @property
-    def is_done(self) -> bool:
-        return self.output is not None or self.error is not None
-
-    def result(self) -> RequestOutput:
-        if self.error is not None:
-            raise self.error
-        assert self.output is not None
-        return self.output
+@atexit.register
+def _close_engines() -> None:
+    for engine in list(_open_engines):
+        engine.close()
 
 
 class Engine:
@@ -70,7 +46,6 @@ class Engine:
     """
 
     def __init__(self, model_dir: str | os.PathLike[str] | None = None, **options: Any) -> None:
-        self._closed = True  # until everything below has succeeded
         names = [field.name for field in dataclasses.fields(EngineConfig)][1:]
         for name in options:
             if name not in names:
@@ -95,16 +70,9 @@ class Engine:
             vocab_size=int(self._runner.config["vocab_size"]),
             max_length=int(self._runner.config["max_sequence_length"]),
         )
-        self._scheduler = Scheduler(
-            max_num_seqs=self.config.max_num_seqs, max_num_batched_tokens=self.config.max_num_batched_tokens
-        )
-        self._jobs: dict[Sequence, _Job] = {}  # queued and running
-        self._lock = threading.RLock()  # held over each step; guards everything below it
-        self._is_stepping = False
-        self._dropped: list[_Job] = []  # given up while a step was under way
-        self._seconds_per_step = _CALL_SECONDS
+        self._dispatcher = Dispatcher(self.config, self._runner, self.tokenizer)
         self._counter = itertools.count()
-        self._closed = False
+        _open_engines.add(self)
 
     # ---------------------------------------------------------------- what it is
 
@@ -135,15 +103,15 @@ class Engine:
 
     @property
     def num_running(self) -> int:
-        return self._scheduler.num_running
+        return self._dispatcher.num_running
 
     @property
     def num_waiting(self) -> int:
-        return self._scheduler.num_waiting
+        return self._dispatcher.num_waiting
 
     @property
     def num_open_slots(self) -> int:
-        return 0 if self._closed else self._runner.num_open_slots
+        return 0 if self._dispatcher.is_closed else self._runner.num_open_slots
 
     def info(self) -> dict[str, Any]:
         """What is loaded and how it runs; plain JSON values."""
@@ -193,7 +161,7 @@ class Engine:
                 if len(many) == 1:
                     raise
                 raise error.within(f"prompts[{index}]") from error
-        self._run(jobs)
+        self._dispatcher.run(jobs)
         return [job.result() for job in jobs]
 
     def chat(self, messages: SequenceOf[Mapping[str, str]], params: SamplingParams | None = None) -> RequestOutput:
@@ -212,7 +180,7 @@ class Engine:
         """One prompt, step by step. Closing the iterator, or leaving it to be collected, cancels the request."""
         job = self._job(prompt, self._params_of(params, 1)[0])
         job.stream = EventStream(job.request, job.params, self.tokenizer)
-        return self._events(job)
+        return self._dispatcher.events(job)
 
     def encode_chat(self, messages: SequenceOf[Mapping[str, str]]) -> list[int]:
         """Token ids of a conversation by the model's chat template."""
@@ -223,8 +191,8 @@ class Engine:
         ids = self._reader.check_ids(token_ids, "token_ids")
         if not ids:
             raise InvalidRequestError("token_ids: expected at least one token, got none", param="token_ids")
-        with self._lock:
-            self._check_open()
+        with self._dispatcher.lock:
+            self._dispatcher.check_open()
             return self._runner.forward(ids)
 
     def score(
@@ -259,8 +227,8 @@ class Engine:
         for begin in range(0, len(draws), rows_together):
             chunk = draws[begin : begin + rows_together]
             guides = [guide_of(draw, len(prompt_ids), mask_id) for draw in chunk] if cfg_scale else None
-            with self._lock:
-                self._check_open()
+            with self._dispatcher.lock:
+                self._dispatcher.check_open()
                 log_probs += self._runner.log_probs(
                     [draw.tokens for draw in chunk], [draw.targets for draw in chunk], guides, cfg_scale
                 )
@@ -268,16 +236,10 @@ class Engine:
 
     def close(self) -> None:
         """Free the model. Requests under way end with EngineClosedError. Closing twice does nothing."""
-        if self._closed:
-            return
-        with self._lock:
-            for job in list(self._jobs.values()):
-                self._fail(job, EngineClosedError("the engine was closed while the request was running"))
-            self._closed = True
-            self._runner.close()
+        self._dispatcher.close()
 
     def __enter__(self) -> Engine:
-        self._check_open()
+        self._dispatcher.check_open()
         return self
 
     def __exit__(
@@ -300,148 +262,10 @@ class Engine:
             return list(params)
         raise InvalidRequestError(f"params: expected SamplingParams, got {type(params).__name__}", param="params")
 
-    def _job(self, prompt: object, params: SamplingParams) -> _Job:
+    def _job(self, prompt: object, params: SamplingParams) -> Job:
         """A checked request, not queued yet."""
-        self._check_open()
+        self._dispatcher.check_open()
         if params.seed is None:
             params = params.replace(seed=secrets.randbits(63))
         request = self._reader.read(prompt, params, f"request-{next(self._counter)}")
-        return _Job(request, params, make_sequence(request, params, self._special))
-
-    def _run(self, jobs: list[_Job]) -> None:
-        """Queue the jobs and step until all are done; whatever ends the call early takes them out again."""
-        try:
-            self._submit(jobs)
-            while True:
-                with self._lock:
-                    if all(job.is_done for job in jobs):
-                        return
-                    self._step()
-        finally:
-            self._drop(jobs)
-
-    def _events(self, job: _Job) -> Iterator[StepEvent]:
-        try:
-            self._submit([job])
-            while True:
-                with self._lock:
-                    while not job.events and not job.is_done:
-                        self._step()
-                if job.events:
-                    yield job.events.popleft()
-                else:
-                    job.result()
-                    return
-        finally:
-            self._drop([job])
-
-    def _submit(self, jobs: list[_Job]) -> None:
-        with self._lock:
-            self._check_open()
-            for job in jobs:
-                self._jobs[job.sequence] = job
-                self._scheduler.add(job.sequence)
-
-    def _step(self) -> None:
-        """Admit, run, take over: one call into the compiled loop for whoever is due. The lock is held."""
-        self._is_stepping = True
-        try:
-            self._admit()
-            if not self._scheduler.num_running:
-                return
-            plan = self._scheduler.schedule(self._max_steps())
-            sequences = self._scheduler.of(plan)
-            blocks = [sequence.canvas.block_index for sequence in sequences]
-            try:
-                result = self._denoise(plan)
-                finished = self._scheduler.apply(plan, result)
-            except BaseException as error:
-                # The canvases below may be ahead of those here, so none of these requests can go on.
-                cause = error if isinstance(error, Exception) else InternalError("interrupted in the middle of a step")
-                for sequence in sequences:
-                    self._fail(self._jobs[sequence], cause)
-                if not isinstance(error, Exception):
-                    raise
-                return
-            for sequence in finished:
-                self._finish(self._jobs[sequence])
-            for sequence, block in zip(sequences, blocks, strict=True):
-                self._publish(sequence, block)
-            for sequence in finished:
-                del self._jobs[sequence]
-        finally:
-            self._is_stepping = False
-            while self._dropped:
-                self._remove(self._dropped.pop())
-
-    def _admit(self) -> None:
-        """Open slots for those at the head of the queue."""
-        while (sequence := self._scheduler.next_waiting()) is not None:
-            try:
-                slots = self._runner.open(
-                    sequence.canvas.tokens, mask_id=self._special.mask, is_guided=sequence.is_guided
-                )
-            except OutOfMemoryError as error:
-                if self._scheduler.num_running:
-                    return  # a place is made when one of these ends
-                self._fail(self._jobs[sequence], error)
-            except Exception as error:
-                self._fail(self._jobs[sequence], error)
-            else:
-                self._scheduler.start(sequence, *slots)
-
-    def _max_steps(self) -> int:
-        if any(self._jobs[sequence].stream is not None for sequence in self._scheduler.running):
-            return 1
-        return max(1, min(_MAX_STEPS, int(_CALL_SECONDS / self._seconds_per_step)))
-
-    def _denoise(self, plan: StepPlan) -> StepResult:
-        began = time.perf_counter()
-        result = self._runner.denoise(plan)
-        steps = max((outcome.num_steps for outcome in result.sequences), default=0)
-        self._seconds_per_step = max((time.perf_counter() - began) / max(steps, 1), 1e-6)
-        return result
-
-    def _finish(self, job: _Job) -> None:
-        self._close_slots(job.sequence)
-        try:
-            job.output = request_output(job.request, job.params, job.sequence, self.tokenizer)
-        except Exception as error:
-            job.error = error
-
-    def _publish(self, sequence: Sequence, block: int) -> None:
-        job = self._jobs[sequence]
-        if job.stream is not None and job.error is None:
-            event = job.stream.event(sequence, block=block, commits=sequence.new_commits, output=job.output)
-            job.events.append(event)
-
-    def _fail(self, job: _Job, error: Exception) -> None:
-        job.error = error
-        self._remove(job)
-
-    def _drop(self, jobs: list[_Job]) -> None:
-        """Take out those that have not ended. May be called by the garbage collector, even within a step."""
-        for job in jobs:
-            if job.is_done:
-                continue
-            with self._lock:
-                if self._is_stepping:
-                    self._dropped.append(job)
-                else:
-                    self._remove(job)
-
-    def _remove(self, job: _Job) -> None:
-        """Forget a job that has not finished, and free its slots."""
-        if self._jobs.pop(job.sequence, None) is None:
-            return
-        self._scheduler.remove(job.sequence)
-        self._close_slots(job.sequence)
-
-    def _close_slots(self, sequence: Sequence) -> None:
-        slots = sequence.slot, sequence.guide_slot
-        sequence.slot = sequence.guide_slot = -1
-        self._runner.close_slots(*slots)
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise EngineClosedError("the engine is closed", hint="make a new Engine")
+        return Job(request, params, make_sequence(request, params, self._special))

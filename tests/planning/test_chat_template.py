@@ -50,6 +50,9 @@ def test_what_templates_do(source, expected):
 
 DOUBLING = "{% set ns = namespace(s='aa') %}{% for i in range(60) %}{% set ns.s = REPLACE %}{% endfor %}{{ ns.s }}"
 ATTACKS = [
+    "{{ ''.__class__ }}",
+    "{{ messages[0].__init__ }}",
+    "{{ range.__globals__ }}",
     "{{ ''.__class__.__mro__ }}",
     "{{ ''|attr('__class__') }}",
     "{{ cycler.__init__.__globals__ }}",

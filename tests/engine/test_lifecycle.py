@@ -1,0 +1,225 @@
+"""Opening and closing: what a folder may lack, which ids count, what goes wrong and how it is said."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import llada_rt
+from llada_rt import (
+    ChatTemplateError,
+    ConfigError,
+    DeviceError,
+    Engine,
+    EngineClosedError,
+    LladaRtError,
+    ModelFormatError,
+    ModelNotFoundError,
+    SamplingParams,
+    TokenizerError,
+)
+from tests.data.make_goldens import CHECKPOINT, IDS
+from tests.engine.models import write_folder
+
+SHORT = SamplingParams(gen_length=4)
+
+
+def test_close_twice_and_use_after():
+    engine = Engine(CHECKPOINT, threads=1)
+    events = engine.stream([1], SamplingParams(gen_length=16))
+    next(events)
+    engine.close()
+    engine.close()
+    for use in (
+        lambda: engine.generate([1], SHORT),
+        lambda: engine.stream([1], SHORT),
+        lambda: engine.forward([1]),
+        lambda: engine.score([1], [2]),
+        lambda: engine.__enter__(),
+        lambda: next(events),
+    ):
+        with pytest.raises(EngineClosedError):
+            use()
+    assert engine.num_open_slots == 0
+
+
+def test_a_context_manager_closes_on_an_error():
+    with pytest.raises(KeyError), Engine(CHECKPOINT, threads=1) as engine:
+        raise KeyError
+    with pytest.raises(EngineClosedError):
+        engine.generate([1], SHORT)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "engine.generate([1], SamplingParams(gen_length=4))",
+        "events = engine.stream([1], SamplingParams(gen_length=16)); next(events)",
+        "import threading\nthreading.Thread(target=engine.generate, daemon=True, "
+        "args=([[1]] * 8, SamplingParams(gen_length=100, block_length=1))).start()",
+        "raise SystemExit(0)",
+    ],
+)
+def test_leaving_python_without_close(body):
+    script = f"from llada_rt import Engine, SamplingParams\nengine = Engine({str(CHECKPOINT)!r}, threads=2)\n{body}\n"
+    package = Path(llada_rt.__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": f"{package}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    run = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    # A thread that is still at work is told; nothing else is said.
+    assert run.stderr == "" or ("threading" in body and run.stderr.startswith("Exception in thread")), run.stderr
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    script = (
+        "import sys, llada_rt; print(sorted({'numpy', 'tokenizers', 'jinja2', 'typer', 'torch'} & set(sys.modules)))"
+    )
+    package = Path(llada_rt.__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": str(package)}
+    run = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60)
+    assert run.stdout.strip() == "[]", run.stderr
+
+
+def test_every_public_name_is_there():
+    for name in llada_rt.__all__:
+        assert getattr(llada_rt, name) is not None
+    with pytest.raises(AttributeError):
+        llada_rt.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "words"),
+    [
+        ({"device": "tpu"}, ConfigError, "auto, cpu, cuda, got 'tpu'"),
+        ({"device": "cuda"}, DeviceError, "there is 'cpu'"),
+        ({"compute_type": "float64"}, ConfigError, "float32, bfloat16"),
+        ({"threads": 0}, ConfigError, "threads"),
+        ({"threads": 1.5}, ConfigError, "threads"),
+        ({"max_num_seqs": 0}, ConfigError, "max_num_seqs"),
+        ({"max_num_batched_tokens": -1}, ConfigError, "max_num_batched_tokens"),
+        ({"table": "neon"}, DeviceError, "neon"),
+        ({"table": 3}, ConfigError, "table"),
+        ({"mask_token_id": 160}, ConfigError, "0 to 159, got 160"),
+        ({"eot_token_id": -1}, ConfigError, "eot_token_id"),
+        ({"eos_token_id": IDS.mask}, ConfigError, "156"),
+        ({"thread": 2}, ConfigError, "did you mean 'threads'"),
+        ({"trust_remote_code": True}, ConfigError, "unknown engine option"),
+    ],
+)
+def test_bad_options(options, kind, words):
+    with pytest.raises(kind, match=words):
+        Engine(CHECKPOINT, **options)
+
+
+def test_bad_folders(tmp_path):
+    with pytest.raises(ModelNotFoundError, match="not found"):
+        Engine(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError):
+        Engine(tmp_path / "nowhere")
+    with pytest.raises(ModelNotFoundError, match=r"no config\.json"):
+        Engine(tmp_path)
+    file = tmp_path / "file"
+    file.write_text("x")
+    with pytest.raises(ModelNotFoundError, match="got a file"):
+        Engine(file)
+    for nonsense in ("", 3, b"x"):
+        with pytest.raises(ConfigError, match="model_dir"):
+            Engine(nonsense)
+
+
+def test_ids_from_config_generation_config_tokenizer_and_options(tmp_path):
+    named = {"mask_token_id": ..., "eos_token_id": ..., "pad_token_id": ...}
+    with Engine(CHECKPOINT) as engine:
+        assert (engine.mask_token_id, engine.eos_token_id, engine.eot_token_id) == (IDS.mask, IDS.eos, None)
+    from_tokenizer = write_folder(tmp_path / "a", config=named)
+    with Engine(from_tokenizer) as engine:
+        assert (engine.mask_token_id, engine.eos_token_id, engine.eot_token_id) == (IDS.mask, IDS.eos, IDS.eot)
+    generation = {"eos_token_id": [10, 11], "eot_token_id": 12, "mask_token_id": 13}
+    from_generation = write_folder(tmp_path / "b", config=named, generation=generation)
+    with Engine(from_generation) as engine:
+        assert (engine.mask_token_id, engine.eos_token_id, engine.eot_token_id) == (13, 10, 12)
+    with Engine(from_generation, mask_token_id=20, eos_token_id=21, eot_token_id=22) as engine:
+        assert (engine.mask_token_id, engine.eos_token_id, engine.eot_token_id) == (20, 21, 22)
+    nothing = write_folder(tmp_path / "c", tokenizer=False, config=named)
+    with pytest.raises(ConfigError, match="names no mask token"):
+        Engine(nothing)
+    with Engine(nothing, mask_token_id=IDS.mask) as engine:
+        assert engine.eos_token_id is None
+        assert engine.generate([1], SHORT.replace(preset="quality"))
+
+
+def test_default_params_come_from_the_model(tmp_path):
+    with Engine(CHECKPOINT) as engine:
+        assert engine.default_params == SamplingParams()
+    folder = write_folder(tmp_path / "a", generation={"llada_rt": {"gen_length": 12, "preset": "fast"}})
+    with Engine(folder) as engine:
+        assert engine.default_params == SamplingParams(gen_length=12, preset="fast")
+        (output,) = engine.generate([1])
+        assert output.params.gen_length == 12
+    for bad in ({"gen_lenght": 3}, {"gen_length": 0}, [1], "fast"):
+        with pytest.raises(ConfigError, match=r"generation_config\.json, llada_rt"):
+            Engine(write_folder(tmp_path / "b", generation={"llada_rt": bad}))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [
+        ("generation_config.json", b"{", ModelFormatError),
+        ("generation_config.json", b"[]", ModelFormatError),
+        ("generation_config.json", b"\xff\xfe", ModelFormatError),
+        ("generation_config.json", b"[" * 100_000, ModelFormatError),
+        ("generation_config.json", b" " * (17 * 2**20), ModelFormatError),
+        ("generation_config.json", b'{"eos_token_id": 9999}', None),  # config.json speaks first
+        ("generation_config.json", b'{"eot_token_id": 9999}', ConfigError),
+        ("generation_config.json", b'{"eot_token_id": "x"}', ConfigError),
+        ("generation_config.json", b'{"eot_token_id": true}', ConfigError),
+        ("tokenizer_config.json", b"3", ModelFormatError),
+        ("tokenizer_config.json", b'{"chat_template": 3}', ChatTemplateError),
+        ("tokenizer_config.json", b'{"chat_template": [{"name": "default", "template": "x"}]}', None),
+        ("tokenizer.json", b"", TokenizerError),
+        ("tokenizer.json", b"{}", TokenizerError),
+        ("tokenizer.json", b'{"model": {"type": "BPE", "vocab": {"a": -1}, "merges": []}}', TokenizerError),
+        ("tokenizer.json", b"\x80\x04\x95", TokenizerError),
+        ("chat_template.jinja", b"\xff", ChatTemplateError),
+        ("chat_template.jinja", b"x" * (2 * 2**20), ChatTemplateError),
+    ],
+)
+def test_bad_side_files(tmp_path, name, content, kind):
+    folder = write_folder(tmp_path / "m")
+    (folder / name).write_bytes(content)
+    if kind is None:
+        Engine(folder).close()
+        return
+    with pytest.raises(kind) as caught:
+        Engine(folder)
+    assert isinstance(caught.value, LladaRtError)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("source", ["{% if", "{{ ''.__class__ }}", "{% for i in range(10**9) %}{% endfor %}"])
+def test_a_bad_template_spoils_chat_and_nothing_else(tmp_path, source):
+    folder = write_folder(tmp_path / "m", template=None)
+    (folder / "chat_template.jinja").write_text(source)
+    with Engine(folder, threads=1) as engine:
+        with pytest.raises(ChatTemplateError):
+            engine.chat([{"role": "user", "content": "hi"}], SHORT)
+        assert engine.generate("hi", SHORT)
+
+
+def test_a_template_file_goes_before_the_configuration(tmp_path):
+    folder = write_folder(tmp_path / "m")
+    (folder / "chat_template.jinja").write_text("{{ messages[0].content }}!")
+    with Engine(folder, threads=1) as engine:
+        assert engine.encode_chat([{"role": "user", "content": "hi"}]) == engine.tokenizer.encode("hi!")
+
+
+def test_info_is_plain_json(text_folder):
+    with Engine(text_folder, threads=1) as engine:
+        info = json.loads(json.dumps(engine.info()))
+    assert info["threads"] == 1
+    assert info["mask_token_id"] == IDS.mask
+    assert info["has_chat_template"] is True
+    assert info["table"] == info["tables"][0]
