@@ -38,6 +38,11 @@ DEMO_QUESTION = "床前明月光的下一句是什么？ 直接输出句子即�
 DEMO_TEMPLATE = "春眠___，处处___鸟。___雨声，花落___。"
 FRAME_SECONDS = 0.08
 
+
+class _ReaderGone(Exception):
+    """Whoever read stdout has closed it."""
+
+
 app = typer.Typer(
     name="llada-rt",
     help="Masked diffusion language models, compiled. Without --model the small demo model that comes along answers.",
@@ -199,7 +204,7 @@ def info(model: Model = None, as_json: Json = False, *, engine_options: dict[str
         facts = engine.info()
         facts["build"] = build_info()
     if as_json:
-        print(json.dumps(facts, ensure_ascii=False, default=str))
+        _emit(json.dumps(facts, ensure_ascii=False, default=str))
         return
     config = facts["model"]
     heads = f"{config['num_heads']} heads over {config['num_kv_heads']} key/value heads of {config['head_dim']}"
@@ -226,7 +231,7 @@ def info(model: Model = None, as_json: Json = False, *, engine_options: dict[str
         "version": __version__,
     }
     for name, value in rows.items():
-        print(f"{name:15} {value}")
+        _emit(f"{name:15} {value}")
 
 
 # ---------------------------------------------------------------- shared by the commands
@@ -276,14 +281,22 @@ def _play(engine: Engine, request: Any, params: SamplingParams, delay: float) ->
 
 def _print(engine: Engine, output: RequestOutput, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(output.to_dict(), ensure_ascii=False))
+        _emit(json.dumps(output.to_dict(), ensure_ascii=False))
         return
     text = output.text if engine.tokenizer else ", ".join(map(str, output.outputs[0].token_ids))
     if sys.stdout.isatty():
         from .animate import printable
 
         text = printable(text)
-    print(text, flush=True)
+    _emit(text)
+
+
+def _emit(text: str) -> None:
+    """A line of data."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise _ReaderGone from None
 
 
 def _summary(outputs: Sequence[RequestOutput], seconds: float | None) -> str:
@@ -333,13 +346,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and leave with its exit code."""
     try:
         code = app(args=None if arguments is None else list(arguments), prog_name="llada-rt", standalone_mode=False)
-        sys.stdout.flush()
     except LladaRtError as error:
         _complain(error)
         code = _exit_code(error)
     except KeyboardInterrupt:
         code = 130
-    except BrokenPipeError:
+    except _ReaderGone:
         # Nobody reads any more; keep Python from complaining when it flushes on the way out.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
