@@ -3,6 +3,8 @@
 every rule, score, cache and switch, infilling too.
 """
 
+import itertools
+
 import pytest
 
 from llada_rt import Engine, SamplingParams, _core
@@ -35,69 +37,56 @@ def params_of(group: dict) -> SamplingParams:
 
 
 def is_infill(group: dict) -> bool:
-    return any(case["canvas"][-1] != IDS["mask"] or case["span"][1] < len(case["canvas"]) for case in group["cases"])
+    return any(set(case["canvas"][case["span"][0] :]) != {IDS["mask"]} for case in group["cases"])
+
+
+def prompt_of(case: dict) -> dict:
+    return {"prompt_token_ids": case["canvas"][: case["span"][0]]}
 
 
 def segments(canvas: list[int]) -> list:
     """A template as `infill` takes it: fixed token ids, and how many masks between them."""
-    parts: list = []
-    for token in canvas:
-        if token == IDS["mask"]:
-            parts = [*parts[:-1], parts[-1] + 1] if parts and isinstance(parts[-1], int) else [*parts, 1]
-        else:
-            parts = [*parts[:-1], [*parts[-1], token]] if parts and isinstance(parts[-1], list) else [*parts, [token]]
-    return parts
+    runs = ((masked, list(run)) for masked, run in itertools.groupby(canvas, lambda token: token == IDS["mask"]))
+    return [len(run) if masked else run for masked, run in runs]
 
 
-def assert_as_recorded(case: dict, output) -> None:
-    """Token, step and confidence of each position that was returned:
-
-    outside the reference preset up to an end token.
-    """
+def assert_as_recorded(case: dict, output, *, is_cut: bool) -> None:
+    """Token, step and confidence of each position; `is_cut`: what lies behind an end token is not returned."""
     tokens = {token.position: token for token in output.outputs[0].tokens}
-    ends = [p for p in range(*case["span"]) if case["output"][p] in (IDS["eos"], IDS["eot"])]
-    assert len(tokens) in (
-        len(case["canvas"]),
-        len(case["output"]) - case["span"][0],
-        min(ends, default=0) - case["span"][0],
-    )
+    start, stop = case["span"]
+    if is_cut:
+        stop = next((p for p in range(start, stop) if case["output"][p] in (IDS["eos"], IDS["eot"])), stop)
+        assert sorted(tokens) == list(range(start, stop))
+    assert [tokens[p].id for p in range(start, stop)] == case["output"][start:stop], case["canvas"]
     for step, position, token, confidence in case["commits"]:
-        if position not in tokens:
-            assert position >= ends[0]
-            continue
-        got = tokens[position]
-        assert (got.step, got.id) == (step, token), (case["canvas"], position)
-        assert got.confidence == pytest.approx(confidence, abs=CONFIDENCE)
+        if position < stop:
+            got = tokens[position]
+            assert (got.step, got.id) == (step, token), (case["canvas"], position)
+            assert got.confidence == pytest.approx(confidence, abs=CONFIDENCE)
     assert output.outputs[0].diffusion.nfe == case["num_forward"]
 
 
 @pytest.mark.parametrize("table", _core.tables())
 @pytest.mark.parametrize("group", GROUPS, ids=label)
 def test_committed_runs(group: dict, table: str):
-    params = params_of(group)
+    """Alone and in one ragged batch."""
+    params, cases = params_of(group), group["cases"]
     with open_engine(table, threads=2) as engine:
         if is_infill(group):
-            for case in group["cases"]:
-                output = engine.infill(segments(case["canvas"]), params)
-                assert_as_recorded(case, output)
+            for case in cases:
+                assert_as_recorded(case, engine.infill(segments(case["canvas"]), params), is_cut=False)
             return
-        prompts = [{"prompt_token_ids": case["canvas"][: case["span"][0]]} for case in group["cases"]]
-        together = engine.generate(prompts, params)
-        for case, prompt, output in zip(group["cases"], prompts, together, strict=True):
-            (alone,) = engine.generate([prompt], params)
-            assert_as_recorded(case, output)
-            assert_as_recorded(case, alone)
-            if params.preset == "reference":
-                assert output.outputs[0].token_ids == case["output"][case["span"][0] :]
+        prompts = [prompt_of(case) for case in cases]
+        for case, prompt, output in zip(cases, prompts, engine.generate(prompts, params), strict=True):
+            assert_as_recorded(case, output, is_cut=params.preset != "reference")
+            assert_as_recorded(case, engine.generate(prompt, params)[0], is_cut=params.preset != "reference")
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_committed_runs_all_at_once(threads: int):
     """One batch of every generation there is, whatever its options: neighbours are not felt."""
-    table = _core.tables()[0]
-    cases = [(case, params_of(group)) for group in GROUPS if not is_infill(group) for case in group["cases"]]
-    prompts = [{"prompt_token_ids": case["canvas"][: case["span"][0]]} for case, _ in cases]
-    with open_engine(table, threads) as engine:
-        outputs = engine.generate(prompts, [params for _, params in cases])
-    for (case, _), output in zip(cases, outputs, strict=True):
-        assert_as_recorded(case, output)
+    pairs = [(case, params_of(group)) for group in GROUPS if not is_infill(group) for case in group["cases"]]
+    with open_engine(_core.tables()[0], threads) as engine:
+        outputs = engine.generate([prompt_of(case) for case, _ in pairs], [params for _, params in pairs])
+    for (case, params), output in zip(pairs, outputs, strict=True):
+        assert_as_recorded(case, output, is_cut=params.preset != "reference")
