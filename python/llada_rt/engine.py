@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import dataclasses
 import difflib
+import inspect
 import itertools
 import os
 import secrets
@@ -269,3 +270,14 @@ class Engine:
             params = params.replace(seed=secrets.randbits(63))
         request = self._reader.read(prompt, params, f"request-{next(self._counter)}")
         return Job(request, params, make_sequence(request, params, self._special))
+
+
+Engine.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    [
+        inspect.Parameter("model_dir", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation="Path | None"),
+        *(
+            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+            for field in dataclasses.fields(EngineConfig)[1:]
+        ),
+    ]
+)

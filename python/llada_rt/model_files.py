@@ -6,6 +6,7 @@ Everything here is data from a stranger: sizes are bounded before reading and ev
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,21 +39,38 @@ def check_folder(folder: Path) -> None:
         raise ModelNotFoundError(f"no config.json in {folder}", param="model_dir", hint=hint)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; an empty one if there is no such file."""
-    if not path.is_file():
-        return {}
-    size = path.stat().st_size
-    if size > MAX_JSON_BYTES:
-        raise ModelFormatError(f"{path.name}: expected at most {MAX_JSON_BYTES} bytes, got {size}")
+def read_file(folder: Path, name: str, max_bytes: int) -> bytes | None:
+    """A file of the folder, or None if there is none. As in csrc/model/files.cc a link may not leave the folder, other
+    than from a snapshot of the Hugging Face cache to its blobs.
+    """
+    path = folder / name
+    if not os.path.lexists(path):
+        return None
     try:
-        value = json.loads(path.read_bytes())
+        root, real = folder.resolve(strict=True), path.resolve(strict=True)
+        is_hub_blob = root.parent.name == "snapshots" and real.is_relative_to(root.parent.parent / "blobs")
+        if not real.is_relative_to(root) and not is_hub_blob:
+            raise ModelFormatError(f"{name}: expected a file in the model folder, got a link that leaves it")
+        if not real.is_file():
+            raise ModelFormatError(f"{name}: expected a regular file, got a folder, pipe or device")
+        if real.stat().st_size > max_bytes:
+            raise ModelFormatError(f"{name}: expected at most {max_bytes} bytes, got {real.stat().st_size}")
+        return real.read_bytes()
+    except (OSError, RuntimeError) as error:  # resolving a loop of links is a RuntimeError
+        raise ModelFormatError(f"{name}: cannot be read: {str(error)[:200]}") from error
+
+
+def read_json(folder: Path, name: str) -> dict[str, Any]:
+    """The object in a JSON file of the folder; an empty one if there is no such file."""
+    data = read_file(folder, name, MAX_JSON_BYTES)
+    if data is None:
+        return {}
+    try:
+        value = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ModelFormatError(f"{path.name}: not valid JSON: {str(error)[:200]}") from error
-    except OSError as error:
-        raise ModelFormatError(f"{path.name}: cannot be read: {error.strerror}") from error
+        raise ModelFormatError(f"{name}: not valid JSON: {str(error)[:200]}") from error
     if not isinstance(value, dict):
-        raise ModelFormatError(f"{path.name}: expected a JSON object, got {type(value).__name__}")
+        raise ModelFormatError(f"{name}: expected a JSON object, got {type(value).__name__}")
     return value
 
 
@@ -74,8 +92,8 @@ def special_ids(
     config: EngineConfig, folder: Path, model: Mapping[str, Any], token_id: Callable[[str], int | None]
 ) -> SpecialIds:
     """Mask, EOS and EoT: from the engine's options, else the model's configurations, else its tokenizer."""
-    generation = read_json(folder / "generation_config.json")
-    raw = read_json(folder / "config.json")
+    generation = read_json(folder, "generation_config.json")
+    raw = read_json(folder, "config.json")
     vocab_size = int(model["vocab_size"])
 
     def find(name: str, tokens: tuple[str, ...]) -> int | None:
@@ -105,7 +123,7 @@ def special_ids(
 
 def default_params(folder: Path) -> SamplingParams:
     """What generation_config.json says under "llada_rt", else SamplingParams()."""
-    options = read_json(folder / "generation_config.json").get("llada_rt", {})
+    options = read_json(folder, "generation_config.json").get("llada_rt", {})
     try:
         return SamplingParams.from_dict(options)
     except InvalidRequestError as error:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .chat_template import MAX_TEMPLATE_CHARS, ChatTemplate
 from .errors import ChatTemplateError, InvalidRequestError, TokenizerError
-from .model_files import read_json
+from .model_files import read_file, read_json
 
 if TYPE_CHECKING:
     import tokenizers
@@ -20,23 +20,19 @@ ROLES = ("system", "user", "assistant")
 class Tokenizer:
     """The tokenizer of a model folder. No special tokens are added on encoding: the chat template writes them."""
 
-    def __init__(self, folder: Path) -> None:
-        path = folder / "tokenizer.json"
-        if path.stat().st_size > MAX_TOKENIZER_BYTES:
-            raise TokenizerError(
-                f"tokenizer.json: expected at most {MAX_TOKENIZER_BYTES} bytes, got {path.stat().st_size}"
-            )
-        self._backend = _load(path)
+    def __init__(self, folder: Path, data: bytes) -> None:
+        self._backend = _load(data)
         self._backend.no_padding()
         self._backend.no_truncation()
-        self._config = read_json(folder / "tokenizer_config.json")
+        self._config = read_json(folder, "tokenizer_config.json")
         self._template_source = self._find_template(folder)
         self._template: ChatTemplate | None = None
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer | None:
         """The folder's tokenizer, or None if it has none."""
-        return cls(folder) if (folder / "tokenizer.json").is_file() else None
+        data = read_file(folder, "tokenizer.json", MAX_TOKENIZER_BYTES)
+        return None if data is None else cls(folder, data)
 
     @property
     def vocab_size(self) -> int:
@@ -75,12 +71,10 @@ class Tokenizer:
         return self.encode(self._template.render(checked))
 
     def _find_template(self, folder: Path) -> str | None:
-        path = folder / "chat_template.jinja"
-        if path.is_file():
-            if path.stat().st_size > 4 * MAX_TEMPLATE_CHARS:
-                raise ChatTemplateError(f"chat_template.jinja: expected at most {4 * MAX_TEMPLATE_CHARS} bytes")
+        data = read_file(folder, "chat_template.jinja", 4 * MAX_TEMPLATE_CHARS)
+        if data is not None:
             try:
-                return path.read_text(encoding="utf-8")
+                return data.decode("utf-8")
             except UnicodeDecodeError as error:
                 raise ChatTemplateError(f"chat_template.jinja: not UTF-8: {error}") from error
         template: Any = self._config.get("chat_template")
@@ -105,11 +99,11 @@ class Tokenizer:
         return tokens
 
 
-def _load(path: Path) -> tokenizers.Tokenizer:
+def _load(data: bytes) -> tokenizers.Tokenizer:
     import tokenizers
 
     try:
-        return tokenizers.Tokenizer.from_file(str(path))
+        return tokenizers.Tokenizer.from_buffer(data)
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:  # its Rust half may panic, which is no Exception

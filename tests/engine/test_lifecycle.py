@@ -184,7 +184,8 @@ def test_default_params_come_from_the_model(tmp_path):
         ("tokenizer.json", b'{"model": {"type": "BPE", "vocab": {"a": -1}, "merges": []}}', TokenizerError),
         ("tokenizer.json", b"\x80\x04\x95", TokenizerError),
         ("chat_template.jinja", b"\xff", ChatTemplateError),
-        ("chat_template.jinja", b"x" * (2 * 2**20), ChatTemplateError),
+        ("chat_template.jinja", b"x" * 300_000, ChatTemplateError),
+        ("chat_template.jinja", b"x" * (2 * 2**20), ModelFormatError),
     ],
 )
 def test_bad_side_files(tmp_path, name, content, kind):
@@ -193,10 +194,44 @@ def test_bad_side_files(tmp_path, name, content, kind):
     if kind is None:
         Engine(folder).close()
         return
-    with pytest.raises(kind) as caught:
-        Engine(folder)
+    with pytest.raises(kind) as caught, Engine(folder) as engine:
+        engine.chat([{"role": "user", "content": "hi"}], SHORT)
     assert isinstance(caught.value, LladaRtError)
     assert len(str(caught.value)) < 500
+
+
+def test_links(tmp_path):
+    folder = write_folder(tmp_path / "m")
+    outside = tmp_path / "outside"
+    (folder / "tokenizer.json").rename(outside)
+    (folder / "tokenizer.json").symlink_to(outside)
+    with pytest.raises(ModelFormatError, match="link that leaves it"):
+        Engine(folder)
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.json").symlink_to("tokenizer.json")
+    with pytest.raises(ModelFormatError, match="cannot be read"):
+        Engine(folder)
+    (folder / "tokenizer.json").unlink()
+    os.mkfifo(folder / "tokenizer.json")
+    with pytest.raises(ModelFormatError, match="pipe"):
+        Engine(folder)
+
+
+def test_the_hub_cache_keeps_its_files_elsewhere(tmp_path):
+    snapshot = write_folder(tmp_path / "models--a--b" / "snapshots" / "main")
+    blobs = tmp_path / "models--a--b" / "blobs"
+    blobs.mkdir()
+    for path in list(snapshot.iterdir()):
+        path.rename(blobs / path.name)
+        path.symlink_to(Path("..", "..", "blobs", path.name))
+    with Engine(snapshot, threads=1) as engine:
+        assert engine.chat([{"role": "user", "content": "hi"}], SHORT)
+
+
+def test_the_version_is_the_packages():
+    pyproject = Path(__file__).resolve().parents[2] / "pyproject.toml"
+    assert f'version = "{llada_rt.__version__}"' in pyproject.read_text()
+    assert llada_rt.build_info()["version"] == llada_rt.__version__
 
 
 @pytest.mark.parametrize("source", ["{% if", "{{ ''.__class__ }}", "{% for i in range(10**9) %}{% endfor %}"])
