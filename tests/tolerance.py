@@ -1,31 +1,25 @@
-"""The only place with numbers like 1e-5.
-
-Integers and committed tokens are compared with ==, and so are results under another thread count.
+"""The only place with numbers like 1e-5. Integers, committed tokens and results under another thread count are equal.
 
 Floats: error against float64 at most twice that of the plain version in the same precision (numpy float32, torch
-bfloat16), plus a floor for
-small cases, where the plain version may be exact by luck.
+bfloat16), plus a floor for small cases, where the plain version may be exact by luck.
 """
 
 import numpy as np
 
-# Two roundings of the largest result: 2 * 2^-24 for float32, doubled for differing summation order; 2 * 2^-8 for
-# bfloat16.
+# Two roundings of the largest result: 2 * 2^-24 (float32, doubled for another order of summation), 2 * 2^-8 (bfloat16).
 ROUNDING = {"float32": 2.0**-22, "bfloat16": 2.0**-7}
 
-# Rounding of a float32 sum, relative to the sum of absolute terms; products accumulate in float32 whatever the
-# operands are.
+# Rounding of a float32 sum, relative to the sum of its absolute terms: products accumulate in float32 in either type.
 ACCUMULATION = 2.0**-22
 
-# numpy float64 against the recorded "float64" run, which rotates and normalises in float32 as the published code
-# does. Relative to the largest logit.
+# numpy float64 against the recorded "float64" run, which rotates and normalises in float32 as the published code does;
+# relative to the largest logit.
 RECORDED_LOGITS = 1e-5
 
 # Recorded likelihoods are float32 sums of up to a hundred terms; the issue's own bound for the engine.
 RECORDED_LIKELIHOOD = {"reference": 1e-5, "engine": 1e-4}
 
-# Whole float32 forward: floor of the "twice torch" rule, relative to the largest logit (a one-token sequence rounds
-# only a few times).
+# Whole forward: floor of the rule "twice torch", relative to the largest logit; one token rounds only a few times.
 FORWARD_FLOOR = {"float32": 1e-6, "bfloat16": 2.0**-7}
 
 # Confidences reported by the float32 engine against the float64 reference.
@@ -44,9 +38,7 @@ def rms_error(got: np.ndarray, want: np.ndarray) -> float:
 
 
 def assert_accurate(got, want, plain, dtype: str, *, magnitude: float | None = None) -> None:
-    """`magnitude`: the largest sum of absolute terms behind an element of `want`, where that is more than the element
-    itself.
-    """
+    """`magnitude`: the largest sum of absolute terms behind an element of `want`, if that is more than the element."""
     largest = float(np.abs(want).max(initial=0))
     floor = ROUNDING[dtype] * largest + ACCUMULATION * (magnitude or largest)
     assert np.shape(got) == np.shape(want)

@@ -15,9 +15,7 @@ from training.model import LLaDA, rope_angles, rotate
 
 
 class DualCacheLoop:
-    """One canvas. `refresh` recomputes all of it, `refine` the block; each commits the best `count` masks of the
-    block.
-    """
+    """One canvas. `refresh` recomputes all of it, `refine` the block; each commits the block's best `count` masks."""
 
     def __init__(self, model: LLaDA, canvas: list[int], block: tuple[int, int], *, lean: bool) -> None:
         config = model.config

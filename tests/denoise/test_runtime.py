@@ -61,10 +61,7 @@ def test_one_call_runs_a_block(runtime):
 
 @pytest.mark.parametrize("max_steps", [1, 3, 7])
 def test_many_calls_run_the_same_block(runtime, max_steps):
-    """The step-by-step view:
-
-    what a call continues is said by next_step and step, and its first query is a later one.
-    """
+    """The step-by-step view: next_step and step say what a call continues, and its first query is a later one."""
     slot, done, steps = runtime.open_slot(CANVAS), False, 0
     while not done:
         changes = {"first_begin": 1, "first_end": 2} if steps else {}

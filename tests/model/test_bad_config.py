@@ -1,6 +1,4 @@
-"""config.json that must be refused by name: what the forward pass does not implement, what is missing, what
-contradicts.
-"""
+"""config.json that must be refused: what the forward pass does not implement, what is missing, what contradicts."""
 
 import json
 

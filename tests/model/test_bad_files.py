@@ -1,7 +1,4 @@
-"""Weight files that must be refused:
-
-a typed error that names the fault, and the process goes on to load a good model.
-"""
+"""Weight files that must be refused with a typed error naming the fault; the process goes on and loads a good model."""
 
 import os
 import struct

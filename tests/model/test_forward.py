@@ -24,10 +24,7 @@ def torch_logits(folder: Path, tokens: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def assert_as_good_as_torch(got: list, want: list, plain: list, dtype: str) -> None:
-    """Root mean square of each sequence, and the largest error over all:
-
-    one row may hang on a near-tie in a softmax.
-    """
+    """Root mean square of each sequence, and the largest error of all: one row may hang on a near-tie in a softmax."""
     floors = [FORWARD_FLOOR[dtype] * float(np.abs(logits).max()) for logits in want]
     for ours, truth, theirs, floor in zip(got, want, plain, floors, strict=True):
         assert rms_error(ours, truth) <= 2 * rms_error(theirs, truth) + floor, len(truth)

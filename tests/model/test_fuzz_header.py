@@ -1,7 +1,4 @@
-"""Hypothesis on the header of a safetensors file:
-
-whatever it says, the loader answers with a typed error or a model.
-"""
+"""Hypothesis on safetensors headers: whatever they say, the loader answers with a typed error or a model."""
 
 import contextlib
 import json

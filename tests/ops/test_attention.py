@@ -1,7 +1,4 @@
-"""attention over slots: no mask but a limit on how far each span may look;
-
-sequences of a batch do not see each other.
-"""
+"""attention over slots: no mask but a limit on how far a span may look, and no sequence sees another."""
 
 import numpy as np
 import pytest

@@ -1,6 +1,4 @@
-"""candidates: head, guidance, suppression, noise, argmax and softmax figures in one pass, against whole float64
-logits.
-"""
+"""candidates: head, guidance, noise, argmax and softmax figures in one pass, against whole float64 logits."""
 
 import numpy as np
 import pytest

@@ -1,7 +1,7 @@
 """The proposed token of each row and how sure of it the model is (LLaDA generate.py, get_transfer_index of Fast-dLLM).
 
-Order of events: guidance mix, suppression, noise, choice of the token, exclusion of the `unconfident` tokens, softmax
-of the un-noised logits.
+In this order: guidance mix, suppression, noise, choice of the token, exclusion of the `unconfident` tokens, softmax
+of the logits without noise.
 """
 
 from dataclasses import dataclass
@@ -39,8 +39,8 @@ def candidates(
     unconfident=(),
     never=(),
 ) -> Candidates:
-    """logits: (n, vocab). `suppressed`: logit -inf; `never`: may not be chosen; `unconfident`: left out of the
-    softmax.
+    """logits: (n, vocab). Ids in `suppressed` have logit -inf, in `never` are not chosen, in `unconfident` have p =
+    0.
     """
     logits = np.array(logits, np.float64)
     logits[:, list(suppressed)] = -np.inf

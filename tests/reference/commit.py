@@ -16,12 +16,9 @@ def select(confidence: np.ndarray, rule: str, *, count: int = 0, value: float = 
 
 
 def commit(canvas, positions, tokens, confidence, rule, *, count=0, value=0.0, mask_id, alternatives=None):
-    """Returns the new canvas and the committed positions, surest first;
+    """Returns the new canvas and the committed positions, surest first. A committed mask changes nothing: not reported.
 
-    a committed mask changes nothing and is not reported.
-
-    If threshold or factor selects mask ids only, the surest of `alternatives` (tokens, confidence; none is the mask)
-    is committed.
+    If threshold or factor selects masks only, the surest of `alternatives` (tokens, confidence) is committed instead.
     """
     canvas, positions, tokens = np.array(canvas), np.asarray(positions), np.asarray(tokens)
     rows = [row for row in select(confidence, rule, count=count, value=value) if tokens[row] != mask_id]

@@ -1,10 +1,9 @@
 """The published loops, once: LLaDA generate.py, and Fast-dLLM with prefix and dual cache, threshold and factor.
 
-A cache policy is the answer to "which positions are recomputed in this step?", a decoding rule to "which candidates
-are committed?".
+A cache policy answers "which positions are recomputed in this step?", a decoding rule "which candidates are
+committed?".
 Two habits are left out and counted instead (`num_idle`): schedule steps that commit nothing, and Fast-dLLM's extra
-forward after a
-block that its first forward has filled.
+forward after a block that its first forward has filled.
 """
 
 from collections.abc import Callable
@@ -78,10 +77,7 @@ def query_span(cache: str, step: int, block: tuple[int, int], length: int) -> tu
 
 
 def propose(model: Model, run: Run, slots: list, prompt: np.ndarray, span, p: Params, ids: SpecialIds, stop: int):
-    """One forward (two with guidance).
-
-    Returns the masked queried positions below `stop` and a function that scores them.
-    """
+    """One forward, two with guidance: the masked queried positions below `stop`, and a function that scores them."""
     canvases = [run.canvas, np.where(prompt, ids.mask, run.canvas)]
     hidden = [model.query(slot, canvas, [span])[1] for slot, canvas in zip(slots, canvases, strict=False)]
     positions = np.arange(span[0], min(span[1], stop))
@@ -110,10 +106,7 @@ def propose(model: Model, run: Run, slots: list, prompt: np.ndarray, span, p: Pa
 def denoise_block(
     propose_step: Callable, run: Run, block: tuple[int, int], num_steps: int, p: Params, mask_id: int
 ) -> None:
-    """Steps until the block has no mask left;
-
-    with the schedule (`top_k`) at most `num_steps`, and none that commits nothing.
-    """
+    """Steps until no mask is left; of a schedule (`top_k`) at most `num_steps`, and none that commits nothing."""
 
     def num_masked() -> int:
         return np.count_nonzero(run.canvas[slice(*block)] == mask_id)
@@ -144,8 +137,7 @@ def denoise_block(
 def denoise(model: Model, canvas: np.ndarray, span: tuple[int, int], p: Params, ids: SpecialIds) -> Run:
     """Fills the masks of `span`, block by block; whatever is not masked is given, and hidden from the guide.
 
-    canvas: (length,). The first `steps % blocks` blocks get one step more than the others; a block without masks is
-    passed over.
+    canvas: (length,). The first `steps % blocks` blocks get one step more; a block without masks is passed over.
     """
     run = Run(np.array(canvas))
     length = len(run.canvas)

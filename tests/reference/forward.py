@@ -1,6 +1,6 @@
 """The whole LLaDA forward pass in numpy, from a folder in the published layout, with each layer's keys and values kept.
 
-Every queried position writes its K and V into the slot and attention reads the slot, so a cache policy is a choice of
+Every queried position writes its K and V into the slot and attention reads the slot: a cache policy is a choice of
 spans.
 """
 
@@ -37,7 +37,7 @@ class Model:
         return [(np.zeros(shape), np.zeros(shape)) for _ in range(c["n_layers"])]
 
     def query(self, slot: Slot, canvas: np.ndarray, spans: list[tuple[int, int, int]]) -> tuple[np.ndarray, np.ndarray]:
-        """Recomputes [start, stop) looking at [0, visible) for each span.
+        """Recomputes [start, stop) looking at [0, visible), each span.
 
         Returns positions (n,) and hidden rows (n, d).
         """

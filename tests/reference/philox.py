@@ -1,5 +1,4 @@
-"""Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), and the draws the runtime
-makes with it.
+"""Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) and the runtime's draws.
 
 A draw depends on (seed, step, position, token, stream) alone, so a request's noise does not depend on its neighbours.
 """
@@ -23,10 +22,7 @@ def philox4x32(counter: tuple, key: tuple[int, int]) -> np.ndarray:
 
 
 def uniform(seed: int, *, step: int, positions: np.ndarray, tokens: np.ndarray, stream: int) -> np.ndarray:
-    """Float64 in the open interval (0, 1), shape (len(positions), len(tokens)):
-
-    the upper 53 of 64 bits, plus one half.
-    """
+    """Float64 in (0, 1), shape (len(positions), len(tokens)): the upper 53 of 64 bits, plus one half."""
     words = philox4x32(
         (np.asarray(tokens)[None, :], np.asarray(positions)[:, None], step, stream), (seed & 0xFFFFFFFF, seed >> 32)
     ).astype(np.uint64)

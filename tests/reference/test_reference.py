@@ -1,6 +1,4 @@
-"""The restated loops equal every recorded run of the published code, so that the compiled engine can be held against
-both.
-"""
+"""The restated loops equal every recorded run of the published code: the compiled engine is held against both."""
 
 from pathlib import Path
 
