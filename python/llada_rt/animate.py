@@ -6,6 +6,7 @@ import time
 import unicodedata
 from collections.abc import Iterable
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
@@ -41,17 +42,29 @@ class CanvasView:
         self._tokenizer = tokenizer
         self._mask_id = mask_id
         self._confidence: dict[int, float] = {}
-        self._hidden: set[int] = set()  # end tokens: shown as nothing
         self._texts: dict[int, str] = {}
+        self._glyph = MASK_GLYPH
+
+    def before(self, event: StepEvent) -> Text:
+        """The response as it was before the first step."""
+        # A mask is as wide as most characters around it, so that the line does not move while it is filled.
+        given = "".join(self._text(token) for token in event.canvas if token != self._mask_id)
+        self._glyph = MASK_GLYPH * (2 if cell_len(given) > 1.5 * len(given) else 1)
+        canvas = list(event.canvas)
+        for position, _, _ in event.unmasked:
+            canvas[position] = self._mask_id
+        return self._draw(canvas, event.prompt_length, set())
 
     def show(self, event: StepEvent) -> Text:
         """The response as it stands, what the last step committed in bold."""
-        fresh = {position for position, _, _ in event.unmasked}
         self._confidence |= {position: confidence for position, _, confidence in event.unmasked}
+        return self._draw(event.canvas, event.prompt_length, {position for position, _, _ in event.unmasked})
+
+    def _draw(self, canvas: list[int], start: int, fresh: set[int]) -> Text:
         view = Text()
-        for position, token in enumerate(event.canvas[event.prompt_length :], event.prompt_length):
+        for position, token in enumerate(canvas[start:], start):
             if token == self._mask_id:
-                view.append(MASK_GLYPH, style="grey42")
+                view.append(self._glyph, style="grey42")
             else:
                 style = style_of(self._confidence.get(position))
                 view.append(self._text(token), style=f"bold reverse {style}" if position in fresh else style)
@@ -60,10 +73,8 @@ class CanvasView:
     def final(self, output: RequestOutput) -> Text:
         """The returned text in its colours, where it can be put together from single tokens; plain otherwise."""
         completion = output.outputs[0]
-        start = len(output.prompt_token_ids)
-        infill = self._mask_id in output.prompt_token_ids
         view = Text()
-        for position, token in enumerate(completion.token_ids, 0 if infill else start):
+        for position, token in enumerate(completion.token_ids, len(output.prompt_token_ids)):
             view.append(self._text(token), style=style_of(self._confidence.get(position)))
         return view if view.plain == printable(completion.text) else Text(printable(completion.text))
 
@@ -80,6 +91,9 @@ def play(events: Iterable[StepEvent], view: CanvasView, console: Console, *, fra
     output = None
     with Live(console=console, transient=True, auto_refresh=False) as live:
         for event in events:
+            if event.step == 0:
+                live.update(view.before(event), refresh=True)
+                time.sleep(frame_seconds)
             began = time.perf_counter()
             live.update(view.show(event), refresh=True)
             time.sleep(max(0.0, frame_seconds - (time.perf_counter() - began)))

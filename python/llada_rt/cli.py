@@ -264,6 +264,8 @@ def _answer(
             _print(engine, output, as_json)
     if sys.stderr.isatty():
         _say(_summary(outputs, None if live else time.perf_counter() - began))
+    if live:
+        _say("confidence: green from 0.9, yellow from 0.5, red below")
     return outputs
 
 

@@ -75,11 +75,14 @@ class Dispatcher:
 
     def run(self, jobs: list[Job]) -> None:
         """Queue the jobs and step until all are done; whatever ends the call early takes them out again."""
+        num_done = 0  # of the first jobs; they end roughly in their order
         try:
             self._submit(jobs)
             while True:
                 with self.lock:
-                    if all(job.is_done for job in jobs):
+                    while num_done < len(jobs) and jobs[num_done].is_done:
+                        num_done += 1
+                    if num_done == len(jobs):
                         return
                     self.check_open()
                     self._step()
