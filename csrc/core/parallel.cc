@@ -32,30 +32,27 @@ bool spin_until(const Done& done) {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int num_threads) : num_threads_(std::max(1, num_threads)) {
+ThreadPool::ThreadPool(int num_threads)
+    : num_threads_(std::max(1, num_threads)), owner_pid_(getpid()), workers_(std::make_unique<Workers>()) {
   scratch_.resize(static_cast<std::size_t>(num_threads_) + 1);
-  start_workers();
-}
-
-void ThreadPool::start_workers() {
-  owner_pid_ = getpid();
-  threads_.reserve(static_cast<std::size_t>(num_threads_ - 1));
-  for (int worker = 1; worker < num_threads_; ++worker) threads_.emplace_back([this, worker] { work(worker); });
+  for (int worker = 1; worker < num_threads_; ++worker)
+    workers_->threads.emplace_back([this, worker] { work(worker); });
 }
 
 ThreadPool::~ThreadPool() {
-  if (owner_pid_ != getpid()) {
-    // A forked child holds handles of threads that it never had: neither join nor destroy them.
-    new std::vector<std::thread>(std::move(threads_));
+  if (is_forked_child()) {
+    static_cast<void>(workers_.release());
     return;
   }
   {
-    std::lock_guard<std::mutex> lock(mutex_);
-    stop_ = true;
+    const std::lock_guard<std::mutex> lock(workers_->mutex);
+    workers_->stop = true;
   }
-  wake_.notify_all();
-  for (auto& thread : threads_) thread.join();
+  workers_->wake.notify_all();
+  for (auto& thread : workers_->threads) thread.join();
 }
+
+bool ThreadPool::is_forked_child() const { return owner_pid_ != getpid(); }
 
 char* ThreadPool::scratch(int worker, std::int64_t num_bytes) {
   Buffer& buffer = scratch_[static_cast<std::size_t>(worker)];
@@ -68,7 +65,7 @@ char* ThreadPool::shared_scratch(std::int64_t num_bytes) { return scratch(num_th
 void ThreadPool::run(std::int64_t count, Task task, const void* context) {
   if (count <= 0) return;
   // In a forked child there is nobody to wait for: the caller does the work alone.
-  if (num_threads_ == 1 || count == 1 || owner_pid_ != getpid()) {
+  if (num_threads_ == 1 || count == 1 || is_forked_child()) {
     for (std::int64_t i = 0; i < count; ++i) task(context, i, 0);
     return;
   }
@@ -78,15 +75,15 @@ void ThreadPool::run(std::int64_t count, Task task, const void* context) {
   // About eight chunks a worker: small enough to even out, large enough to keep the counter cold.
   chunk_ = std::max<std::int64_t>(1, count / (8 * num_threads_));
   next_.store(0, std::memory_order_relaxed);
-  open_.store(true);
+  workers_->open.store(true);
   {
-    std::lock_guard<std::mutex> lock(mutex_);
-    generation_.fetch_add(1, std::memory_order_release);
+    const std::lock_guard<std::mutex> lock(workers_->mutex);
+    workers_->generation.fetch_add(1, std::memory_order_release);
   }
-  if (num_asleep_.load(std::memory_order_acquire) > 0) wake_.notify_all();
+  if (workers_->num_asleep.load(std::memory_order_acquire) > 0) workers_->wake.notify_all();
   take_chunks(0);
-  open_.store(false);
-  const auto finished = [this] { return num_inside_.load() == 0; };
+  workers_->open.store(false);
+  const auto finished = [this] { return workers_->num_inside.load() == 0; };
   while (!spin_until(finished)) std::this_thread::yield();
   if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
 }
@@ -107,20 +104,21 @@ void ThreadPool::take_chunks(int worker) {
 }
 
 void ThreadPool::work(int worker) {
+  Workers& w = *workers_;
   std::uint64_t seen = 0;
   for (;;) {
-    const auto called = [&] { return generation_.load(std::memory_order_acquire) != seen || stop_.load(); };
+    const auto called = [&] { return w.generation.load(std::memory_order_acquire) != seen || w.stop.load(); };
     if (!spin_until(called)) {
-      std::unique_lock<std::mutex> lock(mutex_);
-      num_asleep_.fetch_add(1, std::memory_order_acq_rel);
-      wake_.wait(lock, called);
-      num_asleep_.fetch_sub(1, std::memory_order_acq_rel);
+      std::unique_lock<std::mutex> lock(w.mutex);
+      w.num_asleep.fetch_add(1, std::memory_order_acq_rel);
+      w.wake.wait(lock, called);
+      w.num_asleep.fetch_sub(1, std::memory_order_acq_rel);
     }
-    if (stop_.load()) return;
-    seen = generation_.load(std::memory_order_acquire);
-    num_inside_.fetch_add(1);
-    if (open_.load()) take_chunks(worker);
-    num_inside_.fetch_sub(1);
+    if (w.stop.load()) return;
+    seen = w.generation.load(std::memory_order_acquire);
+    w.num_inside.fetch_add(1);
+    if (w.open.load()) take_chunks(worker);
+    w.num_inside.fetch_sub(1);
   }
 }
 

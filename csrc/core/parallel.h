@@ -6,6 +6,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -36,24 +37,30 @@ class ThreadPool {
   char* shared_scratch(std::int64_t num_bytes);
 
  private:
+  // What the worker threads share. In a forked child they are gone, and nothing of this may be destroyed there: a
+  // condition variable waits for its waiters.
+  struct Workers {
+    std::vector<std::thread> threads;
+    std::mutex mutex;
+    std::condition_variable wake;
+    std::atomic<std::uint64_t> generation{0};
+    std::atomic<bool> stop{false};
+    std::atomic<int> num_asleep{0};
+    // A worker enters (num_inside + 1), and works only if the job is still open. The caller closes the job when no
+    // index is left and waits for those inside, so that a worker that the machine has not scheduled yet holds nobody
+    // up.
+    std::atomic<bool> open{false};
+    std::atomic<int> num_inside{0};
+  };
+
   void work(int worker);
   void take_chunks(int worker);
-  void start_workers();
+  bool is_forked_child() const;
 
   const int num_threads_;
-  std::vector<std::thread> threads_;
+  const int owner_pid_;
+  std::unique_ptr<Workers> workers_;
   std::vector<Buffer> scratch_;
-  int owner_pid_ = 0;  // after fork() the threads are gone: the child starts its own
-
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  std::atomic<std::uint64_t> generation_{0};
-  // A worker enters (num_inside_ + 1), and works only if the job is still open. The caller closes the job when no index
-  // is left and waits for those inside, so that a worker that the machine has not scheduled yet holds nobody up.
-  std::atomic<bool> open_{false};
-  std::atomic<int> num_inside_{0};
-  std::atomic<bool> stop_{false};
-  std::atomic<int> num_asleep_{0};
 
   Task task_ = nullptr;
   const void* context_ = nullptr;
