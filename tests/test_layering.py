@@ -20,7 +20,8 @@ CSRC = {
     "bindings": BASE | {"cpu", "model", "denoise", "bindings"},
 }
 
-# Python module -> its floor; a module may import from lower floors, and from its own package.
+# Python module -> its floor; a module may import from lower floors and from its own package. Plain values (the two
+# lowest floors) may know each other.
 FLOORS = [
     {"errors", "_core"},
     {"params", "config", "plan", "device", "chat_template"},

@@ -40,11 +40,12 @@ def assert_as_recorded(case: dict, num_forward: int, output, label: object) -> N
     assert nfe <= case["num_forward"]
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("table", _core.tables())
 @pytest.mark.parametrize("folder", folder_params())
-def test_recorded_runs_alone(folder: Path, table: str):
+def test_recorded_runs_alone(folder: Path, table: str, threads: int):
     cases = load(folder, "generate.json")["cases"]
-    with open_engine(folder, table, threads=2) as engine:
+    with open_engine(folder, table, threads) as engine:
         for number, (case, num_forward) in enumerate(zip(cases, useful_forwards(folder), strict=True)):
             (output,) = engine.generate([{"prompt_token_ids": case["prompt"]}], params_of(case))
             assert_as_recorded(case, num_forward, output, number)

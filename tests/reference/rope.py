@@ -14,7 +14,7 @@ def rope(x: np.ndarray, positions: np.ndarray, theta: float) -> np.ndarray:
 
 
 def rope_kv_write(q, k, v, positions, length: int, theta: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rotates q and k, writes k and v at `positions` of an empty slot. Returns q, K, V; K, V: (length, heads, head_dim)."""
+    """Rotates q and k, writes k and v at `positions` of an empty slot. Returns q, K and V (length, heads, head_dim)."""
     slot_k, slot_v = (np.zeros((length, *a.shape[1:])) for a in (k, v))
     slot_k[positions], slot_v[positions] = rope(k, positions, theta), v
     return rope(q, positions, theta), slot_k, slot_v
