@@ -107,9 +107,11 @@ void DenoisingLoop::step(Stream stream, const StepPlan& plan, std::int32_t index
                        pool_.at(sequence.slot).canvas.data()});
   }
   const std::int64_t bad = find_candidates(stream);
-  check(bad < 0, ErrorKind::kInternal, "the logits at position ",
-        bad < 0 ? 0 : rows_[static_cast<std::size_t>(bad)].position, " of sequence ",
-        bad < 0 ? 0 : rows_[static_cast<std::size_t>(bad)].rule, " are not finite");
+  if (bad >= 0) {
+    const CandidateRow& row = rows_[static_cast<std::size_t>(bad)];
+    fail(ErrorKind::kInternal, "expected finite logits at position ", row.position, " of sequence ", row.rule,
+         ", got NaN or infinity");
+  }
 
   chosen_.assign(rows_.size(), -1);
   ops_.commit(stream, rows_.data(), candidates_.data(), groups_.data(), static_cast<std::int64_t>(groups_.size()),
@@ -179,51 +181,40 @@ std::int64_t DenoisingLoop::find_candidates(Stream stream) {
 
 std::vector<std::vector<double>> DenoisingLoop::log_probs(Stream stream, const std::vector<Scored>& sequences,
                                                           double guidance_scale) {
-  std::vector<std::int32_t> slots;
-  const auto close_all = [&] {
-    for (const std::int32_t slot : slots) pool_.close(slot);
-  };
-  try {
-    batch_.clear();
-    rows_.clear();
-    rules_.assign(1, SamplingRule{});
-    rules_[0].guidance_scale = guidance_scale;
-    for (const Scored& sequence : sequences) {
-      const std::int32_t length = static_cast<std::int32_t>(sequence.tokens.size());
-      check(sequence.targets.size() == sequence.tokens.size(), ErrorKind::kInvalidRequest, "expected ", length,
-            " targets, got ", sequence.targets.size());
-      check(sequence.guide.empty() || sequence.guide.size() == sequence.tokens.size(), ErrorKind::kInvalidRequest,
-            "expected a guide of ", length, " tokens, got ", sequence.guide.size());
-      const std::size_t first = rows_.size();
-      slots.push_back(pool_.open(sequence.tokens));
-      const std::int64_t row = batch_.add(pool_.at(slots.back()), {0, length, length});
-      for (std::int32_t position = 0; position < length; ++position) {
-        const std::int32_t target = sequence.targets[static_cast<std::size_t>(position)];
-        if (target < 0) continue;
-        check(target < weights_.head.num_out, ErrorKind::kInvalidRequest, "expected targets below ",
-              weights_.head.num_out, ", got ", target);
-        CandidateRow candidate;
-        candidate.hidden_row = static_cast<std::int32_t>(batch_.wanted.size());
-        candidate.position = position;
-        candidate.target = target;
-        rows_.push_back(candidate);
-        batch_.wanted.push_back(row + position);
-      }
-      if (sequence.guide.empty()) continue;
-      slots.push_back(pool_.open(sequence.guide));
-      const std::int64_t guide = batch_.add(pool_.at(slots.back()), {0, length, length});
-      for (std::size_t i = first; i < rows_.size(); ++i) {
-        rows_[i].guide_row = static_cast<std::int32_t>(batch_.wanted.size());
-        batch_.wanted.push_back(guide + rows_[i].position);
-      }
+  ScopedSlots slots(pool_);
+  batch_.clear();
+  rows_.clear();
+  rules_.assign(1, SamplingRule{});
+  rules_[0].guidance_scale = guidance_scale;
+  for (const Scored& sequence : sequences) {
+    const std::int32_t length = static_cast<std::int32_t>(sequence.tokens.size());
+    check(sequence.targets.size() == sequence.tokens.size(), ErrorKind::kInvalidRequest, "expected ", length,
+          " targets, got ", sequence.targets.size());
+    check(sequence.guide.empty() || sequence.guide.size() == sequence.tokens.size(), ErrorKind::kInvalidRequest,
+          "expected a guide of ", length, " tokens, got ", sequence.guide.size());
+    const std::size_t first = rows_.size();
+    const std::int64_t row = batch_.add(slots.open(sequence.tokens), {0, length, length});
+    for (std::int32_t position = 0; position < length; ++position) {
+      const std::int32_t target = sequence.targets[static_cast<std::size_t>(position)];
+      if (target < 0) continue;
+      check(target < weights_.head.num_out, ErrorKind::kInvalidRequest, "expected targets below ",
+            weights_.head.num_out, ", got ", target);
+      CandidateRow candidate;
+      candidate.hidden_row = static_cast<std::int32_t>(batch_.wanted.size());
+      candidate.position = position;
+      candidate.target = target;
+      rows_.push_back(candidate);
+      batch_.wanted.push_back(row + position);
     }
-    const std::int64_t bad = find_candidates(stream);
-    check(bad < 0, ErrorKind::kInternal, "the logits of a scored position are not finite");
-  } catch (...) {
-    close_all();
-    throw;
+    if (sequence.guide.empty()) continue;
+    const std::int64_t guide = batch_.add(slots.open(sequence.guide), {0, length, length});
+    for (std::size_t i = first; i < rows_.size(); ++i) {
+      rows_[i].guide_row = static_cast<std::int32_t>(batch_.wanted.size());
+      batch_.wanted.push_back(guide + rows_[i].position);
+    }
   }
-  close_all();
+  const std::int64_t bad = find_candidates(stream);
+  check(bad < 0, ErrorKind::kInternal, "expected finite logits at scored row ", bad, ", got NaN or infinity");
 
   std::vector<std::vector<double>> result(sequences.size());
   std::size_t row = 0;

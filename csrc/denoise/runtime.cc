@@ -64,21 +64,15 @@ std::vector<std::vector<double>> Runtime::log_probs(const std::vector<DenoisingL
 
 void Runtime::forward(const std::vector<std::int32_t>& tokens, float* out) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  const std::int32_t slot = kv_.open(tokens);
-  try {
-    const std::int32_t length = static_cast<std::int32_t>(tokens.size());
-    ForwardBatch batch;
-    batch.add(kv_.at(slot), {0, length, length});
-    batch.wanted.resize(tokens.size());
-    std::iota(batch.wanted.begin(), batch.wanted.end(), 0);
-    const ConstTensor hidden = model_.forward(stream_, batch);
-    ops_.matmul(stream_, hidden, weights_.head, /*accumulate=*/false,
-                {out, DType::kFloat32, hidden.rows, config_.vocab_size});
-  } catch (...) {
-    kv_.close(slot);
-    throw;
-  }
-  kv_.close(slot);
+  const std::int32_t length = static_cast<std::int32_t>(tokens.size());
+  ScopedSlots slots(kv_);
+  ForwardBatch batch;
+  batch.add(slots.open(tokens), {0, length, length});
+  batch.wanted.resize(tokens.size());
+  std::iota(batch.wanted.begin(), batch.wanted.end(), 0);
+  const ConstTensor hidden = model_.forward(stream_, batch);
+  ops_.matmul(stream_, hidden, weights_.head, /*accumulate=*/false,
+              {out, DType::kFloat32, hidden.rows, config_.vocab_size});
 }
 
 }  // namespace llada

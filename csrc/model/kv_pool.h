@@ -2,6 +2,7 @@
 #pragma once
 
 #include <map>
+#include <utility>
 #include <vector>
 
 #include "model/config.h"
@@ -35,6 +36,26 @@ class KvPool {
   const DType dtype_;
   std::map<std::int32_t, Slot> slots_;
   std::int32_t next_id_ = 0;
+};
+
+// Slots that live for one call: closed when it ends, also by an exception.
+class ScopedSlots {
+ public:
+  explicit ScopedSlots(KvPool& pool) : pool_(pool) {}
+  ~ScopedSlots() {
+    for (const std::int32_t id : ids_) pool_.close(id);
+  }
+  ScopedSlots(const ScopedSlots&) = delete;
+  ScopedSlots& operator=(const ScopedSlots&) = delete;
+
+  const Slot& open(std::vector<std::int32_t> canvas) {
+    ids_.push_back(pool_.open(std::move(canvas)));
+    return pool_.at(ids_.back());
+  }
+
+ private:
+  KvPool& pool_;
+  std::vector<std::int32_t> ids_;
 };
 
 }  // namespace llada
