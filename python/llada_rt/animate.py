@@ -49,7 +49,7 @@ class CanvasView:
         """The response as it was before the first step."""
         # A mask is as wide as most characters around it, so that the line does not move while it is filled.
         given = "".join(self._text(token) for token in event.canvas if token != self._mask_id)
-        self._glyph = MASK_GLYPH * (2 if cell_len(given) > 1.5 * len(given) else 1)
+        self._glyph = MASK_GLYPH * (2 if cell_len(given) > 1.3 * len(given) else 1)
         canvas = list(event.canvas)
         for position, _, _ in event.unmasked:
             canvas[position] = self._mask_id

@@ -174,7 +174,8 @@ def chat(
         shown = animate if animate is not None else is_talk
         remembers = remember if remember is not None else model is not None
         if is_talk:
-            _say("the demo model recites Chinese verse: ask for the line after or before one" if model is None else "")
+            _say(f"the demo model recites Chinese verse; ask for instance: {DEMO_QUESTION}" if model is None else "")
+            _say("/reset forgets, /exit leaves")
         history = list(opening)
         for line in [message] if message is not None else _lines(is_talk):
             if line.strip() == "/reset":
@@ -215,7 +216,7 @@ def info(model: Model = None, as_json: Json = False, *, engine_options: dict[str
         "shape": f"{config['num_layers']} layers, width {config['d_model']}, {heads}",
         "vocabulary": f"{config['vocab_size']:,}, context {config['max_sequence_length']:,} tokens",
         "cache": f"{facts['kv_bytes_per_token']:,} bytes per token",
-        "arithmetic": f"{facts['compute_type']}, {facts['threads']} threads, table {facts['table']} "
+        "arithmetic": f"{facts['compute_type']}, {facts['threads']} thread{'s' * (facts['threads'] > 1)}, table {facts['table']} "
         f"(this machine has {', '.join(facts['tables'])})",
         "mask, eos, eot": ", ".join(
             unknown if facts[name] is None else str(facts[name])
@@ -353,6 +354,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = _exit_code(error)
     except KeyboardInterrupt:
         code = 130
+    except MemoryError:
+        typer.echo("error: out of memory", err=True)
+        code = 5
     except _ReaderGone:
         # Nobody reads any more; keep Python from complaining when it flushes on the way out.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -138,7 +138,7 @@ class Dispatcher:
             for sequence, block in zip(sequences, blocks, strict=True):
                 self._publish(sequence, block)
             for sequence in finished:
-                del self._jobs[sequence]
+                self._jobs.pop(sequence, None)
         finally:
             self._is_stepping = False
             while self._dropped:
@@ -181,8 +181,13 @@ class Dispatcher:
 
     def _publish(self, sequence: Sequence, block: int) -> None:
         job = self._jobs[sequence]
-        if job.stream is not None and job.error is None:
+        if job.stream is None or job.error is not None:
+            return
+        try:
             event = job.stream.event(sequence, block=block, commits=sequence.new_commits, output=job.output)
+        except Exception as error:
+            self._fail(job, error)
+        else:
             job.events.append(event)
 
     def _fail(self, job: Job, error: Exception) -> None:

@@ -99,7 +99,7 @@ def test_info(run, folder):
     code, out, err = run("info", "-m", folder, "--threads", "1")
     assert (code, err) == (0, "")
     assert "156, 157, 158" in out
-    assert "1 threads" in out
+    assert "1 thread," in out
     assert "gen_length=12" in out
     info = json.loads(run("info", "-m", folder, "--json")[1])
     assert info["mask_token_id"] == 156
@@ -155,6 +155,7 @@ def test_exit_codes(run, folder, arguments, code, words):
         (errors.ChatTemplateError("x"), 3),
         (errors.DeviceError("x"), 4),
         (errors.OutOfMemoryError("x"), 5),
+        (MemoryError(), 5),
         (errors.InternalError("x"), 1),
         (RuntimeError("x"), 1),
         (KeyboardInterrupt(), 130),
