@@ -216,7 +216,8 @@ def info(model: Model = None, as_json: Json = False, *, engine_options: dict[str
         "shape": f"{config['num_layers']} layers, width {config['d_model']}, {heads}",
         "vocabulary": f"{config['vocab_size']:,}, context {config['max_sequence_length']:,} tokens",
         "cache": f"{facts['kv_bytes_per_token']:,} bytes per token",
-        "arithmetic": f"{facts['compute_type']}, {facts['threads']} thread{'s' * (facts['threads'] > 1)}, table {facts['table']} "
+        "arithmetic": f"{facts['compute_type']}, {facts['threads']} thread{'s' * (facts['threads'] > 1)}, "
+        f"table {facts['table']} "
         f"(this machine has {', '.join(facts['tables'])})",
         "mask, eos, eot": ", ".join(
             unknown if facts[name] is None else str(facts[name])
