@@ -183,9 +183,9 @@ class Engine:
         job.stream = EventStream(job.request, job.params, self.tokenizer)
         return self._dispatcher.events(job)
 
-    def encode_chat(self, messages: SequenceOf[Mapping[str, str]]) -> list[int]:
+    def apply_chat_template(self, messages: SequenceOf[Mapping[str, str]]) -> list[int]:
         """Token ids of a conversation by the model's chat template."""
-        return self._reader.need_tokenizer().encode_chat(messages)
+        return self._reader.need_tokenizer().apply_chat_template(messages)
 
     def forward(self, token_ids: SequenceOf[int]) -> NDArray[np.float32]:
         """Logits of one forward pass: (length, vocabulary). Position i predicts token i."""

@@ -86,7 +86,7 @@ class RequestReader:
             )
         segments = prompt.get("segments")
         if "messages" in prompt:
-            return None, self.need_tokenizer().encode_chat(prompt["messages"]), segments
+            return None, self.need_tokenizer().apply_chat_template(prompt["messages"]), segments
         if "prompt" in prompt:
             if not isinstance(prompt["prompt"], str):
                 raise InvalidRequestError(

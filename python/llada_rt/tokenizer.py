@@ -59,7 +59,7 @@ class Tokenizer:
         """A single token as it would look alone; special tokens by their name."""
         return self.decode([token], skip_special_tokens=False)
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    def apply_chat_template(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Ids of a conversation and the header of the answer, by the model's chat template."""
         checked = check_messages(messages)
         if self._template_source is None:

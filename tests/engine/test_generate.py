@@ -52,9 +52,9 @@ def test_text_is_encoded_and_decoded(speaker: Engine):
 def test_chat_goes_through_the_template(speaker: Engine):
     messages = [{"role": "user", "content": " hi "}]
     rendered = "<|startoftext|>user: hi\nassistant: "
-    assert speaker.encode_chat(messages) == speaker.tokenizer.encode(rendered)
+    assert speaker.apply_chat_template(messages) == speaker.tokenizer.encode(rendered)
     output = speaker.chat(messages, QUICK)
-    assert output.prompt_token_ids == speaker.encode_chat(messages)
+    assert output.prompt_token_ids == speaker.apply_chat_template(messages)
     assert tokens([output]) == tokens(speaker.generate({"messages": messages}, QUICK))
 
 

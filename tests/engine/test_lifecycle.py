@@ -248,7 +248,7 @@ def test_a_template_file_goes_before_the_configuration(tmp_path):
     folder = write_folder(tmp_path / "m")
     (folder / "chat_template.jinja").write_text("{{ messages[0].content }}!")
     with Engine(folder, threads=1) as engine:
-        assert engine.encode_chat([{"role": "user", "content": "hi"}]) == engine.tokenizer.encode("hi!")
+        assert engine.apply_chat_template([{"role": "user", "content": "hi"}]) == engine.tokenizer.encode("hi!")
 
 
 def test_info_is_plain_json(text_folder):
