@@ -138,7 +138,7 @@ class VerseBook:
             rows = []
             for poem in self.poems:
                 asked = tuple(form.format(title=poem.title, author=poem.author) for form in QUESTIONS[task])
-                rows.append((asked, poem.text, self._recitations(poem)))
+                rows.append((asked, poem.text, frozenset([poem.text])))
             return rows
         table = {"next_line": self.next_lines, "previous_line": self.previous_lines}[task]
         return [
@@ -146,10 +146,6 @@ class VerseBook:
             for line, accepted in table.items()
             for answer in sorted(accepted)
         ]
-
-    def _recitations(self, poem: Poem) -> frozenset[str]:
-        """All poems of that title (the short wording does not name the author)."""
-        return frozenset(other.text for other in self.poems if other.title == poem.title)
 
 
 def line_items(book: VerseBook, tokenizer: Tokenizer, task: str, *, gen_length: int, wording: int = 0) -> list[Item]:
