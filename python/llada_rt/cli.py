@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .outputs import RequestOutput
 
 DEMO_QUESTION = "床前明月光的下一句是什么？ 直接输出句子即可。"
-DEMO_TEMPLATE = "春眠___，处处___鸟。___雨声，花落___。"
+DEMO_TEMPLATE = "春眠___，处处__鸟。___雨声，花落___。"
 FRAME_SECONDS = 0.08
 
 
