@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from training.model import LLaDA
 from training.tokenizer import BOS_TOKEN, CHAT_TEMPLATE, EOS_TOKEN, EOT_TOKEN, MASK_TOKEN
 
+RESULTS = "## Exact match"  # heading of the card's results
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -41,12 +42,11 @@ def export_model(
     *,
     overwrite: bool = False,
     facts: Mapping[str, Any] | None = None,
-    metrics: Mapping[str, float] | None = None,
     recipe: str | None = None,
 ) -> None:
     """Write the folder. Weights must be finite, the tokenizer must fit; a model that is there stays unless `overwrite`.
 
-    facts, metrics, recipe: what the model card says of the data, the results and the run.
+    facts, recipe: what the model card says of the data and the run. `write_results` adds the results.
     """
     if (folder / "config.json").exists() and not overwrite:
         raise FileExistsError(f"{folder} holds a model already; overwrite=True replaces it")
@@ -74,7 +74,7 @@ def export_model(
         "model_max_length": model.config.max_sequence_length,
         "chat_template": CHAT_TEMPLATE,
     }
-    card = model_card(model, config, facts or {}, metrics or {}, recipe)
+    card = model_card(model, config, facts or {}, recipe)
     texts = {
         "config.json": model.config.to_json(config.dtype),
         "tokenizer.json": tokenizer.to_str(pretty=False),
@@ -87,25 +87,29 @@ def export_model(
         (folder / name).write_text(text.rstrip("\n") + "\n", encoding="utf-8")
 
 
-def model_card(
-    model: LLaDA, config: ExportConfig, facts: Mapping[str, Any], metrics: Mapping[str, float], recipe: str | None
-) -> str:
-    parts = [f"# {config.name}", config.description.strip()]
+def model_card(model: LLaDA, config: ExportConfig, facts: Mapping[str, Any], recipe: str | None) -> str:
     sizes = model.config
-    parts.append(
+    network = (
         f"LLaDA architecture, {model.num_parameters:,} parameters ({config.dtype}): {sizes.n_layers} layers, "
         f"d_model {sizes.d_model}, {sizes.n_heads} heads, feed-forward {sizes.mlp_hidden_size}, "
         f"vocabulary {sizes.vocab_size}, {'tied' if sizes.weight_tying else 'separate'} head."
     )
+    parts = [f"# {config.name}", config.description.strip(), network]
     if facts:
         parts.append("## Training\n\n" + "\n".join(f"- {key}: {value}" for key, value in facts.items()))
-    if metrics:
-        rows = "\n".join(f"| {key} | {100 * value:.1f} % |" for key, value in metrics.items())
-        parts.append(
-            "## Exact match\n\nOf these very files, weights as rounded here, float32 arithmetic, temperature 0, "
-            "low-confidence remasking, one token a step, one block, over everything the model was trained on "
-            f"(it recites; nothing here measures generalisation).\n\n| task | exact |\n| --- | --- |\n{rows}"
-        )
     if recipe:
         parts.append(f"## Recipe\n\n```toml\n{recipe.strip()}\n```")
     return "\n\n".join(part for part in parts if part)
+
+
+def write_results(folder: Path, note: str, columns: Mapping[str, Mapping[str, str]]) -> None:
+    """Put a table {column: {row: cell}} into the model card as its section of results, in place of an older one."""
+    rows = list(dict.fromkeys(row for cells in columns.values() for row in cells))
+    table = [["", *columns], ["---"] * (len(columns) + 1)]
+    table += [[row, *(cells.get(row, "") for cells in columns.values())] for row in rows]
+    section = f"{RESULTS}\n\n{note}\n\n" + "\n".join(f"| {' | '.join(cells)} |" for cells in table) + "\n"
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    before, _, rest = card.partition(RESULTS)
+    _, heading, after = rest.partition("\n## ")  # what follows an older table
+    text = before.rstrip() + "\n\n" + section + (f"{heading}{after}" if heading else "")
+    (folder / "README.md").write_text(text, encoding="utf-8")

@@ -17,7 +17,7 @@ import torch
 from tokenizers import Tokenizer
 
 from training.data import DataConfig, VerseBatches
-from training.evaluate import evaluate_verse
+from training.evaluate import evaluate_and_record
 from training.export import ExportConfig, export_model
 from training.model import LLaDA, ModelConfig
 from training.tasks.verse import PHRASES, VerseBook, data_hash
@@ -128,12 +128,8 @@ def main() -> None:
         "seed": recipe.train.seed,
         "steps": trainer.step,
     }
-    export_model(model, tokenizer, folder, recipe.export, overwrite=True)
-    metrics = evaluate_verse(folder, book, gen_length=recipe.export.gen_length)
-    export_model(
-        model, tokenizer, folder, recipe.export, overwrite=True, facts=facts, metrics=metrics, recipe=recipe.text
-    )
-    print(json.dumps(metrics))
+    export_model(model, tokenizer, folder, recipe.export, overwrite=True, facts=facts, recipe=recipe.text)
+    print(json.dumps(evaluate_and_record(folder, book, gen_length=recipe.export.gen_length)))
 
 
 if __name__ == "__main__":
