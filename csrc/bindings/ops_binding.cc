@@ -259,9 +259,9 @@ class OpsHandle {
     }
     std::vector<Candidate> out(requests.size());
     const Packed packed = pack(w, dtype);
-    const std::int64_t bad =
-        ops_.candidates(stream_, rows.tensor, packed.weight, &rule, requests.data(), in.rows, out.data());
-    check(bad < 0, ErrorKind::kInternal, "the logits of row ", bad, " are not finite");
+    ops_.candidates(stream_, rows.tensor, packed.weight, &rule, requests.data(), in.rows, out.data());
+    for (std::size_t r = 0; r < out.size(); ++r)
+      check(out[r].token >= 0, ErrorKind::kInternal, "expected finite logits in row ", r, ", got NaN or infinity");
     py::dict d;
     d["token"] = column<std::int32_t>(out, [](const Candidate& c) { return c.token; });
     d["other_token"] = column<std::int32_t>(out, [](const Candidate& c) { return c.other_token; });

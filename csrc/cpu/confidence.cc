@@ -206,7 +206,7 @@ LLADA_INLINE bool ordinary(const SamplingRule& rule, const CandidateRow& row, st
 
 std::int64_t candidates(Stream stream, ConstTensor hidden, const PackedWeight& head, const SamplingRule* rules,
                         const CandidateRow* rows, std::int64_t num_rows, Candidate* out) {
-  if (num_rows == 0) return -1;
+  if (num_rows == 0) return 0;
   const std::int64_t num_packs = (head.num_in + pack_of(hidden.dtype) - 1) / pack_of(hidden.dtype);
   const std::int64_t num_panels = (head.num_out + kPanel - 1) / kPanel;
   const std::int64_t num_chunks = (num_panels + kChunkPanels - 1) / kChunkPanels;
@@ -243,17 +243,15 @@ std::int64_t candidates(Stream stream, ConstTensor hidden, const PackedWeight& h
     }
   });
 
-  std::int64_t bad = -1;
+  std::int64_t num_bad = 0;
   for (std::int64_t r = 0; r < num_rows; ++r) {
     RowState state;
     for (std::int64_t chunk = 0; chunk < num_chunks; ++chunk) merge(state, states[chunk * num_rows + r]);
-    if (!state.finite || state.best_token < 0) {
-      if (bad < 0) bad = r;
-      continue;
-    }
-    out[r] = finish(state, rules[rows[r].rule], rows[r]);
+    const bool usable = state.finite && state.best_token >= 0;
+    out[r] = usable ? finish(state, rules[rows[r].rule], rows[r]) : Candidate{};
+    num_bad += !usable;
   }
-  return bad;
+  return num_bad;
 }
 
 }  // namespace llada::cpu::LLADA_TABLE

@@ -82,7 +82,7 @@ StepResult DenoisingLoop::run(Stream stream, const StepPlan& plan) {
     const SequencePlan& sequence = plan.sequences[s];
     const std::int32_t num_masked = count_masks(pool_.at(sequence.slot).canvas, sequence);
     const bool done = is_done(sequence, num_masked, 0);
-    result.outcomes.push_back({0, num_masked, done});
+    result.outcomes.push_back({0, num_masked, done, -1});
     any_done = any_done || done;
   }
   for (std::int32_t index = 0; index < plan.max_steps && !any_done; ++index) {
@@ -106,11 +106,10 @@ void DenoisingLoop::step(Stream stream, const StepPlan& plan, std::int32_t index
                        num_scheduled(sequence, sequence.next_step + index), sequence.select_value, sequence.mask_id,
                        pool_.at(sequence.slot).canvas.data()});
   }
-  const std::int64_t bad = find_candidates(stream);
-  if (bad >= 0) {
-    const CandidateRow& row = rows_[static_cast<std::size_t>(bad)];
-    fail(ErrorKind::kInternal, "expected finite logits at position ", row.position, " of sequence ", row.rule,
-         ", got NaN or infinity");
+  find_candidates(stream);
+  for (std::size_t s = 0; s < groups_.size(); ++s) {
+    result.outcomes[s].bad_position = bad_position(groups_[s]);
+    if (result.outcomes[s].bad_position >= 0) groups_[s].end = groups_[s].begin;
   }
 
   chosen_.assign(rows_.size(), -1);
@@ -132,7 +131,7 @@ void DenoisingLoop::step(Stream stream, const StepPlan& plan, std::int32_t index
     SequenceOutcome& outcome = result.outcomes[static_cast<std::size_t>(s)];
     outcome.num_steps = index + 1;
     outcome.num_masked = count_masks(pool_.at(sequence.slot).canvas, sequence);
-    outcome.block_done = is_done(sequence, outcome.num_masked, index + 1);
+    outcome.block_done = outcome.bad_position >= 0 || is_done(sequence, outcome.num_masked, index + 1);
   }
 }
 
@@ -171,12 +170,19 @@ void DenoisingLoop::add_sequence(const StepPlan& plan, std::int64_t s, bool firs
   }
 }
 
-// Fills candidates_ from the batch. Returns the first row without finite logits, or -1.
-std::int64_t DenoisingLoop::find_candidates(Stream stream) {
+// Fills candidates_ from the batch.
+void DenoisingLoop::find_candidates(Stream stream) {
   const ConstTensor hidden = model_.forward(stream, batch_);
   candidates_.assign(rows_.size(), Candidate{});
-  return ops_.candidates(stream, hidden, weights_.head, rules_.data(), rows_.data(),
-                         static_cast<std::int64_t>(rows_.size()), candidates_.data());
+  ops_.candidates(stream, hidden, weights_.head, rules_.data(), rows_.data(), static_cast<std::int64_t>(rows_.size()),
+                  candidates_.data());
+}
+
+// The first position of the group without finite logits, or -1.
+std::int32_t DenoisingLoop::bad_position(const CommitGroup& group) const {
+  for (std::int64_t i = group.begin; i < group.end; ++i)
+    if (candidates_[static_cast<std::size_t>(i)].token < 0) return rows_[static_cast<std::size_t>(i)].position;
+  return -1;
 }
 
 std::vector<std::vector<double>> DenoisingLoop::log_probs(Stream stream, const std::vector<Scored>& sequences,
@@ -213,14 +219,18 @@ std::vector<std::vector<double>> DenoisingLoop::log_probs(Stream stream, const s
       batch_.wanted.push_back(guide + rows_[i].position);
     }
   }
-  const std::int64_t bad = find_candidates(stream);
-  check(bad < 0, ErrorKind::kInternal, "expected finite logits at scored row ", bad, ", got NaN or infinity");
+  find_candidates(stream);
 
   std::vector<std::vector<double>> result(sequences.size());
   std::size_t row = 0;
-  for (std::size_t s = 0; s < sequences.size(); ++s)
-    for (const std::int32_t target : sequences[s].targets)
-      if (target >= 0) result[s].push_back(candidates_[row++].target_log_prob);
+  for (std::size_t s = 0; s < sequences.size(); ++s) {
+    for (const std::int32_t target : sequences[s].targets) {
+      if (target < 0) continue;
+      check(candidates_[row].token >= 0, ErrorKind::kInternal, "expected finite logits at position ",
+            rows_[row].position, " of sequence ", s, ", got NaN or infinity");
+      result[s].push_back(candidates_[row++].target_log_prob);
+    }
+  }
   return result;
 }
 

@@ -32,7 +32,8 @@ class DenoisingLoop {
  private:
   void step(Stream stream, const StepPlan& plan, std::int32_t index, StepResult& result);
   void add_sequence(const StepPlan& plan, std::int64_t s, bool first);
-  std::int64_t find_candidates(Stream stream);
+  void find_candidates(Stream stream);
+  std::int32_t bad_position(const CommitGroup& group) const;
 
   Llada& model_;
   KvPool& pool_;

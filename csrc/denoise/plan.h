@@ -46,7 +46,9 @@ struct StepPlan {
 struct SequenceOutcome {
   std::int32_t num_steps;   // forwards run in this call
   std::int32_t num_masked;  // masks left in the block
-  std::int32_t block_done;  // no mask left, or nothing left in the schedule
+  std::int32_t block_done;  // no mask left, nothing left in the schedule, or no finite logits
+  std::int32_t
+      bad_position;  // -1, or the first position whose logits are not finite: nothing was committed in that step
 };
 
 struct CommitRecord {

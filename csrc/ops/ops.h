@@ -76,7 +76,7 @@ struct CandidateRow {
 };
 
 struct Candidate {
-  std::int32_t token = -1;
+  std::int32_t token = -1;        // -1: the row's logits are not finite, and nothing else here means anything
   std::int32_t other_token = -1;  // the candidate if the mask id may not win; equals token unless token is the mask id
   double confidence = 0;          // of token, by the rule's score; larger is better
   double other_confidence = 0;
@@ -138,7 +138,7 @@ struct Ops {
 
   // Candidate and confidence of each row in one pass over vocabulary tiles; logits are not stored beyond a tile.
   // hidden: (num_hidden, d_model) in T; head: (vocabulary, d_model); rows, out: (num_rows).
-  // Ties: the lower token id wins. Returns -1, or the first row whose logits are not finite (its output is undefined).
+  // Ties: the lower token id wins. Returns the number of rows whose logits are not finite; their token is -1.
   std::int64_t (*candidates)(Stream, ConstTensor hidden, const PackedWeight& head, const SamplingRule* rules,
                              const CandidateRow* rows, std::int64_t num_rows, Candidate* out);
 

@@ -43,7 +43,7 @@ class EngineConfig:
         _check_choice("compute_type", self.compute_type, get_args(ComputeType))
         if self.table is not None and not isinstance(self.table, str):
             raise ConfigError(f"table: expected a name or None, got {self.table!r}", param="table")
-        _check_integer("threads", self.threads, 1, 4096, optional=True)
+        _check_integer("threads", self.threads, 1, 1024, optional=True)
         _check_integer("max_num_seqs", self.max_num_seqs, 1, 65536)
         _check_integer("max_num_batched_tokens", self.max_num_batched_tokens, 1, 2**31 - 1)
         for name in ("mask_token_id", "eos_token_id", "eot_token_id"):

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from .config import EngineConfig
-from .errors import EngineClosedError, InternalError, OutOfMemoryError
+from .errors import EngineClosedError, InternalError, ModelError, OutOfMemoryError
 from .outputs import EventStream, RequestOutput, StepEvent, request_output
 from .params import SamplingParams
 from .plan import StepPlan, StepResult
@@ -133,6 +133,11 @@ class Dispatcher:
                 if not isinstance(error, Exception):
                     raise
                 return
+            for sequence, outcome in zip(sequences, result.sequences, strict=True):
+                if outcome.bad_position is not None:
+                    message = f"the model gave no finite logits at position {outcome.bad_position}"
+                    self._fail(self._jobs[sequence], ModelError(message))
+            finished = [sequence for sequence in finished if sequence in self._jobs]
             for sequence in finished:
                 self._finish(self._jobs[sequence])
             for sequence, block in zip(sequences, blocks, strict=True):
@@ -180,8 +185,8 @@ class Dispatcher:
             job.error = error
 
     def _publish(self, sequence: Sequence, block: int) -> None:
-        job = self._jobs[sequence]
-        if job.stream is None or job.error is not None:
+        job = self._jobs.get(sequence)
+        if job is None or job.stream is None:
             return
         try:
             event = job.stream.event(sequence, block=block, commits=sequence.new_commits, output=job.output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -111,11 +112,17 @@ class StepEvent:
 
 @dataclass(frozen=True, slots=True)
 class ScoreOutput:
-    """Monte Carlo estimate of log p(answer | prompt), a lower bound in expectation; natural logarithm."""
+    """Monte Carlo estimate of log p(answer | prompt), a lower bound in expectation; natural logarithm.
+
+    Unpacks as `log_likelihood, standard_error = engine.score(...)`.
+    """
 
     log_likelihood: float
     standard_error: float  # of the mean over samples; draws are spread evenly over mask counts, so rather too large
     num_samples: int
+
+    def __iter__(self) -> Iterator[float]:
+        return iter((self.log_likelihood, self.standard_error))
 
 
 def request_output(

@@ -105,6 +105,7 @@ class SequenceResult:
     num_masked: int  # masks left in the block
     block_done: bool
     commits: tuple[Commit, ...]
+    bad_position: int | None = None  # where the logits are not finite: the request cannot go on
 
 
 @dataclass(frozen=True, slots=True)

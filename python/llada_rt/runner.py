@@ -87,10 +87,8 @@ class Runner:
             by_row[row].append(Commit(position, token, confidence, step))
         return StepResult(
             tuple(
-                SequenceResult(num_steps, num_masked, bool(done), tuple(placed))
-                for num_steps, num_masked, done, placed in zip(
-                    *(outcomes[c].tolist() for c in ("num_steps", "num_masked", "block_done")), by_row, strict=True
-                )
+                SequenceResult(num_steps, num_masked, bool(done), tuple(placed), bad if bad >= 0 else None)
+                for (num_steps, num_masked, done, bad), placed in zip(outcomes.tolist(), by_row, strict=True)
             )
         )
 

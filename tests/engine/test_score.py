@@ -36,6 +36,8 @@ def test_against_forward_passes(engine: Engine, cfg_scale):
     assert score.log_likelihood == pytest.approx(np.mean(expected), rel=1e-5)
     assert score.standard_error == pytest.approx(np.std(expected, ddof=1) / 2, rel=1e-4)
     assert score.num_samples == 4
+    log_likelihood, standard_error = score
+    assert (log_likelihood, standard_error) == (score.log_likelihood, score.standard_error)
 
 
 def test_a_drawn_score_can_be_replayed(engine: Engine):

@@ -6,7 +6,8 @@
 
 namespace llada::cpu::LLADA_TABLE {
 
-constexpr std::int64_t kPanel = 64;  // columns of a packed panel and of every scratch tile
+constexpr std::int64_t kPrefetchBytes = 4096;  // ahead in the columns, which come from memory in one stream
+constexpr std::int64_t kPanel = 64;            // columns of a packed panel and of every scratch tile
 
 // All steps in bytes; the inner dimension counts packs of 4 bytes (1 float32 or 2 bfloat16).
 struct TileInput {
@@ -30,6 +31,8 @@ LLADA_INLINE void tile_kernel(const TileInput& in, float* c, std::int64_t c_step
   const char* a = in.a;
   const char* b = in.b;
   for (std::int64_t k = 0; k < in.num_packs; ++k, a += 4, b += in.inner_step) {
+#pragma GCC unroll 4
+    for (int j = 0; j < VECTORS; ++j) prefetch(b + j * in.vector_step + kPrefetchBytes);
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 4
@@ -55,25 +58,25 @@ LLADA_INLINE void tile_columns(TileInput in, int num_vectors, float* c, std::int
 }
 
 // c (num_rows, 16 num_vectors), rows c_step floats apart.
+template <class Step, int ROWS>
+void tile_rows(std::int64_t rows, const TileInput& in, int num_vectors, float* c, std::int64_t c_step,
+               bool accumulate) {
+  if constexpr (ROWS > 0) {
+    if (rows == ROWS) return tile_columns<Step, ROWS>(in, num_vectors, c, c_step, accumulate);
+    tile_rows<Step, ROWS - 1>(rows, in, num_vectors, c, c_step, accumulate);
+  }
+}
+
+// c (num_rows, 16 num_vectors), rows c_step floats apart. The rows are spread evenly over the tiles: a narrow last tile
+// would wait for its few accumulators.
 template <class Step>
 void tile(TileInput in, std::int64_t num_rows, int num_vectors, float* c, std::int64_t c_step, bool accumulate) {
-  std::int64_t r = 0;
-  for (; r + kTileRows <= num_rows; r += kTileRows, in.a += kTileRows * in.row_step)
-    tile_columns<Step, kTileRows>(in, num_vectors, c + r * c_step, c_step, accumulate);
-  c += r * c_step;
-  switch (num_rows - r) {
-    case 1:
-      return tile_columns<Step, 1>(in, num_vectors, c, c_step, accumulate);
-    case 2:
-      if constexpr (kTileRows > 2) return tile_columns<Step, 2>(in, num_vectors, c, c_step, accumulate);
-    case 3:
-      if constexpr (kTileRows > 3) return tile_columns<Step, 3>(in, num_vectors, c, c_step, accumulate);
-    case 4:
-      if constexpr (kTileRows > 4) return tile_columns<Step, 4>(in, num_vectors, c, c_step, accumulate);
-    case 5:
-      if constexpr (kTileRows > 5) return tile_columns<Step, 5>(in, num_vectors, c, c_step, accumulate);
-    default:
-      return;
+  const std::int64_t num_tiles = (num_rows + kTileRows - 1) / kTileRows;
+  for (std::int64_t t = 0; t < num_tiles; ++t) {
+    const std::int64_t rows = num_rows / num_tiles + (t < num_rows % num_tiles ? 1 : 0);
+    tile_rows<Step, kTileRows>(rows, in, num_vectors, c, c_step, accumulate);
+    in.a += rows * in.row_step;
+    c += rows * c_step;
   }
 }
 
