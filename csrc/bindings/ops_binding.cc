@@ -3,118 +3,18 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
-#include <cmath>
 #include <numeric>
 #include <optional>
 
 #include "bindings/convert.h"
+#include "bindings/ops_arrays.h"
 #include "core/env.h"
 #include "core/parallel.h"
+#include "model/rope_angles.h"
 #include "ops/registry.h"
 
 namespace llada {
 namespace {
-
-DType parse_dtype(const std::string& name) {
-  check(name == "float32" || name == "bfloat16", ErrorKind::kConfig, "expected dtype float32 or bfloat16, got \"", name,
-        "\"");
-  return name == "float32" ? DType::kFloat32 : DType::kBFloat16;
-}
-
-// Owned values in T, (rows, cols).
-struct Rounded {
-  Buffer memory;
-  Tensor tensor;
-};
-
-Rounded allot(std::int64_t rows, std::int64_t cols, DType dtype) {
-  Rounded out;
-  out.memory = Buffer(rows * cols * size_of(dtype), /*zero=*/true);
-  out.tensor = {out.memory.data(), dtype, rows, cols};
-  return out;
-}
-
-Rounded rounded(const float* values, std::int64_t rows, std::int64_t cols, DType dtype) {
-  Rounded out = allot(rows, cols, dtype);
-  for (std::int64_t i = 0; i < rows * cols; ++i) {
-    if (dtype == DType::kFloat32)
-      static_cast<float*>(out.tensor.data)[i] = values[i];
-    else
-      static_cast<std::uint16_t*>(out.tensor.data)[i] = float_to_bf16(values[i]);
-  }
-  return out;
-}
-
-float element(const void* data, DType dtype, std::int64_t index) {
-  if (dtype == DType::kFloat32) return static_cast<const float*>(data)[index];
-  return bf16_to_float(static_cast<const std::uint16_t*>(data)[index]);
-}
-
-void widen(const Tensor& from, float* out) {
-  for (std::int64_t i = 0; i < from.rows * from.cols; ++i) out[i] = element(from.data, from.dtype, i);
-}
-
-// (rows, everything else): the 2-D view that the page of ops has.
-struct View {
-  const float* data;
-  std::int64_t rows;
-  std::int64_t cols;
-};
-View view(const FloatArray& array, int ndim, const char* name) {
-  check(array.ndim() == ndim, ErrorKind::kInvalidRequest, name, ": expected ", ndim, " dimensions, got ", array.ndim());
-  std::int64_t cols = 1;
-  for (int i = 1; i < ndim; ++i) cols *= array.shape(i);
-  return {array.data(), array.shape(0), cols};
-}
-
-// A slot for one layer, with head-major K and V as KvView describes.
-struct TestSlot {
-  Buffer memory;
-  KvView kv;
-  HeadShape shape;
-  DType dtype;
-
-  TestSlot(std::int64_t length, HeadShape shape_in, DType dtype_in) : shape(shape_in), dtype(dtype_in) {
-    kv.capacity = std::max<std::int64_t>(64, (length + 63) / 64 * 64);
-    const std::int64_t k_bytes = shape.num_kv_heads * kv.capacity * shape.head_dim * size_of(dtype);
-    const std::int64_t v_bytes = shape.num_kv_heads * kv.capacity * v_stride() * size_of(dtype);
-    memory = Buffer(k_bytes + v_bytes, /*zero=*/true);
-    kv.k = memory.data();
-    kv.v = memory.data() + k_bytes;
-  }
-  std::int64_t v_stride() const { return (shape.head_dim + 15) / 16 * 16; }
-
-  // Back to (length, num_kv_heads, head_dim).
-  void unpack(std::int64_t length, float* k_out, float* v_out) const {
-    const std::int64_t pack = dtype == DType::kFloat32 ? 1 : 2;
-    for (std::int64_t p = 0; p < length; ++p)
-      for (std::int64_t h = 0; h < shape.num_kv_heads; ++h)
-        for (std::int64_t d = 0; d < shape.head_dim; ++d) {
-          const std::int64_t out = (p * shape.num_kv_heads + h) * shape.head_dim + d;
-          const std::int64_t k_index = h * kv.capacity * shape.head_dim + p / 16 * 16 * shape.head_dim +
-                                       d / pack * 16 * pack + p % 16 * pack + d % pack;
-          const std::int64_t v_index =
-              h * kv.capacity * v_stride() + p / pack * pack * v_stride() + d * pack + p % pack;
-          k_out[out] = element(kv.k, dtype, k_index);
-          v_out[out] = element(kv.v, dtype, v_index);
-        }
-  }
-};
-
-// cos and sin of each position up to num_positions, (num_positions, head_dim); theta 0: no rotation.
-Rounded angle_table(std::int64_t num_positions, std::int64_t head_dim, double theta) {
-  Rounded table = allot(num_positions, head_dim, DType::kFloat32);
-  float* angle = static_cast<float*>(table.tensor.data);
-  const std::int64_t half = head_dim / 2;
-  for (std::int64_t p = 0; p < num_positions; ++p)
-    for (std::int64_t i = 0; i < half; ++i) {
-      const float exponent = static_cast<float>(2 * i) / static_cast<float>(head_dim);
-      const float frequency = theta == 0 ? 0.0f : 1.0f / std::pow(static_cast<float>(theta), exponent);
-      angle[p * head_dim + i] = std::cos(static_cast<float>(p) * frequency);
-      angle[p * head_dim + half + i] = std::sin(static_cast<float>(p) * frequency);
-    }
-  return table;
-}
 
 class OpsHandle {
  public:
@@ -171,10 +71,11 @@ class OpsHandle {
     const HeadShape shape = head_shape(q, k);
     const View queries = view(q, 3, "q");
     TestSlot slot(length, shape, dtype);
-    const Rounded angles = angle_table(length, shape.head_dim, theta);
-    write(slot, k, v, positions, angles.tensor);
+    const Buffer memory = rope_angles(length, shape.head_dim, theta);
+    const Tensor angles{memory.data(), DType::kFloat32, length, shape.head_dim};
+    write(slot, k, v, positions, angles);
     const Rounded out = allot(queries.rows, queries.cols, dtype);
-    ops_.rope(stream_, {queries.data, DType::kFloat32, queries.rows, queries.cols}, angles.tensor, positions.data(),
+    ops_.rope(stream_, {queries.data, DType::kFloat32, queries.rows, queries.cols}, angles, positions.data(),
               shape.head_dim, out.tensor);
     FloatArray k_out({length, shape.num_kv_heads, shape.head_dim}), v_out({length, shape.num_kv_heads, shape.head_dim});
     slot.unpack(length, k_out.mutable_data(), v_out.mutable_data());
@@ -195,7 +96,7 @@ class OpsHandle {
       slots.emplace_back(length, shape, dtype);
       IntArray positions(length);
       std::iota(positions.mutable_data(), positions.mutable_data() + length, 0);
-      const Rounded angles = angle_table(length, shape.head_dim, 0);
+      const Rounded angles = no_rotation(length, shape.head_dim);
       write(slots.back(), ks[i], vs[i], positions, angles.tensor);
     }
     std::vector<RowSpan> row_spans;

@@ -1,9 +1,8 @@
 #include "model/llada.h"
 
-#include <cmath>
 #include <cstring>
 
-#include "core/check.h"
+#include "model/rope_angles.h"
 
 namespace llada {
 
@@ -23,22 +22,12 @@ std::int64_t ForwardBatch::add(const Slot& slot, const QuerySpan& span) {
 }
 
 Llada::Llada(const ModelConfig& config, const Weights& weights, const Ops& ops)
-    : config_(config), weights_(weights), ops_(ops), shape_{config.num_heads, config.num_kv_heads, config.head_dim} {
-  // Frequencies and angles in float32, as the published model computes them: theta^(-2i/d), position * frequency.
-  const std::int64_t half = config.head_dim / 2;
-  angle_memory_ = Buffer(config.max_sequence_length * config.head_dim * 4);
-  float* angle = reinterpret_cast<float*>(angle_memory_.data());
-  for (std::int64_t i = 0; i < half; ++i) {
-    const float exponent = static_cast<float>(2 * i) / static_cast<float>(config.head_dim);
-    const float frequency = 1.0f / std::pow(static_cast<float>(config.rope_theta), exponent);
-    for (std::int64_t position = 0; position < config.max_sequence_length; ++position) {
-      const float phase = static_cast<float>(position) * frequency;
-      angle[position * config.head_dim + i] = std::cos(phase);
-      angle[position * config.head_dim + half + i] = std::sin(phase);
-    }
-  }
-  angles_ = {angle, DType::kFloat32, config.max_sequence_length, config.head_dim};
-}
+    : config_(config),
+      weights_(weights),
+      ops_(ops),
+      shape_{config.num_heads, config.num_kv_heads, config.head_dim},
+      angle_memory_(rope_angles(config.max_sequence_length, config.head_dim, config.rope_theta)),
+      angles_(angle_memory_.data(), DType::kFloat32, config.max_sequence_length, config.head_dim) {}
 
 Tensor Llada::tensor(Buffer& buffer, DType dtype, std::int64_t rows, std::int64_t cols) {
   buffer.reserve(rows * cols * size_of(dtype));

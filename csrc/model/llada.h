@@ -56,8 +56,8 @@ class Llada {
   const Weights& weights_;
   const Ops& ops_;
   const HeadShape shape_;
-  Buffer angle_memory_;
-  ConstTensor angles_;  // (max_sequence_length, head_dim): cos, then sin
+  const Buffer angle_memory_;
+  const ConstTensor angles_;  // (max_sequence_length, head_dim): cos, then sin
 
   // Workspace, grown to the largest batch seen. residual: float32; rows and heads in the compute type.
   Buffer residual_, normed_, projected_, queries_, attended_, activated_;

@@ -29,8 +29,13 @@ struct TensorRecord {
   WeightKind kind;
   std::int64_t layer;  // -1 outside the blocks
   std::string name;
-  std::int64_t rows;  // outputs; 1 for a norm weight, which is stored with one dimension
+  std::int64_t rows;  // outputs; 1 for a norm weight
   std::int64_t cols;  // inputs
+
+  // A norm weight is stored with one dimension.
+  bool is_norm() const {
+    return kind == WeightKind::kNorm || kind == WeightKind::kAttnNorm || kind == WeightKind::kMlpNorm;
+  }
 };
 
 // In the order of the forward pass. With tied weights there is no head.

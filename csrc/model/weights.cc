@@ -37,9 +37,8 @@ class Source {
       check(found != checkpoint.tensors().end(), ErrorKind::kModelFormat, "expected the tensor ", record.name,
             ", which is missing");
       const StoredTensor& stored = found->second;
-      const bool is_norm = record.rows == 1;
-      const std::vector<std::int64_t> shape =
-          is_norm ? std::vector<std::int64_t>{record.cols} : std::vector<std::int64_t>{record.rows, record.cols};
+      const std::vector<std::int64_t> shape = record.is_norm() ? std::vector<std::int64_t>{record.cols}
+                                                               : std::vector<std::int64_t>{record.rows, record.cols};
       check(stored.shape == shape, ErrorKind::kModelFormat, stored.file, ": ", record.name, ": expected shape ",
             text_of(shape), " from config.json, got ", text_of(stored.shape));
       tensors_[{record.kind, record.layer}] = {record.name, {stored.data, stored.dtype, record.rows, record.cols}};

@@ -16,7 +16,7 @@ constexpr int kTileVectors = 4;
 
 typedef __m512 F32;
 
-LLADA_INLINE void prefetch(const char* p) { _mm_prefetch(p, _MM_HINT_T0); }
+LLADA_INLINE void prefetch(const char* p) { _mm_prefetch(p, _MM_HINT_T1); }
 LLADA_INLINE __mmask16 lanes(std::int64_t n) { return static_cast<__mmask16>((1u << n) - 1u); }
 
 LLADA_INLINE F32 set1(float x) { return _mm512_set1_ps(x); }

@@ -60,7 +60,7 @@ LLADA_INLINE F32 min(F32 a, F32 b) {
   return each([](Part x, Part y) __attribute__((always_inline)) { return x < y ? x : y; }, a, b);
 }
 
-LLADA_INLINE void prefetch(const char* p) { __builtin_prefetch(p); }
+LLADA_INLINE void prefetch(const char* p) { __builtin_prefetch(p, 0, 2); }
 LLADA_INLINE F32 set1(float x) {
   F32 v;
 #pragma GCC unroll 4

@@ -6,8 +6,7 @@
 
 namespace llada::cpu::LLADA_TABLE {
 
-constexpr std::int64_t kPrefetchBytes = 4096;  // ahead in the columns, which come from memory in one stream
-constexpr std::int64_t kPanel = 64;            // columns of a packed panel and of every scratch tile
+constexpr std::int64_t kPanel = 64;  // columns of a packed panel and of every scratch tile
 
 // All steps in bytes; the inner dimension counts packs of 4 bytes (1 float32 or 2 bfloat16).
 struct TileInput {
@@ -17,6 +16,9 @@ struct TileInput {
   std::int64_t vector_step;  // to the next 16 columns
   std::int64_t inner_step;   // to the next pack
   std::int64_t num_packs;
+  // What comes after these columns in memory, fetched into the L2 cache meanwhile: a share of it by each tile of rows.
+  const char* ahead = nullptr;
+  std::int64_t ahead_step = 0;
 };
 
 // c[r][16 j ..] (+)= a[r] b for ROWS rows and VECTORS vectors. The loops over the accumulators must be unrolled for
@@ -30,9 +32,11 @@ LLADA_INLINE void tile_kernel(const TileInput& in, float* c, std::int64_t c_step
     for (int j = 0; j < VECTORS; ++j) acc[r][j] = accumulate ? load(c + r * c_step + j * kLanes) : zero();
   const char* a = in.a;
   const char* b = in.b;
+  const char* ahead = in.ahead;
   for (std::int64_t k = 0; k < in.num_packs; ++k, a += 4, b += in.inner_step) {
-#pragma GCC unroll 4
-    for (int j = 0; j < VECTORS; ++j) prefetch(b + j * in.vector_step + kPrefetchBytes);
+    prefetch(ahead);
+    prefetch(ahead + 64);
+    ahead += in.ahead_step;
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 4
@@ -57,7 +61,7 @@ LLADA_INLINE void tile_columns(TileInput in, int num_vectors, float* c, std::int
   }
 }
 
-// c (num_rows, 16 num_vectors), rows c_step floats apart.
+// The tile of `rows` rows, ROWS at most.
 template <class Step, int ROWS>
 void tile_rows(std::int64_t rows, const TileInput& in, int num_vectors, float* c, std::int64_t c_step,
                bool accumulate) {
@@ -68,14 +72,23 @@ void tile_rows(std::int64_t rows, const TileInput& in, int num_vectors, float* c
 }
 
 // c (num_rows, 16 num_vectors), rows c_step floats apart. The rows are spread evenly over the tiles: a narrow last tile
-// would wait for its few accumulators.
+// would wait for its few accumulators. Each of the first tiles fetches a share of what comes next, one cache line per
+// step or two: the columns of a product of few rows come from memory, and without this only the first tile would wait
+// for all of it.
 template <class Step>
 void tile(TileInput in, std::int64_t num_rows, int num_vectors, float* c, std::int64_t c_step, bool accumulate) {
+  constexpr std::int64_t kSharers = 4;  // tiles: a step's columns are four lines
   const std::int64_t num_tiles = (num_rows + kTileRows - 1) / kTileRows;
+  if (in.ahead == nullptr)
+    in.ahead = in.b;
+  else
+    in.ahead_step = num_tiles < kSharers ? 128 : 64;
   for (std::int64_t t = 0; t < num_tiles; ++t) {
+    if (t == kSharers) in.ahead_step = 0;
     const std::int64_t rows = num_rows / num_tiles + (t < num_rows % num_tiles ? 1 : 0);
     tile_rows<Step, kTileRows>(rows, in, num_vectors, c, c_step, accumulate);
     in.a += rows * in.row_step;
+    in.ahead += in.num_packs * in.ahead_step;
     c += rows * c_step;
   }
 }
@@ -96,7 +109,8 @@ LLADA_INLINE void panel_product(DType dtype, const char* x, std::int64_t row_byt
   constexpr std::int64_t kBlock = 512;  // packs: 128 KiB of panel
   for (std::int64_t k = 0; k < num_packs; k += kBlock) {
     const std::int64_t block = num_packs - k < kBlock ? num_packs - k : kBlock;
-    const TileInput in{x + 4 * k, row_bytes, panel + k * kPanel * 4, 4 * kLanes, 4 * kPanel, block};
+    const TileInput in{x + 4 * k,  row_bytes, panel + k * kPanel * 4,          4 * kLanes,
+                       4 * kPanel, block,     panel + (k + block) * kPanel * 4};
     tile(dtype, in, num_rows, static_cast<int>(kPanel / kLanes), c, c_step, k > 0);
   }
 }
