@@ -33,13 +33,15 @@ title and author."""
 
 
 def verse_items(book: VerseBook, tokenizer: Tokenizer, *, gen_length: int) -> list[Item]:
-    """Every question of the book in the paper's wording, every poem with holes and as an acrostic skeleton."""
+    """Every question of the book in the paper's wording and in English, every poem with holes and as an acrostic."""
     return [
         *line_items(book, tokenizer, "next_line", gen_length=gen_length),
         *line_items(book, tokenizer, "previous_line", gen_length=gen_length),
         *hole_items(book, tokenizer),
         *acrostic_items(book, tokenizer),
         *line_items(book, tokenizer, "recite", gen_length=RECITE_LENGTH),
+        *line_items(book, tokenizer, "next_line", gen_length=gen_length, wording=2),
+        *line_items(book, tokenizer, "previous_line", gen_length=gen_length, wording=2),
     ]
 
 

@@ -83,7 +83,16 @@ def test_perfect_answers_score_one_and_each_task_is_there(whole):
     book, tokenizer = whole
     items = verse_items(book, tokenizer, gen_length=16)
     scores = evaluate(items, tokenizer, lambda items: right_answers(items, tokenizer))
-    assert scores == dict.fromkeys(["next_line", "previous_line", "holes", "acrostic", "recite"], 1.0)
+    tasks = [
+        "next_line",
+        "previous_line",
+        "holes",
+        "acrostic",
+        "recite",
+        "next_line, English",
+        "previous_line, English",
+    ]
+    assert scores == dict.fromkeys(tasks, 1.0)
     wrong = evaluate(items[:5], tokenizer, lambda items: [list(item.canvas) for item in items])
     assert wrong == {"next_line": 0.0}
 

@@ -22,7 +22,11 @@ from training.tokenizer import MASK_TOKEN, encode_chat
 VERSE_FILE = Path(__file__).with_name("verse.jsonl")
 STOPS = "，。！？；"  # a line of verse ends at one of these; 、 stays inside the line
 
-# {task: wordings}. The first wording is the paper's, the second its short form, the third English.
+WORDINGS = (
+    "",
+    ", short",
+    ", English",
+)  # what a task's name gets for each wording: the paper's, its short form, English
 QUESTIONS = {
     "next_line": (
         "{line}的下一句是什么？ 直接输出句子即可。",
@@ -154,7 +158,9 @@ def line_items(book: VerseBook, tokenizer: Tokenizer, task: str, *, gen_length: 
     items = {}
     for asked, _, accepted in book.dialogues(task):
         prompt = encode_chat(tokenizer, [{"role": "user", "content": asked[wording]}], add_generation_prompt=True)
-        items[asked[wording]] = Item(task, (*prompt, *[mask_id] * gen_length), len(prompt), accepted)
+        items[asked[wording]] = Item(
+            task + WORDINGS[wording], (*prompt, *[mask_id] * gen_length), len(prompt), accepted
+        )
     return list(items.values())
 
 
