@@ -68,7 +68,7 @@ class EngineSampler:
         """A chat answer as generation after a prompt, a template as segments; either way one block."""
         from llada_rt import SamplingParams
 
-        length = max(1, len(item.canvas) - item.start if item.start else item.canvas.count(self.engine.mask_token_id))
+        length = len(item.canvas) - item.start
         if {"cache", "threshold"} & set(self.options):
             params = SamplingParams(preset="quality", gen_length=length, block_length=length, **self.options)
         else:

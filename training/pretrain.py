@@ -1,7 +1,7 @@
 """Train a model by a recipe:  python -m training.pretrain training/recipes/verse.toml --out runs/verse
 
 The run's folder gets metrics.jsonl, checkpoint.pt (the same command resumes from it) and, at the end, the exported
-model in `model/`, evaluated as it was written.
+model in `model/`, and evaluates it as it was written.
 """
 
 import argparse
@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; resumes if it holds a checkpoint")
     parser.add_argument("--threads", type=int, default=None, help="torch threads (default: torch's own choice)")
-    parser.add_argument("--export-only", action="store_true", help="export and evaluate the checkpoint as it is")
+    parser.add_argument("--export-only", action="store_true", help="export the checkpoint as it is, without evaluation")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -129,7 +129,8 @@ def main() -> None:
         "steps": trainer.step,
     }
     export_model(model, tokenizer, folder, recipe.export, overwrite=True, facts=facts, recipe=recipe.text)
-    print(json.dumps(evaluate_and_record(folder, book, gen_length=recipe.export.gen_length)))
+    if not arguments.export_only:
+        print(json.dumps(evaluate_and_record(folder, book, gen_length=recipe.export.gen_length)))
 
 
 if __name__ == "__main__":
