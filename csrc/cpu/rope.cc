@@ -57,28 +57,26 @@ void rope_kv_write(Stream stream, ConstTensor kv, ConstTensor angles, const std:
                    DType dtype, const RowSpan* spans, std::int64_t num_spans) {
   const std::int64_t head_dim = shape.head_dim;
   const std::int64_t v_stride = (head_dim + kLanes - 1) / kLanes * kLanes;
-  for (std::int64_t s = 0; s < num_spans; ++s) {
-    const RowSpan& span = spans[s];
-    // One head of one span for each worker: two positions of a pair lie in one word of V and must not race.
-    parallel_for(*stream.pool, shape.num_kv_heads, [&](std::int64_t head, int worker) {
-      float* key = reinterpret_cast<float*>(stream.pool->scratch(worker, head_dim * 4));
-      for (std::int64_t r = span.row_begin; r < span.row_end; ++r) {
-        const float* k_row = static_cast<const float*>(kv.data) + r * kv.cols + head * head_dim;
-        const float* v_row = k_row + shape.num_kv_heads * head_dim;
-        const float* angle = static_cast<const float*>(angles.data) + positions[r] * angles.cols;
-        rotate(k_row, angle, head_dim, [&](std::int64_t i, F32 v, std::int64_t n) { store_n(key + i, v, n); });
-        const std::int64_t k_head = head * span.kv.capacity * head_dim;
-        const std::int64_t v_head = head * span.kv.capacity * v_stride;
-        if (dtype == DType::kFloat32)
-          write_head<float>(static_cast<float*>(span.kv.k) + k_head, static_cast<float*>(span.kv.v) + v_head,
-                            positions[r], key, v_row, head_dim, v_stride);
-        else
-          write_head<std::uint16_t>(static_cast<std::uint16_t*>(span.kv.k) + k_head,
-                                    static_cast<std::uint16_t*>(span.kv.v) + v_head, positions[r], key, v_row, head_dim,
-                                    v_stride);
-      }
-    });
-  }
+  parallel_for(*stream.pool, num_spans * shape.num_kv_heads, [&](std::int64_t unit, int worker) {
+    const RowSpan& span = spans[unit / shape.num_kv_heads];
+    const std::int64_t head = unit % shape.num_kv_heads;
+    const std::int64_t k_head = head * span.kv.capacity * head_dim;
+    const std::int64_t v_head = head * span.kv.capacity * v_stride;
+    float* key = reinterpret_cast<float*>(stream.pool->scratch(worker, head_dim * 4));
+    for (std::int64_t r = span.row_begin; r < span.row_end; ++r) {
+      const float* k_row = static_cast<const float*>(kv.data) + r * kv.cols + head * head_dim;
+      const float* v_row = k_row + shape.num_kv_heads * head_dim;
+      const float* angle = static_cast<const float*>(angles.data) + positions[r] * angles.cols;
+      rotate(k_row, angle, head_dim, [&](std::int64_t i, F32 v, std::int64_t n) { store_n(key + i, v, n); });
+      if (dtype == DType::kFloat32)
+        write_head<float>(static_cast<float*>(span.kv.k) + k_head, static_cast<float*>(span.kv.v) + v_head,
+                          positions[r], key, v_row, head_dim, v_stride);
+      else
+        write_head<std::uint16_t>(static_cast<std::uint16_t*>(span.kv.k) + k_head,
+                                  static_cast<std::uint16_t*>(span.kv.v) + v_head, positions[r], key, v_row, head_dim,
+                                  v_stride);
+    }
+  });
 }
 
 }  // namespace llada::cpu::LLADA_TABLE
