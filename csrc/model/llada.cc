@@ -82,7 +82,8 @@ void Llada::mlp_block(Stream stream, const LayerWeights& w) {
   ops_.rms_norm(stream, x_, w.mlp_norm, static_cast<float>(config_.rms_norm_eps), normed_rows_);
   const Tensor gate_up = tensor(projected_, DType::kFloat32, x_.rows, 2 * config_.mlp_hidden_size);
   ops_.matmul(stream, normed_rows_, w.gate_up, /*accumulate=*/false, gate_up);
-  const Tensor activated = tensor(activated_, weights_.dtype, x_.rows, config_.mlp_hidden_size);
+  const std::int64_t whole_packs = (config_.mlp_hidden_size + 1) / 2 * 2;
+  const Tensor activated = tensor(activated_, weights_.dtype, x_.rows, whole_packs);
   ops_.swiglu(stream, gate_up, activated);
   ops_.matmul(stream, activated, w.down, /*accumulate=*/true, x_);
 }

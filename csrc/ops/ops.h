@@ -19,8 +19,9 @@ struct Stream {
   ThreadPool* pool = nullptr;
 };
 
-// A weight matrix (num_out, num_in) in the order its table reads it: panels of 64 outputs, [out / 64][in /
-// pack][64][pack], pack = 4 bytes of T (1 float32, 2 bfloat16), padded with zeros.
+// A weight matrix (num_out, num_in) in the order its table reads it: panels of 64 outputs, padded with zeros,
+//   [num_out / 64][num_in / pack][64][pack],  pack = 4 bytes of T (1 float32, 2 bfloat16).
+// The rows of x that it meets end with a whole pack: where num_in is odd they have one column more, of zeros.
 struct PackedWeight {
   const void* data = nullptr;
   DType dtype = DType::kFloat32;
@@ -133,7 +134,8 @@ struct Ops {
   // statistics float32. visible >= 1.  q, out: (num_rows, num_heads * head_dim) in T.
   void (*attention)(Stream, ConstTensor q, HeadShape, const RowSpan* spans, std::int64_t num_spans, Tensor out);
 
-  // out = silu(gate) * up.  gate_up: (num_rows, 2 * hidden) float32, gate first; out: (num_rows, hidden) in T.
+  // out = silu(gate) * up.  gate_up: (num_rows, 2 * hidden) float32, gate first; out: (num_rows, hidden or more) in T,
+  // further columns become zeros.
   void (*swiglu)(Stream, ConstTensor gate_up, Tensor out);
 
   // Candidate and confidence of each row in one pass over vocabulary tiles; logits are not stored beyond a tile.
