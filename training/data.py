@@ -20,6 +20,7 @@ from training.tokenizer import EOS_TOKEN, EOT_TOKEN, encode_chat
 
 # Streams of the counter generator, so that two uses of one (seed, step) never share numbers.
 BATCH_STREAM, TIME_STREAM, MASK_STREAM = 0, 1, 2
+MAX_REPEATS = 16  # of a row in one batch, under different masks: a small group makes a small batch
 
 
 def generator(seed: int, stream: int, step: int, sample: int = 0) -> np.random.Generator:
@@ -52,6 +53,7 @@ class DataConfig:
     pads: Mapping[str, Sequence[int]]  # EOS tokens after the longest row of a batch, drawn evenly, by kind
     wording_shares: Sequence[float] = (0.5, 0.25, 0.25)  # of a question: the paper's, the short form, English
     group_rows: int = 128  # rows of like length that a batch is drawn from
+    exact_lengths: Sequence[str] = ()  # kinds whose groups hold rows of one length: no padding but what `pads` asks for
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,12 @@ class VerseBatches:
         groups = {}
         for kind in config.kinds:
             by_length = sorted(rows[kind], key=lambda row: row.max_length)
-            count = max(1, round(len(by_length) / config.group_rows))
-            bounds = np.linspace(0, len(by_length), count + 1).round().astype(int)
-            groups[kind] = [by_length[a:b] for a, b in itertools.pairwise(bounds)]
+            if kind in config.exact_lengths:
+                groups[kind] = [list(group) for _, group in itertools.groupby(by_length, lambda row: row.max_length)]
+            else:
+                count = max(1, round(len(by_length) / config.group_rows))
+                bounds = np.linspace(0, len(by_length), count + 1).round().astype(int)
+                groups[kind] = [by_length[a:b] for a, b in itertools.pairwise(bounds)]
         return cls(config, seed, tokenizer.token_to_id(EOS_TOKEN), groups)
 
     def batch(self, step: int) -> Batch:
@@ -103,7 +108,7 @@ class VerseBatches:
         sizes = np.array([len(group) for group in self.groups[kind]], dtype=np.float64)
         group = self.groups[kind][rng.choice(len(sizes), p=sizes / sizes.sum())]
         length = max(row.max_length for row in group) + int(rng.choice(config.pads[kind]))
-        count = max(1, config.batch_tokens // length)
+        count = max(1, min(config.batch_tokens // length, MAX_REPEATS * len(group)))
         # Every row of the group once before any comes twice.
         order = np.concatenate([rng.permutation(len(group)) for _ in range(-(-count // len(group)))])[:count]
         tokens = np.full((count, length), self.eos_id, dtype=np.int64)

@@ -1,7 +1,8 @@
 """Train a model by a recipe:  python -m training.pretrain training/recipes/verse.toml --out runs/verse
 
+With `--init MODEL_DIR` it goes on from the weights of an exported model, under another recipe.
 The run's folder gets metrics.jsonl, checkpoint.pt (the same command resumes from it) and, at the end, the exported
-model in `model/`, and evaluates it as it was written.
+model in `model/`, evaluated as it was written; its card holds the figures.
 """
 
 import argparse
@@ -85,14 +86,19 @@ def make(kind: type, table: Mapping[str, Any], where: str) -> Any:
         raise ValueError(f"{where}: {error}") from None
 
 
-def prepare(recipe: Recipe, folder: Path) -> tuple[Trainer, VerseBook, Tokenizer]:
-    """Everything of a run before its first step."""
+def prepare(recipe: Recipe, folder: Path, *, init: Path | None = None) -> tuple[Trainer, VerseBook, Tokenizer]:
+    """Everything of a run before its first step. `init`: a model folder of the same sizes and vocabulary."""
     if recipe.data_sha256 not in (None, data_hash()):
         raise ValueError(f"verse.jsonl: sha256 expected {recipe.data_sha256}, received {data_hash()}")
     book = VerseBook.select(max_chars=recipe.data.max_chars)
     tokenizer = build_tokenizer((poem.text + poem.title + poem.author for poem in book.poems), PHRASES)
     model = LLaDA(recipe.model_config(tokenizer))
     model.initialize(torch.Generator().manual_seed(recipe.train.seed))
+    if init is not None:
+        start, vocabulary = LLaDA.from_folder(init), Tokenizer.from_file(str(init / "tokenizer.json"))
+        if start.config != model.config or vocabulary.get_vocab() != tokenizer.get_vocab():
+            raise ValueError(f"{init}: expected the recipe's sizes {model.config}, received {start.config}")
+        model.load_state_dict(start.state_dict())
     batches = VerseBatches.build(book, tokenizer, recipe.data, recipe.train.seed)
     return Trainer(model, batches, recipe.train, folder), book, tokenizer
 
@@ -101,13 +107,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; resumes if it holds a checkpoint")
+    parser.add_argument("--init", type=Path, default=None, help="start from the weights of this model folder")
     parser.add_argument("--threads", type=int, default=None, help="torch threads (default: torch's own choice)")
     parser.add_argument("--export-only", action="store_true", help="export the checkpoint as it is, without evaluation")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     recipe = Recipe.read(arguments.recipe)
-    trainer, book, tokenizer = prepare(recipe, arguments.out)
+    trainer, book, tokenizer = prepare(recipe, arguments.out, init=arguments.init)
     resumed = trainer.resume()
     print(
         f"{len(book.poems)} poems, {book.num_chars} characters, {trainer.model.num_parameters} parameters, "

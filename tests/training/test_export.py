@@ -124,3 +124,18 @@ def test_other_data_than_the_recipes_is_refused(tmp_path):
     path.write_text(RECIPE.read_text().replace("4765df5f", "00000000"))
     with pytest.raises(ValueError, match="sha256 expected 00000000"):
         prepare(Recipe.read(path), tmp_path)
+
+
+def test_a_run_can_go_on_from_an_exported_model(tmp_path):
+    recipe = Recipe.read(RECIPE)
+    first, _, tokenizer = prepare(recipe, tmp_path / "first")
+    export_model(first.model, tokenizer, tmp_path / "model", recipe.export)
+    second, *_ = prepare(recipe, tmp_path / "second", init=tmp_path / "model")
+    for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True):
+        assert torch.equal(a.bfloat16().float(), b)
+
+
+def test_a_model_of_another_vocabulary_is_not_a_start(tmp_path, model, tokenizer):
+    export_model(model, tokenizer, tmp_path / "model", CONFIG)
+    with pytest.raises(ValueError, match="expected the recipe's sizes"):
+        prepare(Recipe.read(RECIPE), tmp_path / "run", init=tmp_path / "model")

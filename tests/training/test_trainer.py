@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from training.data import DataConfig, VerseBatches
+from training.tasks.verse import VerseBook
 from training.trainer import learning_rate_factor
 
 
@@ -64,6 +65,17 @@ def test_prompts_are_kept_and_answers_end_in_eot_and_eos(make_trainer):
             if start:
                 end = answer.index(eot)
                 assert set(answer[end + 1 :]) <= {eos}
+
+
+def test_groups_of_exact_length_need_no_padding(tokenizer):
+    config = DataConfig(
+        max_chars=64, batch_tokens=4096, kinds={"plain": 1.0}, pads={"plain": [0]}, exact_lengths=["plain"]
+    )
+    batches = VerseBatches.build(VerseBook.select(max_chars=32), tokenizer, config, 0)
+    for step in range(8):
+        tokens, maskable = batches.batch(step)
+        assert not (tokens == batches.eos_id).any()
+        assert maskable.all()
 
 
 def test_the_schedule_warms_up_stays_and_decays(make_trainer):
