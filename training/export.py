@@ -5,7 +5,8 @@ generation_config.json (ids, and under "llada_rt" the defaults a caller gets who
 """
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,11 +43,11 @@ def export_model(
     *,
     overwrite: bool = False,
     facts: Mapping[str, Any] | None = None,
-    recipe: str | None = None,
+    recipes: Sequence[str] = (),
 ) -> None:
     """Write the folder. Weights must be finite, the tokenizer must fit; a model that is there stays unless `overwrite`.
 
-    facts, recipe: what the model card says of the data and the run. `write_results` adds the results.
+    facts, recipes: what the model card says of the data and of the stages of the run. `write_results` adds the results.
     """
     if (folder / "config.json").exists() and not overwrite:
         raise FileExistsError(f"{folder} holds a model already; overwrite=True replaces it")
@@ -74,7 +75,7 @@ def export_model(
         "model_max_length": model.config.max_sequence_length,
         "chat_template": CHAT_TEMPLATE,
     }
-    card = model_card(model, config, facts or {}, recipe)
+    card = model_card(model, config, facts or {}, recipes)
     texts = {
         "config.json": model.config.to_json(config.dtype),
         "tokenizer.json": tokenizer.to_str(pretty=False),
@@ -87,7 +88,7 @@ def export_model(
         (folder / name).write_text(text.rstrip("\n") + "\n", encoding="utf-8")
 
 
-def model_card(model: LLaDA, config: ExportConfig, facts: Mapping[str, Any], recipe: str | None) -> str:
+def model_card(model: LLaDA, config: ExportConfig, facts: Mapping[str, Any], recipes: Sequence[str]) -> str:
     sizes = model.config
     network = (
         f"LLaDA architecture, {model.num_parameters:,} parameters ({config.dtype}): {sizes.n_layers} layers, "
@@ -97,19 +98,27 @@ def model_card(model: LLaDA, config: ExportConfig, facts: Mapping[str, Any], rec
     parts = [f"# {config.name}", config.description.strip(), network]
     if facts:
         parts.append("## Training\n\n" + "\n".join(f"- {key}: {value}" for key, value in facts.items()))
-    if recipe:
-        parts.append(f"## Recipe\n\n```toml\n{recipe.strip()}\n```")
+    if recipes:
+        parts.append("## Recipe\n\n" + "\n\n".join(f"```toml\n{recipe.strip()}\n```" for recipe in recipes))
     return "\n\n".join(part for part in parts if part)
 
 
+def recipes_in_card(folder: Path) -> list[str]:
+    """The recipes of a model's stages, out of its card."""
+    return re.findall(
+        r"^```toml\n(.*?)\n```$", (folder / "README.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+
+
 def write_results(folder: Path, note: str, columns: Mapping[str, Mapping[str, str]]) -> None:
-    """Put a table {column: {row: cell}} into the model card as its section of results, in place of an older one."""
+    """Put a table {column: {row: cell}} into the model card as its first section, in place of an older one."""
     rows = list(dict.fromkeys(row for cells in columns.values() for row in cells))
     table = [["", *columns], ["---"] * (len(columns) + 1)]
     table += [[row, *(cells.get(row, "") for cells in columns.values())] for row in rows]
     section = f"{RESULTS}\n\n{note}\n\n" + "\n".join(f"| {' | '.join(cells)} |" for cells in table) + "\n"
     card = (folder / "README.md").read_text(encoding="utf-8")
-    before, _, rest = card.partition(RESULTS)
-    _, heading, after = rest.partition("\n## ")  # what follows an older table
-    text = before.rstrip() + "\n\n" + section + (f"{heading}{after}" if heading else "")
+    before, older, rest = card.partition(RESULTS)
+    # In place of the older table, or before the first section.
+    before, heading, after = (before, *rest.partition("\n## ")[1:]) if older else card.partition("\n## ")
+    text = before.rstrip() + "\n\n" + section + (heading + after if heading else "")
     (folder / "README.md").write_text(text, encoding="utf-8")

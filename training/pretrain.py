@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 
 from training.data import DataConfig, VerseBatches
 from training.evaluate import evaluate_and_record
-from training.export import ExportConfig, export_model
+from training.export import ExportConfig, export_model, recipes_in_card
 from training.model import LLaDA, ModelConfig
 from training.tasks.verse import PHRASES, VerseBook, data_hash
 from training.tokenizer import EOS_TOKEN, MASK_TOKEN, build_tokenizer
@@ -132,10 +132,10 @@ def main() -> None:
         "poems": len(book.poems),
         "characters": book.num_chars,
         "data_sha256": data_hash(),
-        "seed": recipe.train.seed,
-        "steps": trainer.step,
+        "last stage": f"seed {recipe.train.seed}, {trainer.step} steps",
     }
-    export_model(model, tokenizer, folder, recipe.export, overwrite=True, facts=facts, recipe=recipe.text)
+    recipes = [*(recipes_in_card(arguments.init) if arguments.init else []), recipe.text]
+    export_model(model, tokenizer, folder, recipe.export, overwrite=True, facts=facts, recipes=recipes)
     if not arguments.export_only:
         print(json.dumps(evaluate_and_record(folder, book, gen_length=recipe.export.gen_length)))
 

@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer
 
 from tests.training.conftest import small_model
-from training.export import ExportConfig, export_model, write_results
+from training.export import ExportConfig, export_model, recipes_in_card, write_results
 from training.model import LLaDA
 from training.pretrain import Recipe, prepare
 from training.tokenizer import CHAT_TEMPLATE
@@ -23,7 +23,7 @@ def model(tokenizer):
 
 
 def test_an_exported_folder_reads_back(tmp_path, model, tokenizer):
-    export_model(model, tokenizer, tmp_path / "m", CONFIG, facts={"seed": 3}, recipe="[x]")
+    export_model(model, tokenizer, tmp_path / "m", CONFIG, facts={"seed": 3}, recipes=["[x]", "[y]\nz = 1"])
     loaded = LLaDA.from_folder(tmp_path / "m")
     tokens = torch.arange(12)[None]
     torch.testing.assert_close(loaded(tokens), model(tokens), rtol=0, atol=0)
@@ -36,11 +36,11 @@ def test_an_exported_folder_reads_back(tmp_path, model, tokenizer):
     assert (generation["mask_token_id"], generation["eos_token_id"], generation["eot_token_id"]) == (2, 1, 5)
     card = (tmp_path / "m" / "README.md").read_text()
     assert "seed: 3" in card
-    assert "[x]" in card
+    assert recipes_in_card(tmp_path / "m") == ["[x]", "[y]\nz = 1"]
 
 
 def test_results_in_the_card_replace_older_ones(tmp_path, model, tokenizer):
-    export_model(model, tokenizer, tmp_path, CONFIG, facts={"seed": 3}, recipe="[x]")
+    export_model(model, tokenizer, tmp_path, CONFIG, facts={"seed": 3}, recipes=["[x]", "[y]\nz = 1"])
     write_results(tmp_path, "old note", {"torch loop": {"holes": "50.0 %"}})
     write_results(tmp_path, "new note", {"a": {"holes": "60.0 %"}, "b": {"holes": "70.0 %", "recite": "1.0 %"}})
     card = (tmp_path / "README.md").read_text()
