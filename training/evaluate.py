@@ -85,11 +85,18 @@ def segments(canvas: Sequence[int], mask_id: int) -> list[list[int] | int]:
 
 
 def evaluate_and_record(
-    folder: Path, book: VerseBook, *, gen_length: int, every: int = 1, engine: bool = False
+    folder: Path,
+    book: VerseBook,
+    *,
+    gen_length: int,
+    every: int = 1,
+    tasks: Sequence[str] | None = None,
+    engine: bool = False,
 ) -> dict[str, dict[str, float]]:
     """Exact match of an exported folder, {setting: {task: share}}; noted in its card if all questions were asked."""
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    items = verse_items(book, tokenizer, gen_length=gen_length)[::every]
+    items = verse_items(book, tokenizer, gen_length=gen_length)
+    items = [item for item in items if tasks is None or item.task in tasks][::every]
     if engine:
         results = {}
         from llada_rt import Engine
@@ -116,10 +123,16 @@ def main() -> None:
     parser.add_argument("--engine", action="store_true", help="the compiled runtime instead of the torch loop")
     parser.add_argument("--max-chars", type=int, default=64, help="poems of at most so many characters")
     parser.add_argument("--gen-length", type=int, default=16)
+    parser.add_argument("--tasks", nargs="+", default=None, help="only these, e.g. next_line previous_line holes")
     parser.add_argument("--every", type=int, default=1, help="ask only each n-th question (and write nothing)")
     arguments = parser.parse_args()
     book = VerseBook.select(max_chars=arguments.max_chars)
-    options = {"gen_length": arguments.gen_length, "every": arguments.every, "engine": arguments.engine}
+    options = {
+        "tasks": arguments.tasks,
+        "gen_length": arguments.gen_length,
+        "every": arguments.every,
+        "engine": arguments.engine,
+    }
     for name, cells in evaluate_and_record(arguments.model, book, **options).items():
         print(json.dumps({"setting": name, **{row: round(value, 4) for row, value in cells.items()}}))
 
