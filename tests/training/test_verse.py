@@ -9,6 +9,7 @@ from training.evaluate import segments, verse_items
 from training.tasks.verse import (
     PHRASES,
     QUESTIONS,
+    SONNETS_FILE,
     STOPS,
     Poem,
     VerseBook,
@@ -60,6 +61,16 @@ def test_the_committed_corpus_is_the_one_of_the_recipe():
         assert poem.author
         assert all(line.strip(STOPS) and line[-1] in STOPS for line in poem.lines)
         assert not set("()（）[]一作") <= set(poem.text)
+
+
+def test_the_sonnets_are_whole():
+    assert data_hash(SONNETS_FILE) == "ddafa5f460b80e2f14b43ae24c732044c69c1774cba6c10e86a144dee7a7015a"
+    sonnets = read_poems(SONNETS_FILE)
+    assert len(sonnets) == 154
+    # XCIX has a line more, CXXVI is in six couplets; in the package's text too.
+    assert {p.title: len(p.lines) for p in sonnets if len(p.lines) != 14} == {"Sonnet XCIX": 15, "Sonnet CXXVI": 12}
+    book = VerseBook(tuple(sonnets))
+    assert book.next_lines["Shall I compare thee to a summer's day?"] == {"Thou art more lovely and more temperate:"}
 
 
 def test_split_lines_keeps_every_character():

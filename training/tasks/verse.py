@@ -19,7 +19,8 @@ from tokenizers import Tokenizer
 
 from training.tokenizer import MASK_TOKEN, encode_chat
 
-VERSE_FILE = Path(__file__).with_name("verse.jsonl")
+VERSE_FILE = Path(__file__).with_name("verse.jsonl")  # 300 Tang poems, 300 ci
+SONNETS_FILE = Path(__file__).with_name("sonnets.jsonl")  # Shakespeare's, in the same form
 STOPS = "，。！？；"  # a line of verse ends at one of these; 、 stays inside the line
 
 WORDINGS = (
