@@ -6,6 +6,7 @@ Masks are grey, tokens coloured by the confidence with which they were committed
 `llada-rt generate --animate` shows them.
 """
 
+import dataclasses
 import sys
 from html import escape
 from pathlib import Path
@@ -49,7 +50,10 @@ def frame(events: list[StepEvent], engine: Engine, y: int) -> str:
 
 def scene_frames(engine: Engine, segments: list[str | int], y: int) -> list[str]:
     prompt = {"segments": segments}
-    events = list(engine.stream(prompt, SamplingParams(temperature=0.0)))
+    events = list(engine.stream(prompt, SamplingParams()))
+    filled = {position for position, _, _ in events[0].unmasked}
+    canvas = [engine.mask_token_id if i in filled else token for i, token in enumerate(events[0].canvas)]
+    events.insert(0, dataclasses.replace(events[0], canvas=canvas, unmasked=[]))
     return [frame(events[: i + 1], engine, y) for i in range(len(events))]
 
 
@@ -64,7 +68,7 @@ def svg(engine: Engine) -> str:
         f'<rect width="{WIDTH}" height="{height}" rx="10" fill="{BACKGROUND}"/>',
     ]
     for (caption, _), y, scene in zip(SCENES, rows, frames, strict=True):
-        label = f'<text x="24" y="{y - 30}" fill="#8b949e" font-size="13">{caption} · {len(scene)} steps</text>'
+        label = f'<text x="24" y="{y - 30}" fill="#8b949e" font-size="13">{caption} · {len(scene) - 1} steps</text>'
         parts.append(label)
         for i, picture in enumerate(scene):
             begin = i * FRAME_S / total
