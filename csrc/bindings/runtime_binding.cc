@@ -109,8 +109,8 @@ void bind_runtime(py::module_& module) {
   PYBIND11_NUMPY_DTYPE(SequencePlan, slot, guide_slot, first_begin, first_end, next_begin, next_end, block_start,
                        block_stop, commit_start, select, num_masked, num_steps, next_step, score, select_value,
                        temperature, guidance_scale, seed, step, mask_id, suppressed_token, unconfident_token_0,
-                       unconfident_token_1, propose_mask);
-  PYBIND11_NUMPY_DTYPE(SequenceOutcome, num_steps, num_masked, block_done, bad_position);
+                       unconfident_token_1, propose_mask, compact);
+  PYBIND11_NUMPY_DTYPE(SequenceOutcome, num_query_rows, num_refreshes, num_steps, num_masked, block_done, bad_position);
   PYBIND11_NUMPY_DTYPE(CommitRecord, sequence, step, position, token, confidence);
   module.attr("SEQUENCE_DTYPE") = py::dtype::of<SequencePlan>();
   module.attr("SPAN_DTYPE") = py::dtype::of<QuerySpan>();

@@ -1,11 +1,14 @@
 #include "denoise/loop.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "core/check.h"
 
 namespace llada {
 namespace {
+
+std::int32_t length_of(const Slot& slot) { return static_cast<std::int32_t>(slot.canvas.size()); }
 
 std::int32_t count_masks(const std::vector<std::int32_t>& canvas, const SequencePlan& plan) {
   return static_cast<std::int32_t>(
@@ -47,9 +50,8 @@ void check_plan(const StepPlan& plan, KvPool& pool) {
   check(plan.max_steps >= 1, ErrorKind::kInvalidRequest, "expected max_steps of at least 1, got ", plan.max_steps);
   for (std::int64_t s = 0; s < plan.num_sequences; ++s) {
     const SequencePlan& p = plan.sequences[s];
-    const std::int32_t length = static_cast<std::int32_t>(pool.at(p.slot).canvas.size());
-    expect(p.guide_slot < 0 || static_cast<std::int32_t>(pool.at(p.guide_slot).canvas.size()) == length, s,
-           "a guide as long as its canvas");
+    const std::int32_t length = length_of(pool.at(p.slot));
+    expect(p.guide_slot < 0 || length_of(pool.at(p.guide_slot)) == length, s, "a guide as long as its canvas");
     expect(0 <= p.commit_start && p.commit_start <= p.block_start && p.block_start < p.block_stop &&
                p.block_stop <= length,
            s, "0 <= commit_start <= block_start < block_stop <= length of the canvas");
@@ -82,7 +84,7 @@ StepResult DenoisingLoop::run(Stream stream, const StepPlan& plan) {
     const SequencePlan& sequence = plan.sequences[s];
     const std::int32_t num_masked = count_masks(pool_.at(sequence.slot).canvas, sequence);
     const bool done = is_done(sequence, num_masked, 0);
-    result.outcomes.push_back({0, num_masked, done, -1});
+    result.outcomes.push_back({0, 0, 0, num_masked, done, -1});
     any_done = any_done || done;
   }
   for (std::int32_t index = 0; index < plan.max_steps && !any_done; ++index) {
@@ -94,14 +96,18 @@ StepResult DenoisingLoop::run(Stream stream, const StepPlan& plan) {
 
 void DenoisingLoop::step(Stream stream, const StepPlan& plan, std::int32_t index, StepResult& result) {
   batch_.clear();
-  rows_.clear();
   rules_.clear();
+  rows_.swap(last_rows_);
+  rows_.clear();
+  groups_.swap(last_groups_);
   groups_.clear();
   for (std::int64_t s = 0; s < plan.num_sequences; ++s) {
     const SequencePlan& sequence = plan.sequences[s];
     const std::int64_t begin = static_cast<std::int64_t>(rows_.size());
     rules_.push_back(sampling_rule(sequence, index));
-    add_sequence(plan, s, index == 0);
+    const std::int64_t num_rows = add_sequence(plan, s, index == 0);
+    result.outcomes[static_cast<std::size_t>(s)].num_query_rows += num_rows;
+    result.outcomes[static_cast<std::size_t>(s)].num_refreshes += num_rows == length_of(pool_.at(sequence.slot));
     groups_.push_back({begin, static_cast<std::int64_t>(rows_.size()), static_cast<Select>(sequence.select),
                        num_scheduled(sequence, sequence.next_step + index), sequence.select_value, sequence.mask_id,
                        pool_.at(sequence.slot).canvas.data()});
@@ -135,38 +141,60 @@ void DenoisingLoop::step(Stream stream, const StepPlan& plan, std::int32_t index
   }
 }
 
-// Rows of one sequence, and of its guide, with the masked ones among them as candidates.
-void DenoisingLoop::add_sequence(const StepPlan& plan, std::int64_t s, bool first) {
+// Fills positions_ with what a step recomputes of `span`.
+void DenoisingLoop::choose_positions(const SequencePlan& plan, std::int64_t s, const QuerySpan& span, bool first) {
+  positions_.clear();
+  if (first || plan.compact == 0) {
+    for (std::int32_t position = span.start; position < span.stop; ++position) positions_.push_back(position);
+    return;
+  }
+  const CommitGroup& before = last_groups_[static_cast<std::size_t>(s)];
+  for (std::int64_t i = before.begin; i < before.end; ++i) {
+    const std::int32_t position = last_rows_[static_cast<std::size_t>(i)].position;
+    if (span.start <= position && position < span.stop) positions_.push_back(position);
+  }
+}
+
+// Rows of one sequence, and of its guide, with the masked ones among them as candidates. Returns how many it has.
+std::int64_t DenoisingLoop::add_sequence(const StepPlan& plan, std::int64_t s, bool first) {
   const SequencePlan& sequence = plan.sequences[s];
   const Slot& slot = pool_.at(sequence.slot);
   const std::int32_t begin = first ? sequence.first_begin : sequence.next_begin;
   const std::int32_t end = first ? sequence.first_end : sequence.next_end;
-  const std::size_t first_candidate = rows_.size();
+  std::size_t candidate_of_guide = rows_.size();
+  std::int64_t num_rows = 0;
   for (std::int32_t i = begin; i < end; ++i) {
-    const QuerySpan& span = plan.spans[i];
-    const std::int64_t row = batch_.add(slot, span);
-    const std::int32_t from = std::max(span.start, sequence.commit_start);
-    const std::int32_t to = std::min(span.stop, sequence.block_stop);
-    for (std::int32_t position = from; position < to; ++position) {
-      if (slot.canvas[static_cast<std::size_t>(position)] != sequence.mask_id) continue;
+    choose_positions(sequence, s, plan.spans[i], first);
+    num_rows += static_cast<std::int64_t>(positions_.size());
+    batch_.begin(slot, plan.spans[i].visible);
+    for (const std::int32_t position : positions_) {
+      const std::int64_t row = batch_.add(position);
+      if (position < sequence.commit_start || position >= sequence.block_stop ||
+          slot.canvas[static_cast<std::size_t>(position)] != sequence.mask_id)
+        continue;
       CandidateRow candidate;
       candidate.hidden_row = static_cast<std::int32_t>(batch_.wanted.size());
       candidate.position = position;
       candidate.rule = static_cast<std::int32_t>(s);
       rows_.push_back(candidate);
-      batch_.wanted.push_back(row + position - span.start);
+      batch_.wanted.push_back(row);
     }
   }
-  if (sequence.guide_slot < 0) return;
-  const Slot& guide = pool_.at(sequence.guide_slot);
-  std::size_t candidate = first_candidate;
-  for (std::int32_t i = begin; i < end; ++i) {
-    const QuerySpan& span = plan.spans[i];
-    const std::int64_t row = batch_.add(guide, span);
-    for (; candidate < rows_.size() && rows_[candidate].position < span.stop; ++candidate) {
-      rows_[candidate].guide_row = static_cast<std::int32_t>(batch_.wanted.size());
-      batch_.wanted.push_back(row + rows_[candidate].position - span.start);
-    }
+  for (std::int32_t i = begin; i < end && sequence.guide_slot >= 0; ++i) {
+    choose_positions(sequence, s, plan.spans[i], first);
+    add_guide(pool_.at(sequence.guide_slot), plan.spans[i].visible, candidate_of_guide);
+  }
+  return num_rows;
+}
+
+// Adds positions_ of the guide, whose hidden states go to the candidates there, from `candidate` on.
+void DenoisingLoop::add_guide(const Slot& guide, std::int64_t visible, std::size_t& candidate) {
+  batch_.begin(guide, visible);
+  for (const std::int32_t position : positions_) {
+    const std::int64_t row = batch_.add(position);
+    if (candidate == rows_.size() || rows_[candidate].position != position) continue;
+    rows_[candidate++].guide_row = static_cast<std::int32_t>(batch_.wanted.size());
+    batch_.wanted.push_back(row);
   }
 }
 
@@ -198,9 +226,12 @@ std::vector<std::vector<double>> DenoisingLoop::log_probs(Stream stream, const s
           " targets, got ", sequence.targets.size());
     check(sequence.guide.empty() || sequence.guide.size() == sequence.tokens.size(), ErrorKind::kInvalidRequest,
           "expected a guide of ", length, " tokens, got ", sequence.guide.size());
-    const std::size_t first = rows_.size();
-    const std::int64_t row = batch_.add(slots.open(sequence.tokens), {0, length, length});
-    for (std::int32_t position = 0; position < length; ++position) {
+    std::size_t candidate_of_guide = rows_.size();
+    positions_.resize(sequence.tokens.size());
+    std::iota(positions_.begin(), positions_.end(), 0);
+    batch_.begin(slots.open(sequence.tokens), length);
+    for (const std::int32_t position : positions_) {
+      const std::int64_t row = batch_.add(position);
       const std::int32_t target = sequence.targets[static_cast<std::size_t>(position)];
       if (target < 0) continue;
       check(target < weights_.head.num_out, ErrorKind::kInvalidRequest, "expected targets below ",
@@ -210,14 +241,9 @@ std::vector<std::vector<double>> DenoisingLoop::log_probs(Stream stream, const s
       candidate.position = position;
       candidate.target = target;
       rows_.push_back(candidate);
-      batch_.wanted.push_back(row + position);
+      batch_.wanted.push_back(row);
     }
-    if (sequence.guide.empty()) continue;
-    const std::int64_t guide = batch_.add(slots.open(sequence.guide), {0, length, length});
-    for (std::size_t i = first; i < rows_.size(); ++i) {
-      rows_[i].guide_row = static_cast<std::int32_t>(batch_.wanted.size());
-      batch_.wanted.push_back(guide + rows_[i].position);
-    }
+    if (!sequence.guide.empty()) add_guide(slots.open(sequence.guide), length, candidate_of_guide);
   }
   find_candidates(stream);
 

@@ -31,7 +31,9 @@ class DenoisingLoop {
 
  private:
   void step(Stream stream, const StepPlan& plan, std::int32_t index, StepResult& result);
-  void add_sequence(const StepPlan& plan, std::int64_t s, bool first);
+  std::int64_t add_sequence(const StepPlan& plan, std::int64_t s, bool first);
+  void add_guide(const Slot& guide, std::int64_t visible, std::size_t& candidate);
+  void choose_positions(const SequencePlan& plan, std::int64_t s, const QuerySpan& span, bool first);
   void find_candidates(Stream stream);
   std::int32_t bad_position(const CommitGroup& group) const;
 
@@ -48,6 +50,10 @@ class DenoisingLoop {
   std::vector<std::int64_t> group_sequence_;
   std::vector<Candidate> candidates_;
   std::vector<std::int64_t> chosen_;
+  std::vector<std::int32_t> positions_;  // of one span: those that the step recomputes
+  // Candidates of the step before: what a compact plan recomputes.
+  std::vector<CandidateRow> last_rows_;
+  std::vector<CommitGroup> last_groups_;
 };
 
 }  // namespace llada

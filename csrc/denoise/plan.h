@@ -33,6 +33,9 @@ struct SequencePlan {
   std::int32_t suppressed_token;
   std::int32_t unconfident_token_0, unconfident_token_1;
   std::int32_t propose_mask;
+  // Of the next spans only the candidates of the step before are recomputed: what is still masked, and what that step
+  // committed, for its final K and V.
+  std::int32_t compact;
 };
 
 struct StepPlan {
@@ -44,9 +47,11 @@ struct StepPlan {
 };
 
 struct SequenceOutcome {
-  std::int32_t num_steps;   // forwards run in this call
-  std::int32_t num_masked;  // masks left in the block
-  std::int32_t block_done;  // no mask left, nothing left in the schedule, or no finite logits
+  std::int64_t num_query_rows;  // positions recomputed in this call, without the guide's
+  std::int32_t num_refreshes;   // steps that recomputed the whole canvas
+  std::int32_t num_steps;       // forwards run in this call
+  std::int32_t num_masked;      // masks left in the block
+  std::int32_t block_done;      // no mask left, nothing left in the schedule, or no finite logits
   std::int32_t
       bad_position;  // -1, or the first position whose logits are not finite: nothing was committed in that step
 };

@@ -1,7 +1,6 @@
 #include "denoise/runtime.h"
 
 #include <algorithm>
-#include <numeric>
 #include <utility>
 
 #include "core/check.h"
@@ -67,9 +66,8 @@ void Runtime::forward(const std::vector<std::int32_t>& tokens, float* out) {
   const std::int32_t length = static_cast<std::int32_t>(tokens.size());
   ScopedSlots slots(kv_);
   ForwardBatch batch;
-  batch.add(slots.open(tokens), {0, length, length});
-  batch.wanted.resize(tokens.size());
-  std::iota(batch.wanted.begin(), batch.wanted.end(), 0);
+  batch.begin(slots.open(tokens), length);
+  for (std::int32_t position = 0; position < length; ++position) batch.wanted.push_back(batch.add(position));
   const ConstTensor hidden = model_.forward(stream_, batch);
   ops_.matmul(stream_, hidden, weights_.head, /*accumulate=*/false,
               {out, DType::kFloat32, hidden.rows, config_.vocab_size});

@@ -13,12 +13,16 @@ void ForwardBatch::clear() {
   parts.clear();
 }
 
-std::int64_t ForwardBatch::add(const Slot& slot, const QuerySpan& span) {
+void ForwardBatch::begin(const Slot& slot, std::int64_t visible) {
   const std::int64_t row = static_cast<std::int64_t>(tokens.size());
-  tokens.insert(tokens.end(), slot.canvas.begin() + span.start, slot.canvas.begin() + span.stop);
-  for (std::int32_t position = span.start; position < span.stop; ++position) positions.push_back(position);
-  parts.push_back({row, row + span.stop - span.start, span.visible, &slot});
-  return row;
+  parts.push_back({row, row, visible, &slot});
+}
+
+std::int64_t ForwardBatch::add(std::int32_t position) {
+  Part& part = parts.back();
+  tokens.push_back(part.slot->canvas[static_cast<std::size_t>(position)]);
+  positions.push_back(position);
+  return part.row_end++;
 }
 
 Llada::Llada(const ModelConfig& config, const Weights& weights, const Ops& ops)

@@ -18,7 +18,7 @@ struct QuerySpan {
   std::int32_t visible = 0;
 };
 
-// The rows of one forward, in the order of the spans. Only the rows in `wanted` need a hidden state; the others matter
+// The rows of one forward, part by part. Only the rows in `wanted` need a hidden state; the others matter
 // for their K and V.
 struct ForwardBatch {
   std::vector<std::int32_t> tokens;     // (num_rows)
@@ -33,8 +33,10 @@ struct ForwardBatch {
   std::vector<Part> parts;
 
   void clear();
-  // Appends the rows of `span`, tokens from the slot's canvas. Returns the row of span.start.
-  std::int64_t add(const Slot& slot, const QuerySpan& span);
+  // Begins a part: rows of one slot that see [0, visible).
+  void begin(const Slot& slot, std::int64_t visible);
+  // Appends a row to the part, its token from the slot's canvas. Returns the row.
+  std::int64_t add(std::int32_t position);
 };
 
 class Llada {

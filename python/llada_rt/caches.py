@@ -1,4 +1,4 @@
-"""Cache policies: which positions are recomputed in the first step of a block, and which in the steps after it.
+"""Cache policies: which positions a step recomputes.
 
 Every queried position writes its keys and values into the sequence's slot and attention reads the slot, so reuse
 is nothing but leaving positions out. One class and one line per policy.
@@ -6,64 +6,128 @@ is nothing but leaving positions out. One class and one line per policy.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import ClassVar, Protocol
 
 from .canvas import Canvas
-from .plan import QuerySpan
+from .plan import QuerySpan, Span
 
 
 class CachePolicy(Protocol):
-    """What a policy answers. `exact` says whether the tokens are those of a full recomputation."""
+    """What a policy answers. `exact` says whether the tokens are those of a full recomputation.
+
+    `compact`: after the block's first step, of the positions asked for only the candidates of the step before are
+    recomputed: what is still masked, and what that step committed, for its final keys and values.
+    """
 
     exact: ClassVar[bool]
+    compact: ClassVar[bool] = False
 
-    def first(self, canvas: Canvas) -> tuple[QuerySpan, ...]: ...
+    @abstractmethod
+    def query(self, canvas: Canvas, step: int, step_in_block: int) -> tuple[QuerySpan, ...]:
+        """Positions to recompute in a step of the active block; both counts begin with 0, `step` with the request."""
 
-    def next(self, canvas: Canvas) -> tuple[QuerySpan, ...]: ...
+
+def _span(canvas: Canvas, start: int, stop: int) -> tuple[QuerySpan, ...]:
+    """The positions [start, stop) as far as there are such; each looks at the whole canvas."""
+    length = len(canvas)
+    return (QuerySpan(max(start, 0), min(stop, length), length),)
+
+
+def _union(canvas: Canvas, *parts: Span) -> tuple[QuerySpan, ...]:
+    """Ascending spans that do not touch."""
+    spans: list[Span] = []
+    for part in sorted((part for part in parts if len(part)), key=lambda part: part.start):
+        if spans and part.start <= spans[-1].stop:
+            part = Span(spans[-1].start, max(spans.pop().stop, part.stop))
+        spans.append(part)
+    return tuple(QuerySpan(span.start, span.stop, len(canvas)) for span in spans)
 
 
 def _whole(canvas: Canvas) -> tuple[QuerySpan, ...]:
-    return (QuerySpan(0, len(canvas), len(canvas)),)
+    return _span(canvas, 0, len(canvas))
 
 
-class NoCache:
+class NoCache(CachePolicy):
     """Every step recomputes the whole canvas."""
 
     exact: ClassVar[bool] = True
 
-    def first(self, canvas: Canvas) -> tuple[QuerySpan, ...]:
-        return _whole(canvas)
-
-    def next(self, canvas: Canvas) -> tuple[QuerySpan, ...]:
+    def query(self, canvas: Canvas, step: int, step_in_block: int) -> tuple[QuerySpan, ...]:
         return _whole(canvas)
 
 
-class PrefixCache:
+class PrefixCache(CachePolicy):
     """What lies before the block is kept from the block's first step (Fast-dLLM's prefix cache)."""
 
     exact: ClassVar[bool] = False
 
-    def first(self, canvas: Canvas) -> tuple[QuerySpan, ...]:
-        return _whole(canvas)
-
-    def next(self, canvas: Canvas) -> tuple[QuerySpan, ...]:
-        return (QuerySpan(canvas.block.start, len(canvas), len(canvas)),)
+    def query(self, canvas: Canvas, step: int, step_in_block: int) -> tuple[QuerySpan, ...]:
+        return _span(canvas, canvas.block.start, len(canvas)) if step_in_block else _whole(canvas)
 
 
-class DualCache:
+class DualCache(CachePolicy):
     """What lies before and after the block is kept from the block's first step (Fast-dLLM's dual cache)."""
 
     exact: ClassVar[bool] = False
 
-    def first(self, canvas: Canvas) -> tuple[QuerySpan, ...]:
-        return _whole(canvas)
+    def query(self, canvas: Canvas, step: int, step_in_block: int) -> tuple[QuerySpan, ...]:
+        return _span(canvas, canvas.block.start, canvas.block.stop) if step_in_block else _whole(canvas)
 
-    def next(self, canvas: Canvas) -> tuple[QuerySpan, ...]:
-        return (QuerySpan(canvas.block.start, canvas.block.stop, len(canvas)),)
+
+class DualCompactCache(DualCache):
+    """The dual cache, and of the block what has been committed is recomputed once more and then kept (the idea of
+    dKV-Cache: Ma et al. 2025, horseee/dKV-Cache).
+    """
+
+    exact: ClassVar[bool] = False
+    compact: ClassVar[bool] = True
+
+
+class VicinityCache(CachePolicy):
+    """The dual cache with a window around the block that is recomputed too (dInfer's vicinity refresh).
+
+    Sizes as dInfer recommends them (inclusionAI/dInfer). The first steps of a request recompute everything.
+    """
+
+    exact: ClassVar[bool] = False
+    before: ClassVar[int] = 16
+    after: ClassVar[int] = 16
+    warmup: ClassVar[int] = 4
+
+    def query(self, canvas: Canvas, step: int, step_in_block: int) -> tuple[QuerySpan, ...]:
+        if step < self.warmup or step_in_block == 0:
+            return _whole(canvas)
+        return _span(canvas, canvas.block.start - self.before, canvas.block.stop + self.after)
+
+
+class IntervalCache(CachePolicy):
+    """Given text is recomputed every `given_steps` steps of the request, the response every `response_steps`, the
+    active block always.
+
+    The intervals of dLLM-Cache (Liu et al. 2025, maomaocun/dLLM-Cache: LLaDA-8B-Instruct on GSM8K), without its
+    adaptive updates in between.
+    """
+
+    exact: ClassVar[bool] = False
+    given_steps: ClassVar[int] = 50
+    response_steps: ClassVar[int] = 7
+
+    def query(self, canvas: Canvas, step: int, step_in_block: int) -> tuple[QuerySpan, ...]:
+        response = canvas.span
+        parts = [canvas.block]
+        if step % self.given_steps == 0:
+            parts += [Span(0, response.start), Span(response.stop, len(canvas))]
+        if step % self.response_steps == 0:
+            parts.append(response)
+        return _union(canvas, *parts)
 
 
 CACHES: dict[str, type[CachePolicy]] = {
     "none": NoCache,
     "prefix": PrefixCache,
     "dual": DualCache,
+    "dual_compact": DualCompactCache,
+    "vicinity": VicinityCache,
+    "interval": IntervalCache,
 }

@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 from .errors import InvalidRequestError
 
 Remasking = Literal["low_confidence", "random", "margin", "entropy"]
-Cache = Literal["none", "prefix", "dual"]
+Cache = Literal["none", "prefix", "dual", "dual_compact", "vicinity", "interval"]
 Preset = Literal["reference", "quality", "balanced", "fast"]
 
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -152,7 +152,7 @@ class SamplingParams:
     cache: Cache = _option(  # noqa: RUF009 (a dataclass field)
         "none",
         _choice(Cache),
-        "Key/value reuse inside a block: none is exact, prefix and dual are approximate.",
+        "Key/value reuse between steps: none is exact, the others are approximate.",
         aliases=("use_cache",),
     )
     cfg_scale: float = _option(0.0, _NOT_NEGATIVE, "Classifier-free guidance; above 0 each step costs two forwards.")

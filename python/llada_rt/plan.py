@@ -77,6 +77,7 @@ class SequencePlan:
     select: SelectRule
     sampling: SamplingRule
     step: int  # forwards this request has run: the noise counter
+    compact: bool = False  # of next_query, recompute only the candidates of the step before
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,8 @@ class Commit:
 class SequenceResult:
     """What became of one row of the plan."""
 
+    num_query_rows: int  # positions recomputed
+    num_refreshes: int  # forwards that recomputed the whole canvas
     num_steps: int  # forwards run
     num_masked: int  # masks left in the block
     block_done: bool

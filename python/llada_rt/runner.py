@@ -87,8 +87,8 @@ class Runner:
             by_row[row].append(Commit(position, token, confidence, step))
         return StepResult(
             tuple(
-                SequenceResult(num_steps, num_masked, bool(done), tuple(placed), bad if bad >= 0 else None)
-                for (num_steps, num_masked, done, bad), placed in zip(outcomes.tolist(), by_row, strict=True)
+                SequenceResult(rows, refreshes, steps, masked, bool(done), tuple(placed), bad if bad >= 0 else None)
+                for (rows, refreshes, steps, masked, done, bad), placed in zip(outcomes.tolist(), by_row, strict=True)
             )
         )
 
@@ -131,6 +131,7 @@ class Runner:
                 "unconfident_token_0": sampling.unconfident_tokens[0],
                 "unconfident_token_1": sampling.unconfident_tokens[1],
                 "propose_mask": sampling.propose_mask,
+                "compact": plan.compact,
             }
             for name, value in record.items():
                 sequences[name][row] = value

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import NamedTuple
 
 from .caches import CachePolicy
@@ -47,6 +48,7 @@ class Sequence:
     last_served: int = -1
     placed: dict[int, Placed] = field(default_factory=dict)  # by canvas position
     new_commits: tuple[Commit, ...] = ()  # of the last call
+    last_committed: frozenset[int] = frozenset()  # positions, of the last step
 
     @property
     def is_guided(self) -> bool:
@@ -56,14 +58,21 @@ class Sequence:
     def is_finished(self) -> bool:
         return self.canvas.is_complete
 
-    def queries(self) -> tuple[tuple[QuerySpan, ...], tuple[QuerySpan, ...]]:
-        """What the next step recomputes, and the steps after it."""
-        later = self.cache.next(self.canvas)
-        return (later if self.steps_in_block else self.cache.first(self.canvas)), later
+    def query(self, ahead: int) -> tuple[QuerySpan, ...]:
+        """What the cache policy asks for `ahead` steps from now, if the block lasts so long."""
+        return self.cache.query(self.canvas, self.num_forwards + ahead, self.steps_in_block + ahead)
+
+    def steps_alike(self, most: int) -> int:
+        """For how many steps, at most `most`, a plan made now holds: those after the first ask the same."""
+        most = min(most, self.canvas.num_masked)  # a block has no more steps left than masks
+        later = self.query(1)
+        return next((ahead for ahead in range(2, most) if self.query(ahead) != later), most)
 
     def plan(self) -> SequencePlan:
-        first, later = self.queries()
         block = self.canvas.block
+        first, later = self.query(0), self.query(1)
+        if self.cache.compact and self.steps_in_block:
+            first = self._compacted(first)
         return SequencePlan(
             slot=self.slot,
             guide_slot=self.guide_slot,
@@ -74,9 +83,24 @@ class Sequence:
             select=self.decoder.select(self.canvas, self.steps_in_block),
             sampling=self.sampling,
             step=self.num_forwards,
+            compact=self.cache.compact,
         )
 
-    def apply(self, plan: SequencePlan, result: SequenceResult) -> None:
+    def _compacted(self, spans: tuple[QuerySpan, ...]) -> tuple[QuerySpan, ...]:
+        """Of the spans, the candidates of the last step: as the compiled loop does between the steps of a call."""
+
+        def was_masked(position: int) -> bool:
+            return self.canvas.tokens[position] == self.canvas.mask_id or position in self.last_committed
+
+        runs = []
+        for span in spans:
+            for kept, positions in groupby(range(span.start, span.stop), was_masked):
+                run = list(positions)
+                if kept:
+                    runs.append(QuerySpan(run[0], run[-1] + 1, span.visible))
+        return tuple(runs)
+
+    def apply(self, result: SequenceResult) -> None:
         """Take over what the steps did, and go on to the next block if this one is done."""
         block = self.canvas.block_index
         for commit in result.commits:
@@ -85,7 +109,13 @@ class Sequence:
             )
         self.canvas.commit(result.commits)
         self.new_commits = result.commits
-        self._count(plan, result.num_steps)
+        if result.num_steps:
+            last = result.num_steps - 1
+            self.last_committed = frozenset(commit.position for commit in result.commits if commit.step == last)
+        self.num_forwards += result.num_steps
+        self.num_refreshes += result.num_refreshes
+        self.num_query_rows += result.num_query_rows
+        self.steps_in_block += result.num_steps
         if not result.block_done:
             return
         self.steps_in_block = 0
@@ -93,14 +123,6 @@ class Sequence:
             self.canvas.finish(self.end_fill)
         else:
             self.canvas.next_block()
-
-    def _count(self, plan: SequencePlan, num_steps: int) -> None:
-        self.num_forwards += num_steps
-        self.steps_in_block += num_steps
-        for spans, times in ((plan.first_query, min(num_steps, 1)), (plan.next_query, max(num_steps - 1, 0))):
-            rows = _rows(spans)
-            self.num_query_rows += times * rows
-            self.num_refreshes += times * (rows == len(self.canvas))
 
 
 class Scheduler:
@@ -163,6 +185,7 @@ class Scheduler:
                 continue
             rows += needs
             sequence.last_served = self._round
+            max_steps = sequence.steps_alike(max_steps)
             chosen.append(plan)
         return StepPlan(tuple(chosen), max_steps)
 
@@ -172,7 +195,7 @@ class Scheduler:
         finished = []
         for row, outcome in zip(plan.sequences, result.sequences, strict=True):
             sequence = self._running[row.slot]
-            sequence.apply(row, outcome)
+            sequence.apply(outcome)
             if sequence.is_finished:
                 finished.append(sequence)
                 del self._running[row.slot]

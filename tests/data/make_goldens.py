@@ -95,6 +95,39 @@ INFILL: list[dict] = [
 ]
 
 
+# Added later, with prompts drawn anew: what is above stays as it is. Some are long enough for vicinity's window to be
+# less than the canvas, and for interval's fiftieth step.
+LATER_CACHES = ("dual_compact", "vicinity", "interval")
+LONG = {"steps": 56, "gen_length": 56, "block_length": 8}
+LATER_GROUPS: list[dict] = [
+    *(
+        {**SCHEDULE, "cache": c, "remasking": score}
+        for c in LATER_CACHES
+        for score in ("low_confidence", "margin", "entropy")
+    ),
+    *({**LONG, "cache": c} for c in LATER_CACHES),
+    *({**LONG, "cache": c, "threshold": tau} for c in LATER_CACHES for tau in (0.3, 0.9)),
+    *({**PARALLEL, "cache": c, "factor": 1.0} for c in LATER_CACHES),
+    *({**LONG, "cache": c, "cfg_scale": 0.7} for c in LATER_CACHES),
+    *({**NOISY, "cache": c, "seed": 21} for c in LATER_CACHES),
+    *({**SCHEDULE, "cache": c, "remasking": "random", "seed": 22, "cfg_scale": 1.5} for c in LATER_CACHES),
+    *({"steps": 10, "gen_length": 22, "block_length": 8, "cache": c, "propose_mask": False} for c in LATER_CACHES),
+    {**PARALLEL, "cache": "dual_compact", "threshold": 0.6, "confidence_eos_eot_inf": True, "propose_mask": False},
+    {"steps": 24, "gen_length": 24, "block_length": 24, "cache": "dual_compact"},
+]
+LATER_INFILL: list[dict] = [
+    *({"gen_length": 30, "steps": 20, "block_length": 7, "propose_mask": False, "cache": c} for c in LATER_CACHES),
+    {
+        "gen_length": 30,
+        "steps": 9,
+        "block_length": 30,
+        "propose_mask": False,
+        "cache": "dual_compact",
+        "cfg_scale": 0.5,
+    },
+]
+
+
 def make_weights() -> dict[str, np.ndarray]:
     c, rng = CONFIG, np.random.Generator(np.random.PCG64(20261121))
     d, f, kv = c["d_model"], c["mlp_hidden_size"], c["d_model"] // c["n_heads"] * c["n_kv_heads"]
@@ -119,17 +152,18 @@ def make_weights() -> dict[str, np.ndarray]:
 
 def canvases() -> Iterator[tuple[dict, list[tuple[list[int], tuple[int, int]]]]]:
     """Parameters and the canvases (tokens, decoded positions) that run with them."""
-    rng = np.random.Generator(np.random.PCG64(7))
-    for params in GROUPS:
-        prompts = [rng.integers(0, IDS.mask, length).tolist() for length in PROMPT_LENGTHS]
-        masks = [IDS.mask] * params["gen_length"]
-        yield params, [([*prompt, *masks], (len(prompt), len(prompt) + len(masks))) for prompt in prompts]
-    for params in INFILL:
-        texts = [rng.integers(0, IDS.mask, 30) for _ in HOLES]
-        for text, holes in zip(texts, HOLES, strict=True):
-            text[[*range(*holes), *range(12, 20)]] = IDS.mask
-        spans = [(min(first, 12), max(last, 20)) for first, last in HOLES]
-        yield params, [(text.tolist(), span) for text, span in zip(texts, spans, strict=True)]
+    for groups, infills, seed in ((GROUPS, INFILL, 7), (LATER_GROUPS, LATER_INFILL, 8)):
+        rng = np.random.Generator(np.random.PCG64(seed))
+        for params in groups:
+            prompts = [rng.integers(0, IDS.mask, length).tolist() for length in PROMPT_LENGTHS]
+            masks = [IDS.mask] * params["gen_length"]
+            yield params, [([*prompt, *masks], (len(prompt), len(prompt) + len(masks))) for prompt in prompts]
+        for params in infills:
+            texts = [rng.integers(0, IDS.mask, 30) for _ in HOLES]
+            for text, holes in zip(texts, HOLES, strict=True):
+                text[[*range(*holes), *range(12, 20)]] = IDS.mask
+            spans = [(min(first, 12), max(last, 20)) for first, last in HOLES]
+            yield params, [(text.tolist(), span) for text, span in zip(texts, spans, strict=True)]
 
 
 def shaken(model: Model, seed: int) -> Model:

@@ -72,6 +72,38 @@ def test_many_calls_run_the_same_block(runtime, max_steps):
     assert np.array_equal(runtime.canvas(slot), expected(temperature=0.7, seed=3))
 
 
+@pytest.mark.parametrize("guided", [False, True])
+@pytest.mark.parametrize("propose_mask", [0, 1])
+def test_a_compact_plan_recomputes_the_candidates_of_the_step_before(runtime, propose_mask, guided):
+    """The same block in one call, and step by step with single positions for spans."""
+    block = {"compact": 1, "propose_mask": propose_mask, "temperature": 0.7, "seed": 5, "guidance_scale": 0.5 * guided}
+    whole, guides = runtime.open_slot(CANVAS), [runtime.open_slot(np.full_like(CANVAS, IDS.mask)) for _ in range(2)]
+    pairs = [{**block, "guide_slot": guide} if guided else block for guide in guides]
+    outcomes, commits = runtime.denoise(*plan(whole, **pairs[0]), 100)
+
+    slot, candidates, num_rows = runtime.open_slot(CANVAS), range(LENGTH), 0
+    for step in range(8):
+        spans = [(p, p + 1, LENGTH) for p in candidates]
+        candidates = [p for p in candidates if runtime.canvas(slot)[p] == IDS.mask]
+        ranges = {"first_end": len(spans), "next_begin": 0, "next_end": len(spans)}
+        sequences, packed = plan(slot, spans=spans, next_step=step, step=step, **pairs[1], **ranges)
+        (outcome,), one = runtime.denoise(sequences, packed, 1)
+        num_rows += outcome["num_query_rows"]
+        assert one["position"].tolist() == commits["position"][commits["step"] == step].tolist()
+    assert np.array_equal(runtime.canvas(slot), runtime.canvas(whole))
+    assert (outcomes["num_query_rows"].tolist(), outcomes["num_refreshes"].tolist()) == ([num_rows], [1])
+    if not propose_mask:
+        assert num_rows == LENGTH + sum(range(4, 17, 2))
+
+
+def test_a_step_without_rows(runtime):
+    """Of a span without candidates a compact plan leaves nothing: such steps commit nothing, and the schedule ends."""
+    slot = runtime.open_slot(CANVAS)
+    outcomes, commits = runtime.denoise(*plan(slot, spans=((0, LENGTH, LENGTH), (0, 3, LENGTH)), compact=1), 100)
+    assert outcomes[["num_query_rows", "num_steps", "num_masked", "block_done"]].tolist() == [(LENGTH, 8, 14, 1)]
+    assert len(commits) == 2
+
+
 def test_a_call_ends_when_one_sequence_is_done(runtime):
     slots = [runtime.open_slot(CANVAS) for _ in range(2)]
     sequences, spans = plan(*slots)

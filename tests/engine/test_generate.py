@@ -18,6 +18,10 @@ VARIETY = [
     SamplingParams(gen_length=16, remasking="margin", factor=1.0, seed=4, block_length=16, cache="dual"),
     SamplingParams(gen_length=8, remasking="entropy", logits_eos_inf=True, seed=5),
     SamplingParams(gen_length=16, confidence_eos_eot_inf=True, block_length=8, seed=6, eos_early_stop=True),
+    SamplingParams(gen_length=24, block_length=12, cache="dual_compact", cfg_scale=0.5, temperature=0.4, seed=7),
+    SamplingParams(gen_length=24, block_length=12, cache="dual_compact", threshold=0.4, seed=8),
+    SamplingParams(gen_length=60, block_length=12, cache="vicinity", seed=9),
+    SamplingParams(gen_length=54, block_length=6, cache="interval", seed=10),
 ]
 
 
@@ -126,7 +130,14 @@ def test_token_infos_say_where_when_and_how_sure(engine: Engine):
 
 @pytest.mark.parametrize(
     ("cache", "refreshes", "rows"),
-    [("none", 16, 16 * 19), ("prefix", 2, 2 * 19 + 7 * (16 + 8)), ("dual", 2, 2 * 19 + 14 * 8)],
+    [
+        ("none", 16, 16 * 19),
+        ("prefix", 2, 2 * 19 + 7 * (16 + 8)),
+        ("dual", 2, 2 * 19 + 14 * 8),
+        ("dual_compact", 2, 2 * 19 + 2 * (8 + 7 + 6 + 5 + 4 + 3 + 2)),
+        ("vicinity", 16, 16 * 19),
+        ("interval", 1, 19 + 2 * 16 + 13 * 8),
+    ],
 )
 def test_statistics_count_what_was_computed(engine: Engine, cache, refreshes, rows):
     (output,) = engine.generate(

@@ -14,6 +14,10 @@ VARIETY = [
     SamplingParams(gen_length=20, preset="quality", block_length=4, temperature=1.0, seed=4),
     SamplingParams(gen_length=12, cfg_scale=1.0, remasking="margin"),
     SamplingParams(gen_length=16, block_length=8, preset="balanced"),
+    SamplingParams(gen_length=24, block_length=12, cache="dual_compact"),
+    SamplingParams(gen_length=24, block_length=12, cache="dual_compact", threshold=0.3, cfg_scale=0.5),
+    SamplingParams(gen_length=60, block_length=10, cache="vicinity", steps=30),
+    SamplingParams(gen_length=55, block_length=11, cache="interval", cfg_scale=0.5),
 ]
 
 

@@ -1,5 +1,7 @@
 """Cache policies and decoders: what they ask for, and that the schedule is LLaDA's."""
 
+from typing import get_args
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from llada_rt.caches import CACHES
 from llada_rt.canvas import Canvas
 from llada_rt.decoders import DECODERS, decoder_of, steps_of_block
-from llada_rt.params import SamplingParams
+from llada_rt.params import Cache, SamplingParams
 from llada_rt.plan import Commit, QuerySpan, SelectRule
 
 MASK = 99
@@ -21,19 +23,54 @@ def canvas_in_second_block():
 
 
 @pytest.mark.parametrize(
-    ("name", "later", "exact"),
+    ("name", "later", "exact", "compact"),
     [
-        ("none", QuerySpan(0, 15, 15), True),
-        ("prefix", QuerySpan(7, 15, 15), False),
-        ("dual", QuerySpan(7, 11, 15), False),
+        ("none", QuerySpan(0, 15, 15), True, False),
+        ("prefix", QuerySpan(7, 15, 15), False, False),
+        ("dual", QuerySpan(7, 11, 15), False, False),
+        ("dual_compact", QuerySpan(7, 11, 15), False, True),
     ],
 )
-def test_cache_policies(name, later, exact):
+def test_cache_policies_that_refresh_at_the_start_of_a_block(name, later, exact, compact):
     policy = CACHES[name]()
     canvas = canvas_in_second_block()
-    assert policy.first(canvas) == (QuerySpan(0, 15, 15),)
-    assert policy.next(canvas) == (later,)
-    assert policy.exact is exact
+    assert policy.query(canvas, 4, 0) == (QuerySpan(0, 15, 15),)
+    for step in range(1, 60):
+        assert policy.query(canvas, 4 + step, step) == (later,)
+    assert (policy.exact, policy.compact) == (exact, compact)
+
+
+def test_vicinity_is_a_window_once_the_request_is_warm():
+    policy = CACHES["vicinity"]()
+    canvas = Canvas.for_generation([1] * 40, 60, mask_id=MASK, block_length=20)
+    whole, window = (QuerySpan(0, 100, 100),), (QuerySpan(24, 76, 100),)
+    assert [policy.query(canvas, step, step) for step in range(6)] == [whole] * 4 + [window] * 2
+    canvas.commit([Commit(p, 5, 1.0, 0) for p in range(40, 80)])
+    canvas.next_block()
+    assert policy.query(canvas, 9, 0) == whole
+    assert policy.query(canvas, 10, 1) == (QuerySpan(64, 100, 100),)
+    short = Canvas.for_generation([1] * 4, 20, mask_id=MASK)
+    assert policy.query(short, 9, 9) == (QuerySpan(0, 24, 24),)
+
+
+def test_interval_counts_the_steps_of_the_request():
+    """Around the block: given text each fiftieth step, the response each seventh. Here text is given on both sides."""
+    policy = CACHES["interval"]()
+    canvas = Canvas.for_infill([1, 2, MASK, MASK, MASK, MASK, 3, MASK, 4, 5], mask_id=MASK, block_length=2)
+    expected = {
+        (False, False): [(2, 4)],
+        (False, True): [(2, 8)],
+        (True, False): [(0, 4), (8, 10)],
+        (True, True): [(0, 10)],
+    }
+    for step in range(400):
+        spans = [(span.start, span.stop) for span in policy.query(canvas, step, step % 5)]
+        assert spans == expected[step % 50 == 0, step % 7 == 0]
+
+
+def test_each_choice_of_cache_is_a_policy_and_only_none_is_exact():
+    assert set(get_args(Cache)) == set(CACHES)
+    assert [name for name, policy in CACHES.items() if policy.exact] == ["none"]
 
 
 @given(st.integers(1, 200), st.integers(1, 20))

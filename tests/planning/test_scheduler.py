@@ -25,6 +25,7 @@ class FakeRunner:
         self.canvases = {}
         self.next_slot = 0
         self.calls = []
+        self.queried = {}  # by slot: the positions of each step
 
     def open(self, sequence):
         slots = [self.next_slot, self.next_slot + 1 if sequence.is_guided else -1]
@@ -42,7 +43,7 @@ class FakeRunner:
     def denoise(self, plan: StepPlan) -> StepResult:
         assert plan.sequences
         self.calls.append([row.slot for row in plan.sequences])
-        states = [{"commits": [], "done": False} for _ in plan.sequences]
+        states = [{"commits": [], "done": False, "rows": 0, "refreshes": 0, "masked": None} for _ in plan.sequences]
         steps = 0
         while steps < plan.max_steps and not any(state["done"] for state in states):
             for row, state in zip(plan.sequences, states, strict=True):
@@ -50,7 +51,9 @@ class FakeRunner:
             steps += 1
         return StepResult(
             tuple(
-                SequenceResult(steps, self._masks(row), state["done"], tuple(state["commits"]))
+                SequenceResult(
+                    state["rows"], state["refreshes"], steps, self._masks(row), state["done"], tuple(state["commits"])
+                )
                 for row, state in zip(plan.sequences, states, strict=True)
             )
         )
@@ -63,7 +66,13 @@ class FakeRunner:
         spans = row.next_query if step else row.first_query
         assert all(0 <= s.start < s.stop <= s.visible == len(canvas) for s in spans)
         queried = {p for s in spans for p in range(s.start, s.stop)}
+        if row.compact and step:
+            queried &= set(state["masked"])
         masked = [p for p in range(row.commit_start, row.block.stop) if canvas[p] == MASK and p in queried]
+        self.queried.setdefault(row.slot, []).append(sorted(queried))
+        state["masked"] = masked
+        state["rows"] += len(queried)
+        state["refreshes"] += len(queried) == len(canvas)
         rule = row.select
         if rule.kind == "top_k":
             index = rule.next_step + step
@@ -122,12 +131,50 @@ def test_one_sequence_token_by_token():
     assert [sequence.placed[p].block for p in range(3, 15)] == [0] * 4 + [1] * 4 + [2] * 4
 
 
-@pytest.mark.parametrize(("cache", "rows", "refreshes"), [("none", 180, 12), ("prefix", 117, 3), ("dual", 81, 3)])
-def test_rows_and_refreshes_are_counted(cache, rows, refreshes):
+@pytest.mark.parametrize("max_steps", [1, 2, 64])
+@pytest.mark.parametrize(
+    ("cache", "rows", "refreshes"),
+    [
+        ("none", 180, 12),
+        ("prefix", 117, 3),
+        ("dual", 81, 3),
+        ("dual_compact", 3 * (15 + 4 + 3 + 2), 3),
+        ("interval", 15 + 12 + 10 * 4, 1),
+    ],
+)
+def test_rows_and_refreshes_are_counted(cache, rows, refreshes, max_steps):
     scheduler, sequence = Scheduler(max_num_seqs=1, max_num_batched_tokens=1000), make_sequence("a", cache=cache)
     scheduler.add(sequence)
-    run(scheduler, FakeRunner(), max_steps=2)
+    run(scheduler, FakeRunner(), max_steps=max_steps)
     assert (sequence.num_query_rows, sequence.num_refreshes) == (rows, refreshes)
+
+
+@pytest.mark.parametrize("options", [{}, {"steps": 6}, {"threshold": 0.5}], ids=str)
+@pytest.mark.parametrize("cache", sorted(CACHES))
+def test_what_a_step_recomputes_does_not_depend_on_where_calls_end(cache, options):
+    """The random choices of the fake runner are the same, so the steps must be too."""
+    runs = []
+    for max_steps in (1, 3, 64):
+        scheduler, runner = Scheduler(max_num_seqs=1, max_num_batched_tokens=1000), FakeRunner(seed=4)
+        sequence = make_sequence("a", prompt=30, cache=cache, gen_length=80, block_length=16, **options)
+        scheduler.add(sequence)
+        run(scheduler, runner, max_steps=max_steps)
+        runs.append(runner.queried[0])
+    assert runs[0] == runs[1] == runs[2]
+
+
+def test_a_call_ends_where_a_policy_asks_for_something_else():
+    scheduler, runner = Scheduler(max_num_seqs=2, max_num_batched_tokens=1000), FakeRunner()
+    for name, cache in (("a", "interval"), ("b", "dual")):
+        sequence = make_sequence(name, cache=cache, gen_length=32, block_length=16)
+        scheduler.add(sequence)
+        scheduler.start(sequence, *runner.open(sequence))
+    plan = scheduler.schedule(64)
+    assert plan.max_steps == 7  # the response is due in the eighth
+    scheduler.apply(plan, runner.denoise(plan))
+    plan = scheduler.schedule(64)
+    assert [[(q.start, q.stop) for q in row.first_query] for row in plan.sequences] == [[(3, 35)], [(3, 19)]]
+    assert scheduler.schedule(5).max_steps == 5
 
 
 def test_a_sequence_in_mid_block_goes_on_with_the_next_query():
@@ -223,7 +270,7 @@ def test_leftover_masks_of_the_reference_do_not_hold_a_request_up():
         assert row.commit_start == 0
         assert row.block.start == 3 + 4 * block
         commits = () if block == 0 else (Commit(3 + block, 5, 1.0, 0),)
-        finished = scheduler.apply(plan, StepResult((SequenceResult(4, 4, True, commits),)))
+        finished = scheduler.apply(plan, StepResult((SequenceResult(60, 4, 4, 4, True, commits),)))
     assert finished == [sequence]
     assert sequence.canvas.tokens.count(MASK) == 10
 

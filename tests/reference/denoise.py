@@ -1,7 +1,7 @@
 """The published loops, once: LLaDA generate.py, and Fast-dLLM with prefix and dual cache, threshold and factor.
 
 A cache policy answers "which positions are recomputed in this step?", a decoding rule "which candidates are
-committed?".
+committed?". Three more policies stand beside the published loops' own: dual_compact, vicinity, interval.
 Two habits are left out and counted instead (`num_idle`): schedule steps that commit nothing, and Fast-dLLM's extra
 forward after a block that its first forward has filled.
 """
@@ -70,22 +70,37 @@ def schedule(num_masked: int, num_steps: int) -> list[int]:
     return [num_masked // num_steps + (i < num_masked % num_steps) for i in range(num_steps)]
 
 
-def query_span(cache: str, step: int, block: tuple[int, int], length: int) -> tuple[int, int, int]:
-    """(start, stop, visible) of a block's step."""
-    start, stop = {"none": (0, length), "prefix": (block[0], length), "dual": block}[cache] if step else (0, length)
-    return start, stop, length
+def query_rows(cache: str, run: Run, step: int, block: tuple[int, int], span: tuple[int, int], mask_id: int):
+    """Positions (n,) that a block's step recomputes."""
+    at, total = np.arange(len(run.canvas)), run.num_forward
+    in_block = (at >= block[0]) & (at < block[1])
+    if cache == "interval":  # given text every 50 steps of the request, the response every 7
+        in_response = (at >= span[0]) & (at < span[1])
+        return at[in_block | (in_response & (total % 7 == 0)) | (~in_response & (total % 50 == 0))]
+    if step == 0 or cache == "none" or (cache == "vicinity" and total < 4):
+        return at
+    if cache == "prefix":
+        return at[at >= block[0]]
+    if cache == "vicinity":
+        return at[(at >= block[0] - 16) & (at < block[1] + 16)]
+    if cache == "dual_compact":  # masked before the last step
+        before = [commit.position for commit in run.commits if commit.step == total - 1]
+        return at[in_block & ((run.canvas == mask_id) | np.isin(at, before))]
+    return at[in_block]
 
 
-def propose(model: Model, run: Run, slots: list, prompt: np.ndarray, span, p: Params, ids: SpecialIds, stop: int):
+def propose(model: Model, run: Run, slots: list, prompt: np.ndarray, rows, p: Params, ids: SpecialIds, stop: int):
     """One forward, two with guidance: the masked queried positions below `stop`, and a function that scores them."""
     canvases = [run.canvas, np.where(prompt, ids.mask, run.canvas)]
-    hidden = [model.query(slot, canvas, [span])[1] for slot, canvas in zip(slots, canvases, strict=False)]
-    positions = np.arange(span[0], min(span[1], stop))
-    positions = positions[run.canvas[positions] == ids.mask]
-    logits = [model.head(h[positions - span[0]]) for h in hidden]
+    parts = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)
+    spans = [(part[0], part[-1] + 1, len(run.canvas)) for part in parts]
+    hidden = [model.query(slot, canvas, spans)[1] for slot, canvas in zip(slots, canvases, strict=False)]
+    wanted = (rows < stop) & (run.canvas[rows] == ids.mask)
+    positions = rows[wanted]
+    logits = [model.head(h[wanted]) for h in hidden]
     mixed = guide(*logits, p.cfg_scale) if len(logits) == 2 else logits[0]
     step = run.num_forward
-    run.query_lengths.append(span[1] - span[0])
+    run.query_lengths.append(len(rows))
 
     def score(never: tuple[int, ...]) -> Candidates:
         return candidates(
@@ -149,8 +164,8 @@ def denoise(model: Model, canvas: np.ndarray, span: tuple[int, int], p: Params, 
         num_steps = max(1, p.steps // len(starts) + (index < p.steps % len(starts)))
 
         def propose_step(step: int, block: tuple[int, int] = block):
-            span = query_span(p.cache, step, block, length)
-            return propose(model, run, slots, prompt, span, p, ids, block[1])
+            rows = query_rows(p.cache, run, step, block, span, ids.mask)
+            return propose(model, run, slots, prompt, rows, p, ids, block[1])
 
         denoise_block(propose_step, run, block, num_steps, p, ids.mask)
     return run
