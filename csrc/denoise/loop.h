@@ -47,7 +47,6 @@ class DenoisingLoop {
   std::vector<CandidateRow> rows_;
   std::vector<SamplingRule> rules_;
   std::vector<CommitGroup> groups_;
-  std::vector<std::int64_t> group_sequence_;
   std::vector<Candidate> candidates_;
   std::vector<std::int64_t> chosen_;
   std::vector<std::int32_t> positions_;  // of one span: those that the step recomputes
