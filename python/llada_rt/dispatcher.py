@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from .config import EngineConfig
 from .errors import EngineClosedError, InternalError, ModelError, OutOfMemoryError
@@ -54,7 +55,8 @@ class Dispatcher:
 
     def __init__(self, config: EngineConfig, runner: Runner, tokenizer: Tokenizer | None) -> None:
         self.runner = runner
-        self.lock = threading.RLock()  # held over each step and each other use of the runner
+        self._lock = threading.RLock()  # held over each step and each other use of the runner
+        self._turn = threading.Lock()  # held while waiting for the lock
         self.is_closed = False
         self._tokenizer = tokenizer
         self._scheduler = Scheduler(
@@ -73,13 +75,26 @@ class Dispatcher:
     def num_waiting(self) -> int:
         return self._scheduler.num_waiting
 
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """The lock, handed on fairly: who releases it cannot have it again before one who waits for it.
+
+        Not to be entered by a thread that has the lock.
+        """
+        with self._turn:
+            self._lock.acquire()
+        try:
+            yield
+        finally:
+            self._lock.release()
+
     def run(self, jobs: list[Job]) -> None:
         """Queue the jobs and step until all are done; whatever ends the call early takes them out again."""
         num_done = 0  # of the first jobs; they end roughly in their order
         try:
             self._submit(jobs)
             while True:
-                with self.lock:
+                with self.in_turn():
                     while num_done < len(jobs) and jobs[num_done].is_done:
                         num_done += 1
                     if num_done == len(jobs):
@@ -93,7 +108,7 @@ class Dispatcher:
         try:
             self._submit([job])
             while True:
-                with self.lock:
+                with self.in_turn():
                     while not job.events and not job.is_done:
                         self.check_open()
                         self._step()
@@ -106,7 +121,7 @@ class Dispatcher:
             self._drop([job])
 
     def _submit(self, jobs: list[Job]) -> None:
-        with self.lock:
+        with self.in_turn():
             self.check_open()
             for job in jobs:
                 self._jobs[job.sequence] = job
@@ -204,7 +219,7 @@ class Dispatcher:
         for job in jobs:
             if job.is_done:
                 continue
-            with self.lock:
+            with self._lock:
                 if self._is_stepping:
                     self._dropped.append(job)
                 else:
@@ -227,7 +242,7 @@ class Dispatcher:
         if self.is_closed:
             return
         self.is_closed = True  # before the lock is had, so that callers who step leave it
-        with self.lock:
+        with self._lock:
             for job in list(self._jobs.values()):
                 self._fail(job, EngineClosedError("the engine was closed while the request was running"))
             self.runner.close()

@@ -192,7 +192,7 @@ class Engine:
         ids = self._reader.check_ids(token_ids, "token_ids")
         if not ids:
             raise InvalidRequestError("token_ids: expected at least one token, got none", param="token_ids")
-        with self._dispatcher.lock:
+        with self._dispatcher.in_turn():
             self._dispatcher.check_open()
             return self._runner.forward(ids)
 
@@ -228,7 +228,7 @@ class Engine:
         for begin in range(0, len(draws), rows_together):
             chunk = draws[begin : begin + rows_together]
             guides = [guide_of(draw, len(prompt_ids), mask_id) for draw in chunk] if cfg_scale else None
-            with self._dispatcher.lock:
+            with self._dispatcher.in_turn():
                 self._dispatcher.check_open()
                 log_probs += self._runner.log_probs(
                     [draw.tokens for draw in chunk], [draw.targets for draw in chunk], guides, cfg_scale
