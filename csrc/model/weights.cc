@@ -6,6 +6,7 @@
 #include <map>
 
 #include "core/check.h"
+#include "core/parallel.h"
 #include "model/safetensors.h"
 #include "model/tensor_names.h"
 
@@ -77,9 +78,8 @@ class Loader {
 
   ConstTensor table(WeightKind kind) {
     const auto& [name, stored] = source_.at(kind, -1);
-    const std::int64_t row_bytes = stored.cols * size_of(weights_.dtype);
-    char* out = allot(stored.rows * row_bytes);
-    for (std::int64_t r = 0; r < stored.rows; ++r) copy_row(name, stored, r, weights_.dtype, out + r * row_bytes);
+    char* out = allot(stored.rows * stored.cols * size_of(weights_.dtype));
+    copy_rows(name, stored, out);
     weights_.num_parameters += stored.rows * stored.cols;
     return {out, weights_.dtype, stored.rows, stored.cols};
   }
@@ -100,8 +100,8 @@ class Loader {
     char* at = joined.data();
     for (const WeightKind kind : kinds) {
       const auto& [name, stored] = source_.at(kind, layer);
-      for (std::int64_t r = 0; r < stored.rows; ++r, at += stored.cols * size_of(weights_.dtype))
-        copy_row(name, stored, r, weights_.dtype, at);
+      copy_rows(name, stored, at);
+      at += stored.rows * stored.cols * size_of(weights_.dtype);
       names += (names.empty() ? "" : " or ") + name;
     }
     whole.data = joined.data();
@@ -125,6 +125,13 @@ class Loader {
 
   [[noreturn]] static void not_finite(const std::string& name) {
     fail(ErrorKind::kModelFormat, name, ": expected finite weights, got NaN or infinity");
+  }
+
+  // All rows of a matrix, rounded to the compute type.
+  void copy_rows(const std::string& name, ConstTensor from, char* out) {
+    const std::int64_t row_bytes = from.cols * size_of(weights_.dtype);
+    parallel_for(*stream_.pool, from.rows,
+                 [&](std::int64_t r, int) { copy_row(name, from, r, weights_.dtype, out + r * row_bytes); });
   }
 
   static void copy_row(const std::string& name, ConstTensor from, std::int64_t row, DType to, char* out) {
