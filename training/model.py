@@ -92,6 +92,9 @@ class ModelConfig:
         for name in sorted(MEANINGFUL_FIELDS):
             if name in published and published[name] != FIXED_FIELDS[name]:
                 raise ValueError(f"{path}: {name} expected {FIXED_FIELDS[name]!r}, received {published[name]!r}")
+        optional = {"causal", "n_kv_heads"}
+        if missing := [f.name for f in fields(cls) if f.name not in published and f.name not in optional]:
+            raise ValueError(f"{path}: expected the keys {missing}, which are missing")
         rows = published.get("embedding_size") or published["vocab_size"]
         kv_heads = published.get("n_kv_heads") or published["n_heads"]
         known = {field.name: published[field.name] for field in fields(cls) if field.name in published}

@@ -32,13 +32,19 @@ LLADA_INLINE Philox philox4x32_10(std::uint64_t key, std::uint32_t c0, std::uint
   return {{c0, c1, c2, c3}};
 }
 
-// Uniform in the open interval (0, 1), 53 bits: neither end occurs, so log(-log(u)) is finite.
+// 53 random bits to the open interval (0, 1): neither end occurs, so log(-log(u)) is finite. The half of the largest
+// value would round it up to 1.
+LLADA_INLINE constexpr double open_unit(std::uint64_t bits) {
+  const double u = (static_cast<double>(bits) + 0.5) * 0x1p-53;
+  return u < 1.0 ? u : 1.0 - 0x1p-53;
+}
+static_assert(open_unit(0) > 0.0 && open_unit(~std::uint64_t{0} >> 11) < 1.0);
+
 LLADA_INLINE double uniform(std::uint64_t seed, std::int32_t token, std::int32_t position, std::int32_t step,
                             RandomStream stream) {
   const Philox r = philox4x32_10(seed, static_cast<std::uint32_t>(token), static_cast<std::uint32_t>(position),
                                  static_cast<std::uint32_t>(step), stream);
-  const std::uint64_t bits = (static_cast<std::uint64_t>(r.word[0]) << 32 | r.word[1]) >> 11;
-  return (static_cast<double>(bits) + 0.5) * 0x1p-53;
+  return open_unit((static_cast<std::uint64_t>(r.word[0]) << 32 | r.word[1]) >> 11);
 }
 
 }  // namespace llada

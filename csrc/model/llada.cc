@@ -64,19 +64,21 @@ void Llada::attention_block(Stream stream, std::int64_t layer, const ForwardBatc
   ops_.rms_norm(stream, x_, w.attn_norm, static_cast<float>(config_.rms_norm_eps), normed_rows_);
   const Tensor kv = tensor(projected_, DType::kFloat32, x_.rows, w.key_value.num_out);
   ops_.matmul(stream, normed_rows_, w.key_value, /*accumulate=*/false, kv);
-  const std::vector<RowSpan> written = spans_of(batch, layer, /*only_wanted=*/false);
-  ops_.rope_kv_write(stream, kv, angles_, positions_.data(), shape_, dtype, written.data(),
-                     static_cast<std::int64_t>(written.size()));
+  fill_spans(batch, layer, /*only_wanted=*/false);
+  ops_.rope_kv_write(stream, kv, angles_, positions_.data(), shape_, dtype, spans_.data(),
+                     static_cast<std::int64_t>(spans_.size()));
 
-  if (last) keep_wanted_rows(batch);
+  if (last) {
+    keep_wanted_rows(batch);
+    fill_spans(batch, layer, /*only_wanted=*/true);
+  }
   if (x_.rows == 0) return;
   const Tensor q = tensor(projected_, DType::kFloat32, x_.rows, q_size);
   ops_.matmul(stream, normed_rows_, w.query, /*accumulate=*/false, q);
   const Tensor rotated = tensor(queries_, dtype, x_.rows, q_size);
   ops_.rope(stream, q, angles_, positions_.data(), config_.head_dim, rotated);
   const Tensor attended = tensor(attended_, dtype, x_.rows, q_size);
-  const std::vector<RowSpan> spans = last ? spans_of(batch, layer, /*only_wanted=*/true) : written;
-  ops_.attention(stream, rotated, shape_, spans.data(), static_cast<std::int64_t>(spans.size()), attended);
+  ops_.attention(stream, rotated, shape_, spans_.data(), static_cast<std::int64_t>(spans_.size()), attended);
   ops_.matmul(stream, attended, w.attn_out, /*accumulate=*/true, x_);
 }
 
@@ -92,8 +94,8 @@ void Llada::mlp_block(Stream stream, const LayerWeights& w) {
   ops_.matmul(stream, activated, w.down, /*accumulate=*/true, x_);
 }
 
-std::vector<RowSpan> Llada::spans_of(const ForwardBatch& batch, std::int64_t layer, bool only_wanted) const {
-  std::vector<RowSpan> spans;
+void Llada::fill_spans(const ForwardBatch& batch, std::int64_t layer, bool only_wanted) {
+  spans_.clear();
   std::int64_t next = 0;  // of the wanted rows
   for (const ForwardBatch::Part& part : batch.parts) {
     RowSpan span{part.row_begin, part.row_end, part.visible, part.slot->layers[static_cast<std::size_t>(layer)]};
@@ -104,9 +106,8 @@ std::vector<RowSpan> Llada::spans_of(const ForwardBatch& batch, std::int64_t lay
         ++next;
       span.row_end = next;
     }
-    if (span.row_end > span.row_begin) spans.push_back(span);
+    if (span.row_end > span.row_begin) spans_.push_back(span);
   }
-  return spans;
 }
 
 // Moves the wanted rows of the residual stream, of the normed rows and of the positions to the front, in place.

@@ -51,7 +51,7 @@ class Llada {
   void attention_block(Stream stream, std::int64_t layer, const ForwardBatch& batch, bool last);
   void mlp_block(Stream stream, const LayerWeights& w);
   Tensor tensor(Buffer& buffer, DType dtype, std::int64_t rows, std::int64_t cols);
-  std::vector<RowSpan> spans_of(const ForwardBatch& batch, std::int64_t layer, bool only_wanted) const;
+  void fill_spans(const ForwardBatch& batch, std::int64_t layer, bool only_wanted);
   void keep_wanted_rows(const ForwardBatch& batch);
 
   const ModelConfig& config_;
@@ -66,6 +66,7 @@ class Llada {
   Tensor x_;  // the residual stream of the current rows
   Tensor normed_rows_;
   std::vector<std::int32_t> positions_;  // of the current rows
+  std::vector<RowSpan> spans_;           // of the current rows, in the slots of the current layer
 };
 
 }  // namespace llada

@@ -19,7 +19,7 @@ from training.tasks.verse import Item, VerseBook, hole_items, line_items
 
 RECIPE = Path(verse.__file__).parents[1] / "recipes" / "verse.toml"
 GEN_LENGTH = 28
-NUM_EACH = {"next_line": 34, "previous_line": 33, "holes": 33}
+NUM_EACH = {"next_line": 50, "previous_line": 50, "holes": 100}
 
 pytestmark = pytest.mark.skipif(
     not (DEMO_DIR / "model.safetensors").is_file(), reason="the demo model is not in the package"

@@ -87,3 +87,15 @@ def test_attention_feels_neither_threads_nor_neighbours(table, dtype):
     for row in (0, 31, 64):
         alone = _core.Ops(table, 2).attention(q[row : row + 1], k, v, np.array([[0, 1, 129]], np.int32), dtype)
         assert np.array_equal(runs[0][row : row + 1], alone)
+
+
+def test_a_key_that_is_not_a_number_is_not_passed_over(ops, dtype):
+    """Its rows turn into NaN, which the head reports; a span that does not see it is as it was."""
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((n, 2, 16), dtype=np.float32) for n in (8, 70, 70))
+    spans = np.array([[0, 4, 70], [4, 8, 33]], np.int32)
+    clean = ops.attention(q, k, v, spans, dtype)
+    k[40] = np.nan
+    spoiled = ops.attention(q, k, v, spans, dtype)
+    assert np.isnan(spoiled[:4]).all()
+    assert np.array_equal(spoiled[4:], clean[4:])

@@ -21,9 +21,14 @@ def philox4x32(counter: tuple, key: tuple[int, int]) -> np.ndarray:
     return np.stack([c0, c1, c2, c3], -1).astype(np.uint32)
 
 
+def open_unit(bits: np.ndarray) -> np.ndarray:
+    """53 bits (uint64) to float64 in (0, 1); the half of the largest value would round it up to 1."""
+    return np.minimum((bits + 0.5) * 2.0**-53, 1 - 2.0**-53)
+
+
 def uniform(seed: int, *, step: int, positions: np.ndarray, tokens: np.ndarray, stream: int) -> np.ndarray:
-    """Float64 in (0, 1), shape (len(positions), len(tokens)): the upper 53 of 64 bits, plus one half."""
+    """Float64 in (0, 1), shape (len(positions), len(tokens)), from the upper 53 of 64 bits."""
     words = philox4x32(
         (np.asarray(tokens)[None, :], np.asarray(positions)[:, None], step, stream), (seed & 0xFFFFFFFF, seed >> 32)
     ).astype(np.uint64)
-    return (((words[..., 0] << np.uint64(32) | words[..., 1]) >> np.uint64(11)) + 0.5) * 2.0**-53
+    return open_unit((words[..., 0] << np.uint64(32) | words[..., 1]) >> np.uint64(11))

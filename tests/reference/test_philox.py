@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from .philox import philox4x32, uniform
+from .philox import open_unit, philox4x32, uniform
 
 KNOWN = [
     ((0, 0, 0, 0), (0, 0), "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
@@ -19,6 +19,12 @@ KNOWN = [
 @pytest.mark.parametrize(("counter", "key", "words"), KNOWN)
 def test_philox_known_answers(counter, key, words):
     assert [f"{word:08x}" for word in philox4x32(counter, key)] == words.split()
+
+
+def test_no_draw_is_zero_or_one():
+    ends = open_unit(np.array([0, 2**53 - 1], np.uint64))
+    assert 0 < ends[0] < ends[1] < 1
+    assert np.isfinite(np.log(-np.log(ends))).all()
 
 
 def test_draws_are_uniform_and_keyed():

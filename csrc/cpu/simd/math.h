@@ -5,8 +5,9 @@
 
 namespace llada::cpu::LLADA_TABLE {
 
-// exp(x) for x <= 88: relative error below 3e-7; 0 up to -87.3 and for -inf. Cody-Waite reduction, then Taylor's
-// polynomial of degree 7 on [-ln 2 / 2, ln 2 / 2], where its remainder is 5e-9: rounding decides the error.
+// exp(x) for x <= 88: relative error below 3e-7; 0 up to -87.3 and for -inf; a NaN stays one. Cody-Waite reduction,
+// then Taylor's polynomial of degree 7 on [-ln 2 / 2, ln 2 / 2], where its remainder is 5e-9: rounding decides the
+// error.
 LLADA_INLINE F32 exp(F32 x) {
   const F32 clamped = max(x, set1(-87.3f));
   const F32 n = round(clamped * set1(1.44269504088896341f));
@@ -20,7 +21,8 @@ LLADA_INLINE F32 exp(F32 x) {
   p = fma(p, r, set1(0.5f));
   p = fma(p, r, set1(1.0f));
   p = fma(p, r, set1(1.0f));
-  return p * exp2i(n) * min(max((x - set1(-87.3f)) * set1(1e30f), zero()), set1(1.0f));
+  // max and min hand on a NaN that is their second operand.
+  return p * exp2i(n) * min(set1(1.0f), max(zero(), (x - set1(-87.3f)) * set1(1e30f)));
 }
 
 // Elements [i, i + n) of a row of T, n in [1, 16].
