@@ -2,6 +2,7 @@
 
 Attribute names are the published tensor names, so loading and saving is a prefix and nothing more. `causal=True` makes
 the same file the autoregressive model (ARM) of a comparison: same weights layout, causal attention, next-token loss.
+`attention_block_length` makes it block-causal (block_causal.py).
 """
 
 import json
@@ -15,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 PREFIX = "model."  # published name = PREFIX + the name of the parameter here
+WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 # Fields of the published config.json that this definition has only one value for.
 FIXED_FIELDS = {
     "architectures": ["LLaDAModelLM"],
-    "model_type": "llada",
     "activation_type": "silu",
     "alibi": False,
     "alibi_bias_max": 8.0,
@@ -50,7 +51,7 @@ FIXED_FIELDS = {
 }
 # Of these, the ones that would change the forward pass if they had another value.
 MEANINGFUL_FIELDS = {
-    *("model_type", "block_type", "block_group_size", "activation_type", "include_bias", "include_qkv_bias"),
+    *("block_type", "block_group_size", "activation_type", "include_bias", "include_qkv_bias"),
     *("layer_norm_type", "layer_norm_with_affine", "bias_for_layer_norm", "attention_layer_norm", "input_emb_norm"),
     *("rope", "alibi", "multi_query_attention", "scale_logits"),
 }
@@ -73,9 +74,16 @@ class ModelConfig:
     mask_token_id: int
     eos_token_id: int
     pad_token_id: int
-    causal: bool = False  # an ARM; not a published field, written only when true
+    # Not published fields, written only when set:
+    causal: bool = False  # an ARM
+    attention_block_length: int | None = None  # a position sees its block of so many positions and those before
 
     def __post_init__(self) -> None:
+        if self.attention_block_length is not None and (self.attention_block_length < 1 or self.causal):
+            raise ValueError(
+                f"attention_block_length expected a positive number and causal false, "
+                f"received {self.attention_block_length} and causal {self.causal}"
+            )
         if self.d_model % self.n_heads or (self.d_model // self.n_heads) % 2:
             raise ValueError(f"d_model {self.d_model} does not split into {self.n_heads} heads of even size")
         if self.n_heads % self.n_kv_heads:
@@ -85,6 +93,11 @@ class ModelConfig:
     def head_dim(self) -> int:
         return self.d_model // self.n_heads
 
+    @property
+    def model_type(self) -> str:
+        """The published name, or one of its own, so that no one serves another attention as full attention."""
+        return "llada_arm" if self.causal else "llada_block_causal" if self.attention_block_length else "llada"
+
     @classmethod
     def from_json(cls, path: Path) -> "ModelConfig":
         """Read a published config.json. A field that asks for another network is refused by name."""
@@ -92,20 +105,26 @@ class ModelConfig:
         for name in sorted(MEANINGFUL_FIELDS):
             if name in published and published[name] != FIXED_FIELDS[name]:
                 raise ValueError(f"{path}: {name} expected {FIXED_FIELDS[name]!r}, received {published[name]!r}")
-        optional = {"causal", "n_kv_heads"}
+        optional = {"causal", "attention_block_length", "n_kv_heads"}
         if missing := [f.name for f in fields(cls) if f.name not in published and f.name not in optional]:
             raise ValueError(f"{path}: expected the keys {missing}, which are missing")
         rows = published.get("embedding_size") or published["vocab_size"]
         kv_heads = published.get("n_kv_heads") or published["n_heads"]
         known = {field.name: published[field.name] for field in fields(cls) if field.name in published}
-        return cls(**{**known, "vocab_size": rows, "n_kv_heads": kv_heads})
+        config = cls(**{**known, "vocab_size": rows, "n_kv_heads": kv_heads})
+        if published.get("model_type") != config.model_type:
+            raise ValueError(
+                f"{path}: model_type expected {config.model_type!r}, received {published.get('model_type')!r}"
+            )
+        return config
 
     def to_json(self, torch_dtype: str) -> str:
         own = asdict(self)
-        if not self.causal:
-            del own["causal"]
-        fields_written = {**FIXED_FIELDS, **own, "embedding_size": self.vocab_size, "torch_dtype": torch_dtype}
-        return json.dumps(fields_written, indent=1)
+        for name in ("causal", "attention_block_length"):
+            if not own[name]:
+                del own[name]
+        rest = {"embedding_size": self.vocab_size, "torch_dtype": torch_dtype}
+        return json.dumps({"model_type": self.model_type, **FIXED_FIELDS, **own, **rest}, indent=1)
 
 
 class RMSNorm(nn.Module):
@@ -136,17 +155,26 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return (wide * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool) -> Tensor:
-    """softmax(q k^T / sqrt(head_dim)) v; every position sees every other one unless `causal`.
+def block_causal_visible(positions: Tensor, block_length: int) -> Tensor:
+    """bool (length, length): whether the query (row) sees the key (column): its own block and earlier ones."""
+    block = positions // block_length
+    return block[:, None] >= block[None, :]
 
-    q: (batch, heads, length, head_dim); k, v: (batch, kv_heads, length, head_dim), heads a multiple of kv_heads.
+
+def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, visible: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(head_dim)) v; every position sees every other one unless `causal` or `visible` limit it.
+
+    q: (batch, heads, length, head_dim); k, v: (batch, kv_heads, length, head_dim), heads a multiple of kv_heads;
+    visible: bool (length, length), a row for each query.
     In bf16 on short rows the formula as it stands is two to four times faster on a CPU than the fused kernel's
     backward pass; in float32 it is the other way round.
     """
     grouped = k.shape[1] != q.shape[1]
     if q.dtype != torch.bfloat16 or causal or grouped:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=grouped)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=visible, is_causal=causal, enable_gqa=grouped)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (batch, heads, length, length)
+    if visible is not None:
+        scores = scores.masked_fill(~visible, -torch.inf)
     return scores.softmax(-1).to(v.dtype) @ v  # softmax in float32 under autocast
 
 
@@ -165,7 +193,9 @@ class Block(nn.Module):
         self.up_proj = nn.Linear(d_model, hidden, bias=False)
         self.ff_out = nn.Linear(hidden, d_model, bias=False)  # the down projection
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, select: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, select: Tensor | None = None, visible: Tensor | None = None
+    ) -> Tensor:
         """x: (batch, length, d_model). With `select`, bool (batch, length), the result is (num_selected, d_model)."""
         config = self.config
         h = self.attn_norm(x)  # (batch, length, d_model)
@@ -178,7 +208,7 @@ class Block(nn.Module):
             )
         )
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        mixed = attention(q, k, v, causal=config.causal)
+        mixed = attention(q, k, v, causal=config.causal, visible=visible)
         mixed = mixed.transpose(1, 2).flatten(2)  # (batch, length, d_model)
         if select is not None:
             x, mixed = x[select], mixed[select]  # (num_selected, d_model)
@@ -214,16 +244,31 @@ class LLaDA(nn.Module):
                 deviation = 0.02 / math.sqrt(2 * self.config.n_layers) if writes_residual else 0.02
                 nn.init.normal_(parameter, std=deviation, generator=generator)
 
-    def forward(self, tokens: Tensor, select: Tensor | None = None) -> Tensor:
-        """`select`: bool (batch, length); then the result is (number of selected, vocab_size), in row-major order."""
+    def forward(
+        self,
+        tokens: Tensor,
+        select: Tensor | None = None,
+        *,
+        positions: Tensor | None = None,
+        visible: Tensor | None = None,
+    ) -> Tensor:
+        """`select`: bool (batch, length); then the result is (number of selected, vocab_size), in row-major order.
+
+        positions: int64 (length), each below length, default 0, 1, ...; visible: bool (length, length), which keys
+        (columns) a query (row) sees, default the configuration's attention.
+        """
         config = self.config
         x = self.transformer["wte"](tokens)  # (batch, length, d_model)
-        angles = rope_angles(tokens.shape[1], config.head_dim, config.rope_theta, tokens.device)
+        if positions is None:
+            positions = torch.arange(tokens.shape[1], device=tokens.device)
+        if visible is None and config.attention_block_length is not None:
+            visible = block_causal_visible(positions, config.attention_block_length)
+        angles = rope_angles(tokens.shape[1], config.head_dim, config.rope_theta, tokens.device)[positions]
         cos, sin = angles.cos(), angles.sin()
         *blocks, last = self.transformer["blocks"]
         for block in blocks:
-            x = block(x, cos, sin)
-        x = last(x, cos, sin, select)  # the other positions' last MLP and logits would be thrown away
+            x = block(x, cos, sin, None, visible)
+        x = last(x, cos, sin, select, visible)  # the other positions' last MLP and logits would be thrown away
         x = self.transformer["ln_f"](x)
         head = self.transformer["wte"] if config.weight_tying else self.transformer["ff_out"]
         return F.linear(x, head.weight)
@@ -234,23 +279,43 @@ class LLaDA(nn.Module):
 
     @classmethod
     def from_folder(cls, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> "LLaDA":
-        """Load a folder in the published layout (one or several safetensors). Missing or unknown tensors are errors."""
+        """Load a folder in the published layout, one file or shards with an index, in any stored type.
+
+        Missing, unknown and misshapen tensors are errors. One shard is in memory beside the model at a time.
+        """
         folder = Path(folder)
-        model = cls(ModelConfig.from_json(folder / "config.json"))
-        shards = sorted(folder.glob("*.safetensors"))
-        if not shards:
-            raise FileNotFoundError(f"{folder}: no *.safetensors")
-        # forward.safetensors and the like beside a checkpoint are not weights: only the published names are read.
-        tensors = {
-            name.removeprefix(PREFIX): tensor
-            for shard in shards
-            if shard.name.startswith("model")
-            for name, tensor in load_file(shard).items()
-        }
-        model.load_state_dict(tensors, strict=True)
-        return model.to(dtype).eval()
+        with torch.device("meta"):  # no time for random weights that are overwritten
+            model = cls(ModelConfig.from_json(folder / "config.json"))
+        model = model.to_empty(device="cpu").to(dtype)
+        missing = model.state_dict()
+        for shard in weight_files(folder):
+            for name, stored in load_file(shard).items():
+                if (weight := missing.pop(name.removeprefix(PREFIX), None)) is None:
+                    tied = " (the head is tied to the embedding)" if model.config.weight_tying else ""
+                    raise ValueError(f"{shard}: {name}: a tensor twice, or one that this model does not have{tied}")
+                if stored.shape != weight.shape:
+                    expected, received = tuple(weight.shape), tuple(stored.shape)
+                    raise ValueError(f"{shard}: {name}: expected shape {expected}, received {received}")
+                weight.copy_(stored)
+        if missing:
+            names = ", ".join(PREFIX + name for name in [*missing][:3])
+            raise ValueError(f"{folder}: expected {names} and {len(missing)} in all, which are missing")
+        return model.eval()
 
     def save_weights(self, path: Path, dtype: torch.dtype) -> None:
         """Write model.safetensors with the published names, rounded to `dtype`. A tied head is not written twice."""
         tensors = {PREFIX + name: tensor.to(dtype).contiguous() for name, tensor in self.state_dict().items()}
         path.write_bytes(save(tensors, metadata={"format": "pt"}))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that model.safetensors.index.json names, or the one model.safetensors."""
+    index, single = folder / INDEX_FILE, folder / WEIGHTS_FILE
+    if index.is_file():
+        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        if absent := [name for name in shards if not (folder / name).is_file()]:
+            raise FileNotFoundError(f"{index}: expected {len(shards)} files, {absent} missing")
+        return [folder / name for name in shards]
+    if not single.is_file():
+        raise FileNotFoundError(f"{folder}: expected {WEIGHTS_FILE} or {INDEX_FILE}, found neither")
+    return [single]
