@@ -65,6 +65,26 @@ def generate(
     return _in_batches_of_one_length([[*prompt, *[mask_id] * gen_length] for prompt in prompts], run)
 
 
+def generate_block_causal(
+    model: LLaDA, prompts: Sequence[Sequence[int]], *, gen_length: int, steps: int
+) -> list[list[int]]:
+    """The same for a block-causal model: blocks lie at multiples of its block length from position 0, so the prompt's
+    tail shares the first one; each takes `steps` steps and runs nothing behind itself (LLaDA2.0's generate).
+    """
+    block_length = model.config.attention_block_length
+    if block_length is None:
+        raise ValueError("attention_block_length expected a number, received none: this model is not block-causal")
+    mask_id = model.config.mask_token_id
+
+    def run(rows: Tensor) -> None:
+        length = rows.shape[1]
+        for start in range((length - gen_length) // block_length * block_length, length, block_length):
+            stop = min(start + block_length, length)
+            denoise_block(model, rows[:, :stop], start, stop, steps)
+
+    return _in_batches_of_one_length([[*prompt, *[mask_id] * gen_length] for prompt in prompts], run)
+
+
 def infill(model: LLaDA, canvases: Sequence[Sequence[int]], *, steps: int | None = None) -> list[list[int]]:
     """Fill every mask of each canvas as one block, in `steps` steps (default: one token a step)."""
 
