@@ -1,26 +1,29 @@
-"""Training rows and the batches made of them.
+"""Batches: which rows a step trains on, and the random numbers that hide them.
 
-A batch is a pure function of (seed, step): the kind of row, the group of rows of like length, the rows in it and their
-padding all come from a counter generator. So nothing about the data needs saving, and a resumed run sees exactly
-the batches it would have seen.
+A batch is a pure function of (seed, step): order, padding, wording and noise come from a counter generator, keyed by
+the place of a row in the global batch and never by the rank that works on it. So nothing about the data needs saving,
+a resumed run sees exactly the batches it would have seen, and the number of ranks changes nothing.
 """
 
+import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from training.masking import low_discrepancy_times
+from training.store import TokenStore
 from training.tasks.verse import VerseBook
-from training.tokenizer import EOS_TOKEN, EOT_TOKEN, encode_chat
+from training.tokenizer import EOS_TOKEN, EOT_TOKEN, encode_chat, tokenizer_hash
 
 # Streams of the counter generator, so that two uses of one (seed, step) never share numbers.
-BATCH_STREAM, TIME_STREAM, MASK_STREAM = 0, 1, 2
-MAX_REPEATS = 16  # of a row in one batch, under different masks: a small group makes a small batch
+BATCH_STREAM, TIME_STREAM, MASK_STREAM, ORDER_STREAM, CHOICE_STREAM = 0, 1, 2, 3, 4
+MAX_REPEATS = 16  # of a row in one batch of verse, under different masks: a small group makes a small batch
 
 
 def generator(seed: int, stream: int, step: int, sample: int = 0) -> np.random.Generator:
@@ -28,11 +31,225 @@ def generator(seed: int, stream: int, step: int, sample: int = 0) -> np.random.G
     return np.random.Generator(np.random.Philox(key=seed, counter=[0, sample, step, stream]))
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One training example. `variants`: token lists that say the same (wordings of a question), with their chances."""
+class Batch(NamedTuple):
+    """Some rows of a step's global batch, on the CPU. All parts of a step have the same length."""
 
-    variants: tuple[tuple[int, ...], ...]  # prompts; ((),) for plain text
+    tokens: Tensor  # (rows, length) int64, padded with EOS
+    maskable: Tensor  # (rows, length) bool: answer and padding; of a template, its holes
+    draws: Tensor  # (rows, length) float32 in [0, 1): which tokens are hidden
+    times: Tensor  # (rows,) float32 in [0, 1): t of each row
+    sample_ids: Tensor  # (rows,) int64: which row of the data this is
+
+
+class Batches(Protocol):
+    """A source of batches. Everything is a pure function of its arguments."""
+
+    @property
+    def data_hash(self) -> str:
+        """sha256 of what was tokenised and of the tokenizer: a run resumes only on the data it began with."""
+        ...
+
+    def num_rows(self, step: int) -> int:
+        """Rows of the global batch of that step; the last one of an epoch may have fewer."""
+        ...
+
+    def part(self, step: int, rows: range) -> Batch:
+        """Those rows of the global batch."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """The random numbers of a batch.
+
+    even_times: the times of a global batch lie at equal distances from one random start (each alone is uniform,
+    together they have less variance); otherwise each is drawn by itself, as LLaDA's guidelines do.
+    """
+
+    seed: int
+    even_times: bool = True
+
+    def times(self, step: int, num_rows: int, rows: range) -> Tensor:
+        """(len(rows),) float32."""
+        rng = generator(self.seed, TIME_STREAM, step)
+        if self.even_times:
+            return low_discrepancy_times(float(rng.random()), num_rows)[rows.start : rows.stop]
+        return torch.from_numpy(_below_one(rng.random(num_rows)[rows.start : rows.stop]))
+
+    def draws(self, step: int, rows: range, length: int) -> Tensor:
+        """(len(rows), length) float32. A row's numbers depend neither on how many rows there are nor on its length."""
+        drawn = [generator(self.seed, MASK_STREAM, step, sample).random(length) for sample in rows]
+        return torch.from_numpy(_below_one(np.stack(drawn) if drawn else np.empty((0, length))))
+
+
+def _below_one(draws: np.ndarray) -> np.ndarray:
+    """float32 in [0, 1): rounding a float64 just below one must not give one."""
+    return np.minimum(draws.astype(np.float32), np.float32(1 - 2**-24))
+
+
+def _checked(rows: range, num_rows: int) -> range:
+    if rows.step != 1 or not 0 <= rows.start <= rows.stop <= num_rows:
+        raise ValueError(f"rows expected a range within 0..{num_rows}, received {rows}")
+    return rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchConfig:
+    """How rows or windows become batches."""
+
+    batch_rows: int = 64  # rows of a global batch
+    even_times: bool = True  # times of a batch at equal distances (less variance); false: each by itself
+    pads: Sequence[int] = (0,)  # EOS tokens after the longest row of a batch, drawn evenly; rows only
+    same_length: bool = False  # only rows of one length in a batch, so that no row is padded; rows only
+    random_length_share: float = 0.01  # of the steps, windows cut to a random length, as LLaDA's; packed text only
+
+    def __post_init__(self) -> None:
+        if self.batch_rows < 1:
+            raise ValueError(f"batch_rows expected at least 1, received {self.batch_rows}")
+        if not self.pads or min(self.pads) < 0:
+            raise ValueError(f"pads expected numbers from 0, at least one, received {list(self.pads)}")
+        if not 0 <= self.random_length_share <= 1:
+            raise ValueError(f"random_length_share expected 0..1, received {self.random_length_share}")
+
+
+class RowBatches:
+    """Rows of a store (questions and answers, dialogues, templates), padded with EOS to the longest of the batch.
+
+    An epoch visits every row once, in an order drawn anew; its last batch may be short. Of a row with several examples
+    (the replies of a dialogue) each visit draws one. Padding after an answer may be hidden and counts in the loss, as
+    LLaDA's fine-tuning has it; padding after a template may not: nothing there was asked for.
+    """
+
+    def __init__(self, store: TokenStore, config: BatchConfig, *, seed: int, eos_id: int) -> None:
+        if not len(store):
+            raise ValueError("the data has no rows")
+        self.store, self.config, self.seed, self.eos_id = store, config, seed, eos_id
+        self.noise = Noise(seed, config.even_times)
+        self._epoch: tuple[int, list[np.ndarray]] = (-1, [])
+
+    @property
+    def data_hash(self) -> str:
+        return self.store.data_hash
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self._batches_of(0))
+
+    def num_rows(self, step: int) -> int:
+        return len(self._chosen(step))
+
+    def part(self, step: int, rows: range) -> Batch:
+        chosen = self._chosen(step)
+        count = len(_checked(rows, len(chosen)))
+        # The whole global batch decides the length, so that every part has it.
+        rng = generator(self.seed, CHOICE_STREAM, step)
+        picks = rng.random(len(chosen))
+        examples = self.store.pick(chosen, picks)  # (rows of the global batch,)
+        length = int(self.store.lengths(examples).max()) + int(rng.choice(self.config.pads))
+        tokens = np.full((count, length), self.eos_id, dtype=np.int64)
+        maskable = np.ones((count, length), dtype=bool)
+        for place, example in enumerate(examples[rows.start : rows.stop]):
+            ids, hidden = self.store.example(example)
+            tokens[place, : len(ids)] = ids
+            maskable[place, : len(ids)] = hidden
+            if self.store.is_template(example):
+                maskable[place, len(ids) :] = False
+        return Batch(
+            torch.from_numpy(tokens),
+            torch.from_numpy(maskable),
+            self.noise.draws(step, rows, length),
+            self.noise.times(step, len(chosen), rows),
+            torch.from_numpy(chosen[rows.start : rows.stop].astype(np.int64)),
+        )
+
+    def _chosen(self, step: int) -> np.ndarray:
+        """Row numbers of the global batch of a step."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        return self._batches_of(epoch)[index]
+
+    def _batches_of(self, epoch: int) -> list[np.ndarray]:
+        """The row numbers of each batch of an epoch; the number of batches is the same in every epoch."""
+        if self._epoch[0] != epoch:
+            rng, size = generator(self.seed, ORDER_STREAM, epoch), self.config.batch_rows
+            order = rng.permutation(len(self.store))
+            if not self.config.same_length:
+                batches = [order[begin : begin + size] for begin in range(0, len(order), size)]
+            else:
+                lengths = self.store.row_lengths()[order]
+                groups = [order[lengths == length] for length in np.unique(lengths)]
+                batches = [group[begin : begin + size] for group in groups for begin in range(0, len(group), size)]
+                batches = [batches[index] for index in rng.permutation(len(batches))]
+            self._epoch = (epoch, batches)
+        return self._epoch[1]
+
+
+class PackedBatches:
+    """Windows of equal length cut from all documents, one after another with EOS between, read as a ring.
+
+    Every epoch cuts at another place and visits the windows in another order. On `random_length_share` of the steps
+    the whole batch is cut to a length drawn from 1..window, as LLaDA's guidelines do for one per cent of the data.
+    """
+
+    def __init__(self, store: TokenStore, config: BatchConfig, *, window: int, seed: int) -> None:
+        if window < 2:
+            raise ValueError(f"window expected at least 2 tokens, received {window}")
+        if store.num_tokens < window:
+            raise ValueError(f"the corpus has {store.num_tokens} tokens, fewer than one window of {window}")
+        self.store, self.config, self.window, self.seed = store, config, window, seed
+        self.noise = Noise(seed, config.even_times)
+        self.num_windows = store.num_tokens // window
+        self.steps_per_epoch = -(-self.num_windows // config.batch_rows)
+        self._epoch: tuple[int, np.ndarray] = (-1, np.empty(0))
+
+    @property
+    def data_hash(self) -> str:
+        return self.store.data_hash
+
+    def num_rows(self, step: int) -> int:
+        first = step % self.steps_per_epoch * self.config.batch_rows
+        return min(self.config.batch_rows, self.num_windows - first)
+
+    def part(self, step: int, rows: range) -> Batch:
+        num_rows = self.num_rows(step)
+        _checked(rows, num_rows)
+        length = self._length(step)
+        starts = self._starts(step // self.steps_per_epoch)
+        first = step % self.steps_per_epoch * self.config.batch_rows
+        chosen = starts[first + rows.start : first + rows.stop]
+        places = (chosen[:, None] + np.arange(length)) % self.store.num_tokens  # (rows, length)
+        tokens = torch.from_numpy(self.store.tokens[places].astype(np.int64))
+        return Batch(
+            tokens,
+            torch.ones_like(tokens, dtype=torch.bool),
+            self.noise.draws(step, rows, length),
+            self.noise.times(step, num_rows, rows),
+            torch.from_numpy(chosen),
+        )
+
+    def _length(self, step: int) -> int:
+        rng = generator(self.seed, CHOICE_STREAM, step)
+        if rng.random() < self.config.random_length_share:
+            return int(rng.integers(1, self.window + 1))
+        return self.window
+
+    def _starts(self, epoch: int) -> np.ndarray:
+        """(num_windows,) int64: where the windows of an epoch begin, in the order of their visit."""
+        if self._epoch[0] != epoch:
+            rng = generator(self.seed, ORDER_STREAM, epoch)
+            shift = int(rng.integers(self.store.num_tokens))
+            starts = (shift + rng.permutation(self.num_windows) * self.window) % self.store.num_tokens
+            self._epoch = (epoch, starts.astype(np.int64))
+        return self._epoch[1]
+
+
+# ---------------------------------------------------------------------------------------------------- the demo's verse
+
+
+@dataclass(frozen=True, slots=True)
+class VerseRow:
+    """One training example. `variants`: prompts that say the same, wordings of one question."""
+
+    variants: tuple[tuple[int, ...], ...]  # ((),) for plain text
     answer: tuple[int, ...]  # what may be hidden; for plain text, all of it
 
     @property
@@ -40,13 +257,8 @@ class Row:
         return max(len(prompt) for prompt in self.variants) + len(self.answer)
 
 
-class Batch(NamedTuple):
-    tokens: Tensor  # (batch, length) int64, padded with EOS
-    maskable: Tensor  # (batch, length) bool: answer and padding
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DataConfig:
+class VerseConfig:
     max_chars: int  # poems of at most so many characters
     batch_tokens: int
     kinds: Mapping[str, float]  # share of the steps: plain, lines, recite
@@ -56,17 +268,28 @@ class DataConfig:
     exact_lengths: Sequence[str] = ()  # kinds whose groups hold rows of one length: no padding but what `pads` asks for
 
 
+class Draw(NamedTuple):
+    """What a step's first draws decide; `rng` goes on with the rows themselves."""
+
+    rng: np.random.Generator
+    kind: str
+    group: int
+    length: int
+    count: int
+
+
 @dataclass(frozen=True)
 class VerseBatches:
     """Batches of verse: plain poems, questions about lines, poems asked for by title."""
 
-    config: DataConfig
+    config: VerseConfig
     seed: int
     eos_id: int
-    groups: Mapping[str, list[list[Row]]] = field(repr=False)  # kind -> groups of rows of like length
+    data_hash: str
+    groups: Mapping[str, list[list[VerseRow]]] = field(repr=False)  # kind -> groups of rows of like length
 
     @classmethod
-    def build(cls, book: VerseBook, tokenizer: Tokenizer, config: DataConfig, seed: int) -> "VerseBatches":
+    def build(cls, book: VerseBook, tokenizer: Tokenizer, config: VerseConfig, seed: int) -> "VerseBatches":
         eot = tokenizer.token_to_id(EOT_TOKEN)
 
         def text(content: str) -> tuple[int, ...]:
@@ -75,14 +298,14 @@ class VerseBatches:
         def prompt(question: str) -> tuple[int, ...]:
             return tuple(encode_chat(tokenizer, [{"role": "user", "content": question}], add_generation_prompt=True))
 
-        def dialogue(task: str) -> list[Row]:
+        def dialogue(task: str) -> list[VerseRow]:
             return [
-                Row(tuple(prompt(question) for question in asked), (*text(answer), eot))
+                VerseRow(tuple(prompt(question) for question in asked), (*text(answer), eot))
                 for asked, answer, _ in book.dialogues(task)
             ]
 
         rows = {
-            "plain": [Row(((),), text(poem.text)) for poem in book.poems],
+            "plain": [VerseRow(((),), text(poem.text)) for poem in book.poems],
             "lines": dialogue("next_line") + dialogue("previous_line"),
             "recite": dialogue("recite"),
         }
@@ -98,17 +321,28 @@ class VerseBatches:
                 count = max(1, round(len(by_length) / config.group_rows))
                 bounds = np.linspace(0, len(by_length), count + 1).round().astype(int)
                 groups[kind] = [by_length[a:b] for a, b in itertools.pairwise(bounds)]
-        return cls(config, seed, tokenizer.token_to_id(EOS_TOKEN), groups)
+        digest = hashlib.sha256(f"{book.data_hash}\n{tokenizer_hash(tokenizer)}\n{config}".encode()).hexdigest()
+        return cls(config, seed, tokenizer.token_to_id(EOS_TOKEN), digest, groups)
 
-    def batch(self, step: int) -> Batch:
+    def _draw(self, step: int) -> Draw:
         config = self.config
         rng = generator(self.seed, BATCH_STREAM, step)
         shares = np.array(list(config.kinds.values()), dtype=np.float64)
         kind = list(config.kinds)[rng.choice(len(shares), p=shares / shares.sum())]
         sizes = np.array([len(group) for group in self.groups[kind]], dtype=np.float64)
-        group = self.groups[kind][rng.choice(len(sizes), p=sizes / sizes.sum())]
+        number = int(rng.choice(len(sizes), p=sizes / sizes.sum()))
+        group = self.groups[kind][number]
         length = max(row.max_length for row in group) + int(rng.choice(config.pads[kind]))
         count = max(1, min(config.batch_tokens // length, MAX_REPEATS * len(group)))
+        return Draw(rng, kind, number, length, count)
+
+    def num_rows(self, step: int) -> int:
+        return self._draw(step).count
+
+    def part(self, step: int, rows: range) -> Batch:
+        config, (rng, kind, number, length, count) = self.config, self._draw(step)
+        group = self.groups[kind][number]
+        _checked(rows, count)
         # Every row of the group once before any comes twice.
         order = np.concatenate([rng.permutation(len(group)) for _ in range(-(-count // len(group)))])[:count]
         tokens = np.full((count, length), self.eos_id, dtype=np.int64)
@@ -120,10 +354,20 @@ class VerseBatches:
             tokens[place, : len(prompt)] = prompt
             tokens[place, len(prompt) : len(prompt) + len(row.answer)] = row.answer
             maskable[place, : len(prompt)] = False
-        return Batch(torch.from_numpy(tokens), torch.from_numpy(maskable))
+        noise, chosen = Noise(self.seed), slice(rows.start, rows.stop)
+        first = sum(len(earlier) for earlier in self._groups_before(kind, number))
+        return Batch(
+            torch.from_numpy(tokens[chosen]),
+            torch.from_numpy(maskable[chosen]),
+            noise.draws(step, rows, length),
+            noise.times(step, count, rows),
+            torch.from_numpy(first + order[chosen]),
+        )
 
-    def noise(self, step: int, shape: torch.Size) -> tuple[float, Tensor]:
-        """A draw for the times of the batch and (batch, length) draws for the masks, keyed by (seed, step, sample)."""
-        time = float(generator(self.seed, TIME_STREAM, step).random())
-        rows = [generator(self.seed, MASK_STREAM, step, sample).random(shape[1]) for sample in range(shape[0])]
-        return time, torch.from_numpy(np.stack(rows)).float()
+    def _groups_before(self, kind: str, number: int) -> list[list[VerseRow]]:
+        kinds = list(self.groups)
+        earlier = [group for name in kinds[: kinds.index(kind)] for group in self.groups[name]]
+        return earlier + self.groups[kind][:number]
+
+
+DataConfig = VerseConfig

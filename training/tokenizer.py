@@ -1,13 +1,20 @@
-"""The demo's tokenizer (an ordinary tokenizer.json) and LLaDA's chat form.
+"""Tokenizers (ordinary tokenizer.json files) and LLaDA's chat form.  Train one:
 
-One token per character, so that each character of a line can be a hole; the fixed words of the questions are one
-token each (they are added tokens, found before the text is cut into characters), because a shorter prompt is a
+    python -m training.tokenizer poems.jsonl --out tokenizer.json --kind characters
+    python -m training.tokenizer plays/*.txt --out tokenizer.json --kind bpe --vocab-size 4096
+
+The demo's has one token per character, so that each character of a line can be a hole; the fixed words of the questions
+are one token each (they are added tokens, found before the text is cut into characters), because a shorter prompt is a
 cheaper training row; characters that are not in the vocabulary become UTF-8 bytes, so any text survives the round trip.
 """
 
+import argparse
+import hashlib
+import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
-from tokenizers import AddedToken, Tokenizer, decoders, models
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 BOS_TOKEN = "<|startoftext|>"
 EOS_TOKEN = "<|endoftext|>"  # also PAD
@@ -45,6 +52,52 @@ def build_tokenizer(texts: Iterable[str], phrases: Iterable[str] = ()) -> Tokeni
     return tokenizer
 
 
+def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Byte-level BPE: any text survives the round trip. `vocab_size` counts the special tokens and the 256 bytes."""
+    smallest = len(SPECIAL_TOKENS) + 256
+    if vocab_size < smallest:
+        raise ValueError(f"vocab_size expected at least {smallest}, received {vocab_size}")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def complete(tokenizer: Tokenizer) -> list[str]:
+    """Add those of LLaDA's special tokens that a tokenizer lacks, after its own entries; their names.
+
+    Mask and end token are what training cannot do without; the others make the chat form.
+    """
+    missing = [token for token in SPECIAL_TOKENS if tokenizer.token_to_id(token) is None]
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in missing])
+    return missing
+
+
+def load_tokenizer(path: Path) -> tuple[Tokenizer, list[str]]:
+    """Any tokenizer.json, completed; and the names of the tokens that had to be added."""
+    if path.is_dir():
+        path = path / "tokenizer.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no tokenizer; python -m training.tokenizer trains one")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception
+        raise ValueError(f"{path}: expected a tokenizer.json of the tokenizers library: {error}") from None
+    return tokenizer, complete(tokenizer)
+
+
+def tokenizer_hash(tokenizer: Tokenizer) -> str:
+    """sha256 of all that decides which tokens a text becomes."""
+    return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
+
+
 def render_chat(messages: Sequence[dict[str, str]], *, add_generation_prompt: bool) -> str:
     """CHAT_TEMPLATE in Python (a test holds the two together)."""
     text = BOS_TOKEN if messages else ""
@@ -56,3 +109,38 @@ def render_chat(messages: Sequence[dict[str, str]], *, add_generation_prompt: bo
 def encode_chat(tokenizer: Tokenizer, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool) -> list[int]:
     text = render_chat(messages, add_generation_prompt=add_generation_prompt)
     return tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def main() -> None:
+    from training.rows import RowConfig, read_records  # rows.py needs the names above
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", type=Path, help=".txt, .jsonl or .parquet, as training/rows.py")
+    parser.add_argument("--out", type=Path, required=True, help="tokenizer.json to write; never overwritten")
+    parser.add_argument("--kind", choices=("bpe", "characters"), default="bpe", help="default: byte-level BPE")
+    parser.add_argument("--vocab-size", type=int, default=4096, help="of BPE, special tokens included")
+    arguments = parser.parse_args()
+    if arguments.out.exists():
+        raise SystemExit(f"error: {arguments.out} exists already")
+    records = (record for path in arguments.files for _, record in read_records(path, RowConfig()))
+    texts = (text for record in records for text in texts_in(record))
+    try:
+        is_bpe = arguments.kind == "bpe"
+        tokenizer = train_bpe(texts, arguments.vocab_size) if is_bpe else build_tokenizer(texts)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(arguments.out), pretty=False)
+    print(f"{arguments.out}: {tokenizer.get_vocab_size()} entries", file=sys.stderr)
+
+
+def texts_in(record: dict) -> list[str]:
+    """Every text of a record, whatever its form; a template's holes left out."""
+    messages = record.get("messages", ())
+    return [text for key, text in record.items() if isinstance(text, str) and key != "template"] + [
+        message["content"] for message in messages
+    ]
+
+
+if __name__ == "__main__":
+    main()

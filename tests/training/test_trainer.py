@@ -40,21 +40,19 @@ def test_nothing_to_resume_is_said(make_trainer):
 def test_a_batch_is_a_function_of_seed_and_step(make_trainer):
     first, second = make_trainer("a").batches, make_trainer("b").batches
     for step in (0, 7, 100000):
-        assert all(torch.equal(a, b) for a, b in zip(first.batch(step), second.batch(step), strict=True))
-        shape = first.batch(step).tokens.shape
-        (time, draws), (time_again, draws_again) = first.noise(step, shape), second.noise(step, shape)
-        assert time == time_again
-        assert torch.equal(draws, draws_again)
-    assert not torch.equal(first.noise(1, (4, 9))[1], first.noise(2, (4, 9))[1])
-    more_rows = first.noise(1, (6, 9))[1]  # a row's noise does not depend on how many rows there are
-    assert torch.equal(more_rows[:4], first.noise(1, (4, 9))[1])
+        rows = range(first.num_rows(step))
+        whole = first.part(step, rows)
+        assert all(torch.equal(a, b) for a, b in zip(whole, second.part(step, rows), strict=True))
+        part = second.part(step, range(1, len(rows)))  # a part is those rows of the whole
+        assert all(torch.equal(a[1:], b) for a, b in zip(whole, part, strict=True))
+    assert not torch.equal(first.part(1, range(1)).draws[0, :9], first.part(2, range(1)).draws[0, :9])
 
 
 def test_prompts_are_kept_and_answers_end_in_eot_and_eos(make_trainer):
     batches = make_trainer().batches
     eos, eot, bos = batches.eos_id, 5, 0
     for step in range(30):
-        tokens, maskable = batches.batch(step)
+        tokens, maskable, *_ = batches.part(step, range(batches.num_rows(step)))
         assert tokens.shape == maskable.shape
         assert tokens.numel() <= 256
         for row, mask in zip(tokens.tolist(), maskable.tolist(), strict=True):
@@ -73,7 +71,7 @@ def test_groups_of_exact_length_need_no_padding(tokenizer):
     )
     batches = VerseBatches.build(VerseBook.select(max_chars=32), tokenizer, config, 0)
     for step in range(8):
-        tokens, maskable = batches.batch(step)
+        tokens, maskable, *_ = batches.part(step, range(batches.num_rows(step)))
         assert not (tokens == batches.eos_id).any()
         assert maskable.all()
 

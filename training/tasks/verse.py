@@ -117,6 +117,11 @@ class VerseBook:
     def num_chars(self) -> int:
         return sum(len(poem.text) for poem in self.poems)
 
+    @property
+    def data_hash(self) -> str:
+        """sha256 of the poems themselves."""
+        return hashlib.sha256(repr(self.poems).encode()).hexdigest()
+
     @cached_property
     def next_lines(self) -> dict[str, frozenset[str]]:
         """Line -> every line that follows it somewhere in the book. Any of them is a right answer."""
