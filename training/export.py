@@ -1,13 +1,17 @@
 """Write a model folder in the published layout, ready to be served.
 
-config.json, model.safetensors, tokenizer.json, tokenizer_config.json (chat template, special tokens),
-generation_config.json (ids, and under "llada_rt" the defaults a caller gets who gives no parameters) and README.md.
+config.json, model.safetensors or shards with an index, tokenizer.json, tokenizer_config.json (chat template, special
+tokens), generation_config.json (ids, and under "llada_rt" the defaults a caller gets who gives no parameters) and
+README.md.
 """
 
 import json
+import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +19,39 @@ import torch
 from tokenizers import Tokenizer
 
 from training.model import LLaDA
-from training.tokenizer import BOS_TOKEN, CHAT_TEMPLATE, EOS_TOKEN, EOT_TOKEN, MASK_TOKEN
+from training.tokenizer import BOS_TOKEN, CHAT_TEMPLATE, EOT_TOKEN, HEADER_START
+from training.weights import save_weights
 
 RESULTS = "## Exact match"  # heading of the card's results
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+# What a model consists of: replaced together. Anything else in a folder that is replaced stays.
+MODEL_FILES = re.compile(
+    r"(config|generation_config|tokenizer|tokenizer_config)\.json|chat_template\.jinja|README\.md"
+    r"|model[-\w]*\.safetensors(\.index\.json)?"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportConfig:
+    """What is written beside the weights, and how they are rounded and cut."""
+
     name: str
     description: str = ""  # first paragraph of the model card
     dtype: str = "bfloat16"
+    max_shard_bytes: int | None = None  # weights in files of at most so many bytes; none: one file
     gen_length: int = 16  # defaults of generation: generation_config.json, "llada_rt"
     steps: int = 16
     block_length: int = 16
+    decoding: Mapping[str, bool | int | float | str] = field(
+        default_factory=dict
+    )  # more: threshold, cache, temperature ...
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ValueError(f"export dtype expected one of {sorted(DTYPES)}, received {self.dtype!r}")
+        if self.gen_length % self.block_length or self.steps % (self.gen_length // self.block_length):
+            sizes = f"gen_length {self.gen_length}, block_length {self.block_length}, steps {self.steps}"
+            raise ValueError(f"export {sizes} do not divide")
 
 
 def export_model(
@@ -44,54 +63,126 @@ def export_model(
     overwrite: bool = False,
     facts: Mapping[str, Any] | None = None,
     recipes: Sequence[str] = (),
+    tokenizer_config: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the folder. Weights must be finite, the tokenizer must fit; a model that is there stays unless `overwrite`.
+    """Write the folder, whole or not at all; a model that is there stays unless `overwrite`.
 
-    facts, recipes: what the model card says of the data and of the stages of the run. `write_results` adds the results.
+    Weights must be finite and the tokenizer must fit. facts, recipes: what the model card says of the data and of the
+    stages of the run; `write_results` adds the results. tokenizer_config: that of the checkpoint the run began with, if
+    it has one; by default one is made for the tokenizer. An ARM or a block-causal model is marked in config.json, so
+    that the runtime refuses what it does not serve.
     """
-    if (folder / "config.json").exists() and not overwrite:
-        raise FileExistsError(f"{folder} holds a model already; overwrite=True replaces it")
-    if tokenizer.get_vocab_size() > model.config.vocab_size:
-        entries, rows = tokenizer.get_vocab_size(), model.config.vocab_size
-        raise ValueError(f"tokenizer has {entries} entries, the model {rows} rows")
-    for name, tensor in model.state_dict().items():
-        if not tensor.isfinite().all():
-            raise ValueError(f"{name} has values that are not finite")
-    folder.mkdir(parents=True, exist_ok=True)
-    ids = {"mask_token_id": model.config.mask_token_id, "eos_token_id": model.config.eos_token_id}
-    ids |= {"pad_token_id": model.config.pad_token_id, "eot_token_id": tokenizer.token_to_id(EOT_TOKEN)}
-    bos_id = tokenizer.token_to_id(BOS_TOKEN)
-    defaults = {"gen_length": config.gen_length, "steps": config.steps, "block_length": config.block_length}
-    tokenizer_config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "add_bos_token": False,
-        "add_eos_token": False,
-        "bos_token": BOS_TOKEN,
-        "eos_token": EOS_TOKEN,
-        "pad_token": EOS_TOKEN,
-        "mask_token": MASK_TOKEN,
-        "eot_token": EOT_TOKEN,
-        "clean_up_tokenization_spaces": False,
-        "model_max_length": model.config.max_sequence_length,
-        "chat_template": CHAT_TEMPLATE,
-    }
-    card = model_card(model, config, facts or {}, recipes)
+    check_target(folder, overwrite=overwrite)
+    check_model(model, tokenizer)
     texts = {
         "config.json": model.config.to_json(config.dtype),
         "tokenizer.json": tokenizer.to_str(pretty=False),
-        "tokenizer_config.json": json.dumps(tokenizer_config, indent=1, ensure_ascii=False),
-        "generation_config.json": json.dumps({"bos_token_id": bos_id, **ids, "llada_rt": defaults}, indent=1),
-        "README.md": card,
+        "tokenizer_config.json": as_json(tokenizer_config or make_tokenizer_config(model, tokenizer)),
+        "generation_config.json": as_json(generation_config(model, tokenizer, config)),
+        "README.md": model_card(model, config, facts or {}, recipes),
     }
-    model.save_weights(folder / "model.safetensors", DTYPES[config.dtype])
-    for name, text in texts.items():
-        (folder / name).write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+    with whole_folder(folder) as partial:
+        for name, text in texts.items():
+            (partial / name).write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+        save_weights(model.state_dict(), partial, DTYPES[config.dtype], max_shard_bytes=config.max_shard_bytes)
+
+
+def check_target(folder: Path, *, overwrite: bool) -> None:
+    """Nothing there, an empty folder, or a model that may be replaced."""
+    if (folder / "config.json").exists():
+        if not overwrite:
+            raise FileExistsError(f"{folder} holds a model already; overwrite=True (--overwrite) replaces it")
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} expected a new folder, an empty one or a model, received something else")
+
+
+def check_model(model: LLaDA, tokenizer: Tokenizer) -> None:
+    """Finite weights; a row for every token, a token for every id that means something."""
+    entries, rows = tokenizer.get_vocab_size(), model.config.vocab_size
+    if entries > rows:
+        raise ValueError(f"tokenizer has {entries} entries, the model {rows} rows")
+    for name in ("mask_token_id", "eos_token_id", "pad_token_id"):
+        if tokenizer.id_to_token(token := getattr(model.config, name)) is None:
+            raise ValueError(f"{name} {token}: expected a token of the tokenizer, which has none of that id")
+    for name, tensor in model.state_dict().items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name} has values that are not finite")
+
+
+def as_json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False)
+
+
+def make_tokenizer_config(model: LLaDA, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Special tokens by the ids of the configuration, the others and the chat template where the tokenizer has them."""
+    config = model.config
+    optional = {"bos_token": BOS_TOKEN, "eot_token": EOT_TOKEN}
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "add_bos_token": False,
+        "add_eos_token": False,
+        "eos_token": tokenizer.id_to_token(config.eos_token_id),
+        "pad_token": tokenizer.id_to_token(config.pad_token_id),
+        "mask_token": tokenizer.id_to_token(config.mask_token_id),
+        **{name: token for name, token in optional.items() if tokenizer.token_to_id(token) is not None},
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": config.max_sequence_length,
+        **({"chat_template": CHAT_TEMPLATE} if tokenizer.token_to_id(HEADER_START) is not None else {}),
+    }
+
+
+def generation_config(model: LLaDA, tokenizer: Tokenizer, config: ExportConfig) -> dict[str, Any]:
+    ids = {
+        "bos_token_id": tokenizer.token_to_id(BOS_TOKEN),
+        "mask_token_id": model.config.mask_token_id,
+        "eos_token_id": model.config.eos_token_id,
+        "pad_token_id": model.config.pad_token_id,
+        "eot_token_id": tokenizer.token_to_id(EOT_TOKEN),
+    }
+    defaults = {"gen_length": config.gen_length, "steps": config.steps, "block_length": config.block_length}
+    written = {name: token for name, token in ids.items() if token is not None}
+    return written if model.config.causal else {**written, "llada_rt": {**defaults, **config.decoding}}
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write into that becomes `folder` when all is written, and vanishes if something fails.
+
+    Of an older model there, its own files are replaced and others stay. Only between two renames is neither there; the
+    old one then lies beside it as `.NAME.replaced`.
+    """
+    folder = folder.resolve()
+    partial, replaced = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.replaced")
+    for leftover in (partial, replaced):  # of a run that was cut
+        if leftover.exists() and (folder.exists() or leftover == partial):
+            shutil.rmtree(leftover)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if folder.exists():
+            os.rename(folder, replaced)
+        os.rename(partial, folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        if replaced.exists() and not folder.exists():
+            os.rename(replaced, folder)
+        raise
+    if replaced.exists():
+        for path in replaced.iterdir():
+            if not MODEL_FILES.fullmatch(path.name):
+                os.rename(path, folder / path.name)
+        shutil.rmtree(replaced)
 
 
 def model_card(model: LLaDA, config: ExportConfig, facts: Mapping[str, Any], recipes: Sequence[str]) -> str:
     sizes = model.config
+    kind = "LLaDA architecture"
+    if sizes.causal:
+        kind += " with causal attention (an autoregressive model, which llada-rt does not serve)"
+    elif sizes.attention_block_length is not None:
+        kind += f" with block-causal attention, blocks of {sizes.attention_block_length}"
     network = (
-        f"LLaDA architecture, {model.num_parameters:,} parameters ({config.dtype}): {sizes.n_layers} layers, "
+        f"{kind}, {model.num_parameters:,} parameters ({config.dtype}): {sizes.n_layers} layers, "
         f"d_model {sizes.d_model}, {sizes.n_heads} heads, feed-forward {sizes.mlp_hidden_size}, "
         f"vocabulary {sizes.vocab_size}, {'tied' if sizes.weight_tying else 'separate'} head."
     )

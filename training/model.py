@@ -1,8 +1,8 @@
 """LLaDA as a readable nn.Module: the definition of the network, and the oracle for the compiled one.
 
-Attribute names are the published tensor names, so loading and saving is a prefix and nothing more. `causal=True` makes
-the same file the autoregressive model (ARM) of a comparison: same weights layout, causal attention, next-token loss.
-`attention_block_length` makes it block-causal (block_causal.py).
+Attribute names are the published tensor names, so loading and saving (weights.py) is a prefix and nothing more.
+`causal=True` makes the same file the autoregressive model (ARM) of a comparison: same weights layout, causal attention,
+next-token loss. `attention_block_length` makes it block-causal (block_causal.py).
 """
 
 import json
@@ -11,12 +11,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-PREFIX = "model."  # published name = PREFIX + the name of the parameter here
-WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
+from training.weights import load_weights
+
 # Fields of the published config.json that this definition has only one value for.
 FIXED_FIELDS = {
     "architectures": ["LLaDAModelLM"],
@@ -279,43 +278,10 @@ class LLaDA(nn.Module):
 
     @classmethod
     def from_folder(cls, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> "LLaDA":
-        """Load a folder in the published layout, one file or shards with an index, in any stored type.
-
-        Missing, unknown and misshapen tensors are errors. One shard is in memory beside the model at a time.
-        """
+        """Load a folder in the published layout, in any stored type; `dtype` is that of the model's parameters."""
         folder = Path(folder)
         with torch.device("meta"):  # no time for random weights that are overwritten
             model = cls(ModelConfig.from_json(folder / "config.json"))
         model = model.to_empty(device="cpu").to(dtype)
-        missing = model.state_dict()
-        for shard in weight_files(folder):
-            for name, stored in load_file(shard).items():
-                if (weight := missing.pop(name.removeprefix(PREFIX), None)) is None:
-                    tied = " (the head is tied to the embedding)" if model.config.weight_tying else ""
-                    raise ValueError(f"{shard}: {name}: a tensor twice, or one that this model does not have{tied}")
-                if stored.shape != weight.shape:
-                    expected, received = tuple(weight.shape), tuple(stored.shape)
-                    raise ValueError(f"{shard}: {name}: expected shape {expected}, received {received}")
-                weight.copy_(stored)
-        if missing:
-            names = ", ".join(PREFIX + name for name in [*missing][:3])
-            raise ValueError(f"{folder}: expected {names} and {len(missing)} in all, which are missing")
+        load_weights(model, folder)
         return model.eval()
-
-    def save_weights(self, path: Path, dtype: torch.dtype) -> None:
-        """Write model.safetensors with the published names, rounded to `dtype`. A tied head is not written twice."""
-        tensors = {PREFIX + name: tensor.to(dtype).contiguous() for name, tensor in self.state_dict().items()}
-        path.write_bytes(save(tensors, metadata={"format": "pt"}))
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The files that model.safetensors.index.json names, or the one model.safetensors."""
-    index, single = folder / INDEX_FILE, folder / WEIGHTS_FILE
-    if index.is_file():
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        if absent := [name for name in shards if not (folder / name).is_file()]:
-            raise FileNotFoundError(f"{index}: expected {len(shards)} files, {absent} missing")
-        return [folder / name for name in shards]
-    if not single.is_file():
-        raise FileNotFoundError(f"{folder}: expected {WEIGHTS_FILE} or {INDEX_FILE}, found neither")
-    return [single]
