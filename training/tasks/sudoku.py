@@ -1,0 +1,136 @@
+"""Sudoku, 4x4 and 9x9: puzzles with one solution, as a question with its answer or as a grid with holes.
+
+The solved grid is the key: no puzzle of a test has a solution that training showed. A grid is written row by row, one
+character a cell, `.` (in a template the hole sign) for an empty one.
+"""
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from training.rows import HOLE
+from training.tasks import Record, Task
+
+EMPTY = "."
+
+
+@dataclass(frozen=True)
+class Board:
+    """Grids of box*box squared cells; a cell is a digit 1..size, 0 for empty."""
+
+    box: int
+    fewest: int  # clues of the hardest puzzles
+    most: int
+
+    @property
+    def size(self) -> int:
+        return self.box**2
+
+    @cached_property
+    def units(self) -> list[list[int]]:
+        """Cells that hold every digit once: rows, columns, boxes."""
+        box, size = self.box, self.size
+        rows = [[size * r + c for c in range(size)] for r in range(size)]
+        columns = [[size * r + c for r in range(size)] for c in range(size)]
+        boxes = [
+            [size * (box * a + r) + box * b + c for r in range(box) for c in range(box)]
+            for a in range(box)
+            for b in range(box)
+        ]
+        return rows + columns + boxes
+
+    @cached_property
+    def peers(self) -> list[tuple[int, ...]]:
+        """The cells that may not hold a cell's digit."""
+        cells = range(self.size**2)
+        return [tuple({c for unit in self.units if cell in unit for c in unit} - {cell}) for cell in cells]
+
+    def solutions(self, grid: list[int], limit: int, rng: random.Random | None = None) -> list[list[int]]:
+        """Up to `limit` solutions, in an order drawn from `rng` if there is one."""
+        every = (1 << self.size + 1) - 2
+        free = [every] * len(grid)  # bit d: the cell may still hold digit d
+        work = list(grid)
+        for cell, digit in enumerate(grid):
+            if digit:
+                if not free[cell] >> digit & 1:
+                    return []
+                for peer in self.peers[cell]:
+                    free[peer] &= ~(1 << digit)
+        found: list[list[int]] = []
+
+        def search() -> None:
+            best, fewest = -1, self.size + 1
+            for cell, digit in enumerate(work):
+                if not digit and (count := free[cell].bit_count()) < fewest:
+                    best, fewest = cell, count
+                    if count < 2:
+                        break
+            if best < 0:
+                found.append(list(work))
+                return
+            digits = [digit for digit in range(1, self.size + 1) if free[best] >> digit & 1]
+            if rng is not None:
+                rng.shuffle(digits)
+            for digit in digits:
+                bit = 1 << digit
+                touched = [peer for peer in self.peers[best] if free[peer] & bit]
+                for peer in touched:
+                    free[peer] -= bit
+                work[best] = digit
+                search()
+                work[best] = 0
+                for peer in touched:
+                    free[peer] += bit
+                if len(found) >= limit:
+                    return
+
+        search()
+        return found
+
+    def puzzle(self, rng: random.Random, solution: list[int]) -> list[int]:
+        """Clues taken away in a random order, as long as the solution stays the only one, down to a number drawn."""
+        grid, target = list(solution), rng.randint(self.fewest, self.most)
+        left = len(grid)
+        for cell in rng.sample(range(len(grid)), len(grid)):
+            if left <= target:
+                break
+            digit, grid[cell] = grid[cell], 0
+            if len(self.solutions(grid, 2)) == 1:
+                left -= 1
+            else:
+                grid[cell] = digit
+        return grid
+
+    def draw(self, rng: random.Random, belongs: Callable[[str], bool], *, infill: bool) -> Record | None:
+        (solution,) = self.solutions([0] * self.size**2, 1, rng)
+        answer = "".join(map(str, solution))
+        if not belongs(answer):
+            return None
+        shown = "".join(str(digit) if digit else EMPTY for digit in self.puzzle(rng, solution))
+        if infill:
+            return {"template": shown.replace(EMPTY, HOLE), "answer": answer}
+        return {"prompt": f"{shown}=", "answer": answer}
+
+    def check(self, row: Mapping[str, str], answer: str) -> bool:
+        """Any filled grid that keeps the clues and the rules is right."""
+        clues = row["template"] if "template" in row else row["prompt"].rstrip("=")
+        if len(answer) != self.size**2 or any(a not in (EMPTY, HOLE, b) for a, b in zip(clues, answer, strict=True)):
+            return False
+        digits = {str(digit) for digit in range(1, self.size + 1)}
+        return all({answer[cell] for cell in unit} == digits for unit in self.units)
+
+    def task(self, *, infill: bool) -> Task:
+        digits = "".join(str(digit) for digit in range(1, self.size + 1))
+        return Task(
+            f"sudoku{self.size}" + ("_infill" if infill else ""),
+            f"{self.size}x{self.size} puzzles" + (" as grids with holes" if infill else ""),
+            lambda rng, belongs: self.draw(rng, belongs, infill=infill),
+            self.check,
+            (digits + EMPTY + "=",),
+        )
+
+
+SMALL, LARGE = Board(2, 4, 8), Board(3, 28, 40)
+SUDOKU4, SUDOKU4_INFILL = SMALL.task(infill=False), SMALL.task(infill=True)
+SUDOKU9, SUDOKU9_INFILL = LARGE.task(infill=False), LARGE.task(infill=True)
