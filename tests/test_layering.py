@@ -34,7 +34,7 @@ FLOORS = [
     {"dispatcher"},
     {"engine"},
     {"animate", "options"},
-    {"server", "cli"},
+    {"server", "cli", "lm_eval_adapter"},
     {"__main__", "__init__"},
 ]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}

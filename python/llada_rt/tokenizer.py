@@ -42,6 +42,11 @@ class Tokenizer:
     def has_chat_template(self) -> bool:
         return self._template_source is not None
 
+    @property
+    def template_source(self) -> str | None:
+        """The chat template as it is written in the model folder."""
+        return self._template_source
+
     def token_id(self, token: str) -> int | None:
         return self._backend.token_to_id(token)
 
@@ -61,6 +66,10 @@ class Tokenizer:
 
     def apply_chat_template(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Ids of a conversation and the header of the answer, by the model's chat template."""
+        return self.encode(self.render_chat(messages))
+
+    def render_chat(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """The same as text."""
         checked = check_messages(messages)
         if self._template_source is None:
             raise ChatTemplateError(
@@ -68,7 +77,7 @@ class Tokenizer:
             )
         if self._template is None:
             self._template = ChatTemplate(self._template_source, special_tokens=self._special_tokens())
-        return self.encode(self._template.render(checked))
+        return self._template.render(checked)
 
     def _find_template(self, folder: Path) -> str | None:
         data = read_file(folder, "chat_template.jinja", 4 * MAX_TEMPLATE_CHARS)
