@@ -90,7 +90,7 @@ def generate(
 ) -> list[list[int]]:
     """The answer to each prompt: up to `max_new_tokens` tokens, ending with the first of `stop_ids` if there is one.
 
-    temperature 0: the likeliest token each time (ties: the lower id); otherwise drawn from the softmax of
+    temperature 0: the likeliest token each time; otherwise drawn from the softmax of
     logits / temperature with `generator`.
     """
     if any(len(prompt) == 0 for prompt in prompts):
