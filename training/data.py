@@ -259,6 +259,7 @@ class VerseRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerseConfig:
+    sha256: str | None = None  # of verse.jsonl: another file is refused
     max_chars: int  # poems of at most so many characters
     batch_tokens: int
     kinds: Mapping[str, float]  # share of the steps: plain, lines, recite
@@ -368,6 +369,3 @@ class VerseBatches:
         kinds = list(self.groups)
         earlier = [group for name in kinds[: kinds.index(kind)] for group in self.groups[name]]
         return earlier + self.groups[kind][:number]
-
-
-DataConfig = VerseConfig

@@ -33,14 +33,37 @@ def sft_loss(logits: Tensor, tokens: Tensor, noised: Noised, maskable: Tensor) -
     return (token_losses(logits, tokens, noised) / lengths).sum() / tokens.shape[0]
 
 
+def next_token_losses(logits: Tensor, tokens: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of each target under the causal model's logits of the position before it: (num_targets).
+
+    targets: bool (batch, length), false in the first column; logits: (num_targets, vocab_size), row-major.
+    """
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    return F.cross_entropy(wide, tokens[targets], reduction="none")
+
+
 def arm_loss(logits: Tensor, tokens: Tensor, counted: Tensor | None = None) -> Tensor:
     """Next-token cross-entropy, mean over targets. logits: (batch, length, vocab_size) of the causal model.
 
     counted: bool (batch, length), the tokens that count as targets (an answer); the first token is never one.
     """
-    targets = tokens[:, 1:]
-    losses = F.cross_entropy(logits[:, :-1].float().flatten(0, 1), targets.flatten(), reduction="none")
-    if counted is None:
-        return losses.mean()
-    chosen = counted[:, 1:].flatten()
-    return losses[chosen].mean()
+    targets = torch.ones_like(tokens, dtype=torch.bool) if counted is None else counted.clone()
+    targets[:, 0] = False
+    return next_token_losses(logits[:, :-1][targets[:, 1:]], tokens, targets).mean()
+
+
+def row_bounds(logits: Tensor, tokens: Tensor, noised: Noised) -> Tensor:
+    """One-sample bound of each row's log p(answer | prompt), in nats: minus the weighted cross-entropy. (batch)"""
+    row = noised.masked.nonzero()[:, 0]  # (num_masked): which row a hidden token is of
+    losses = token_losses(logits, tokens, noised)
+    return torch.zeros(tokens.shape[0], dtype=losses.dtype, device=losses.device).index_add(0, row, -losses)
+
+
+def preference_losses(policy: Tensor, reference: Tensor, beta: float) -> Tensor:
+    """-log sigmoid(beta ((policy - reference) of the better answer - the same of the worse)): (pairs).
+
+    policy, reference: (pairs, 2), bounds of log p of the better and of the worse answer. DPO (arXiv 2305.18290) with
+    bounds in place of likelihoods: LLaDA 1.5's VRPO (arXiv 2505.19223, eq. 4).
+    """
+    better, worse = (policy - reference).unbind(1)
+    return F.softplus(-beta * (better - worse))

@@ -1,157 +1,337 @@
-"""The training loop: one process, exact resume.
+"""The training loop: the same on one process and on many, with exact resume.
 
-State = model, averaged weights, optimiser, step. Batches and noise are functions of (seed, step), the learning rate of
-the step alone, so a run that stops and resumes takes the same steps as one that does not.
+State = trained parameters, their averages, optimiser, step. Batches and noise are functions of (seed, step, row), the
+learning rate of the step, so a run that stops and resumes takes the same steps as one that does not. A step's loss is
+divided by the count of its whole global batch, so neither micro-batches nor ranks change it.
 """
 
-import json
-import os
+import contextlib
+import math
+import signal
+import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recompute
 
-from training.data import VerseBatches
-from training.losses import sft_loss
-from training.masking import forward_process, forward_process_counted, low_discrepancy_times
-from training.model import LLaDA
+from training import checkpoint
+from training.checkpoint import CheckpointMismatch, Checkpoints
+from training.config import TrainConfig
+from training.data import Batch, Batches
+from training.distributed import World, local, shard, share, whole
+from training.model import Block
+from training.objectives import Objective
+from training.optim import learning_rate_factor, make_optimizers, set_learning_rates
+from training.progress import Progress
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainConfig:
-    seed: int
-    steps: int
-    lr: float  # of AdamW: embedding, head and norms; everything if the matrices have no optimiser of their own
-    matrix_lr: float | None = None  # of Muon, for the matrices of the blocks; None: AdamW for all
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.0
-    warmup_steps: int = 50
-    decay_share: float = 0.3  # of the steps, at the end: linear to zero (warm-up, stable, decay)
-    clip: float = 1.0
-    counted_masks: bool = True  # exactly l hidden tokens a row (masking.py); False: each token by itself
-    ema: float = 0.0  # decay of the averaged weights that are exported; 0: no averaging
-    bf16: bool = True  # autocast; parameters stay float32
-    log_every: int = 25
-    checkpoint_every: int = 500
+MEMORY_OF_AVERAGE = 10  # steps; early on the average forgets faster than `ema` says
 
 
-def learning_rate_factor(config: TrainConfig, step: int) -> float:
-    """Warm-up, stable, linear decay: in (0, 1]. step counts from 0."""
-    warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-    decay_steps = config.decay_share * config.steps
-    left = (config.steps - step) / decay_steps if decay_steps else 1.0
-    return warm * min(1.0, left)
-
-
-def make_optimizers(model: LLaDA, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """AdamW alone, or Muon for the matrices of the blocks and AdamW for the rest. No decay on vectors."""
-    matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and ".blocks." in name]
-    tables = [p for name, p in model.named_parameters() if p.dim() == 2 and ".blocks." not in name]
-    vectors = [p for p in model.parameters() if p.dim() < 2]
-    if config.matrix_lr is None:
-        tables = matrices + tables
-    groups = [{"params": tables, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)]
-    if config.matrix_lr is not None:
-        optimizers.append(torch.optim.Muon(matrices, lr=config.matrix_lr, weight_decay=config.weight_decay))
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["peak_lr"] = group["lr"]
-    return optimizers
+class NotFinite(ArithmeticError):
+    """The loss or the gradient is not a number: nothing is saved after this."""
 
 
 class Trainer:
-    """Trains `model` on `batches`; writes metrics.jsonl and checkpoint.pt into `folder`."""
+    """Trains `model` on `batches` towards `objective`; writes metrics.jsonl and checkpoints/ into `folder`.
 
-    def __init__(self, model: LLaDA, batches: VerseBatches, config: TrainConfig, folder: Path) -> None:
-        self.model, self.batches, self.config, self.folder = model, batches, config, folder
+    facts: what a checkpoint notes of the run beside its numbers. samples: called with the model every
+    `config.sample_every` steps, its text goes to samples.txt. world: from `distributed.join`; one process by default.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Batches,
+        objective: Objective,
+        config: TrainConfig,
+        folder: Path,
+        *,
+        facts: Mapping[str, Any] | None = None,
+        world: World | None = None,
+        samples: Callable[[nn.Module], str] | None = None,
+    ) -> None:
+        self.world = world or World()
+        self.batches, self.objective, self.config, self.folder = batches, objective, config, folder
+        self.facts, self.samples = dict(facts or {}), samples
+        self.model = model if self.world.size > 1 else model.to(self.world.device)
+        blocks = [module for module in model.modules() if isinstance(module, Block)]
+        for block in blocks:
+            if config.activation_checkpointing:
+                block.forward = partial(recompute, block.forward, use_reentrant=False, preserve_rng_state=False)
+            if config.compile:
+                block.compile()
+        if self.world.size > 1:
+            shard(model, blocks, self.world, bf16=config.bf16)
         self.optimizers = make_optimizers(model, config)
+        self.average = self._copy_of_parameters() if config.ema else None
+        self.checkpoints = Checkpoints(folder / "checkpoints", self.world, config.keep_last)
+        self.progress = Progress(
+            folder, total=config.steps, unit=getattr(objective, "unit", ""), is_first=self.world.is_first
+        )
+        self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
         self.step = 0
-        self.average = {name: value.clone() for name, value in model.state_dict().items()} if config.ema else None
-        folder.mkdir(parents=True, exist_ok=True)
+        self.num_tokens = 0  # seen so far, prompts and padding too
+        self.cpu_s = 0.0  # of all ranks
+        self.interrupted = False  # the last `run` ended by a signal
+        self.grad_norm = math.nan  # of the last step that was read
+        self._resumed = False
+        self._unread: list[tuple[int, Tensor, Tensor]] = []  # (step, loss, gradient norm), still on the device
 
-    def loss(self, step: int) -> torch.Tensor:
-        """The training loss of a step's batch under that step's noise."""
-        config, mask_id = self.config, self.model.config.mask_token_id
-        tokens, maskable = self.batches.batch(step)
-        draw, draws = self.batches.noise(step, tokens.shape)
-        t = low_discrepancy_times(draw, tokens.shape[0])
-        process = forward_process_counted if config.counted_masks else forward_process
-        noised = process(tokens, t, draws, mask_id=mask_id, maskable=maskable)
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
-            logits = self.model(noised.tokens, noised.masked)
-        return sft_loss(logits, tokens, noised, maskable)
+    def run(self, stop: int | None = None) -> list[dict[str, float]]:
+        """Train up to step `stop` (default: the end of the schedule); returns the records of metrics.jsonl.
 
-    def train_step(self) -> float:
-        factor = learning_rate_factor(self.config, self.step)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak_lr"] * factor
-        loss = self.loss(self.step)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        SIGTERM or SIGINT: the step is finished, the state saved, `interrupted` is true. NotFinite if the loss is not.
+        """
+        config, stop = self.config, self.config.steps if stop is None else min(stop, self.config.steps)
+        if not self._resumed and self.step == 0 and self.checkpoints.newest():
+            raise FileExistsError(
+                f"{self.folder} holds a run already; resume() goes on with it, or take another folder"
+            )
+        self.model.train()
+        records: list[dict[str, float]] = []
+        self.progress.start(self.step)
+        window = _Window()
+        saved = self.step
+        self.interrupted = False
+        try:
+            with _stop_signal() as asked:
+                while self.step < stop:
+                    parts = self.parts(self.step)
+                    count = sum(self.objective.count(batch) for batch, weight in parts if weight)
+                    # One message a step: the divisor, and whether any rank was told to stop.
+                    count, told = self.world.sum([count, float(asked.is_set())])
+                    if told:
+                        self.interrupted = True
+                        break
+                    num_tokens = self.train_step(parts, count)
+                    window.add(num_tokens)
+                    self.num_tokens += num_tokens
+                    self.progress.advance(self.step)
+                    self.checkpoints.poll()
+                    at_end = self.step == stop
+                    if self.step % config.log_every == 0 or at_end:
+                        window.losses += self._read_losses()
+                        records.append(self._record(window))
+                        window = _Window()
+                    else:
+                        window.losses += self._read_losses(keep=1)
+                    if self.step % config.checkpoint_every == 0 or at_end:
+                        self.save()
+                        saved = self.step
+                    if self.samples and (at_end or (config.sample_every and self.step % config.sample_every == 0)):
+                        with window.paused():
+                            self._sample()
+            if self.interrupted and self.step > saved:
+                self._read_losses()
+                self.save()
+            self.checkpoints.wait()
+            if self.interrupted:
+                self.progress.say(
+                    f"stopped by a signal after step {self.step}; the state is saved, the same command resumes"
+                )
+        finally:
+            self.progress.stop()
+        return records
+
+    def parts(self, step: int) -> list[tuple[Batch, float]]:
+        """This rank's rows of a step, in as many micro-batches as on every other rank: (batch, weight).
+
+        A micro-batch without rows is a copy of some row with weight 0: sharded layers need every rank at every pass.
+        """
+        num_rows = self.batches.num_rows(step)
+        own = share(num_rows, self.world.rank, self.world.size)
+        batch = self.batches.part(step, own if own else range(1))
+        columns = batch[0].shape[1]
+        most_rows = len(share(num_rows, 0, self.world.size))
+        at_once = max(1, self.config.micro_tokens // columns) if self.config.micro_tokens else most_rows
+        num_parts = -(-most_rows // at_once)
+        parts = []
+        for index in range(num_parts):
+            rows = share(len(own), index, num_parts)
+            chosen = slice(rows.start, rows.stop) if rows else slice(0, 1)
+            parts.append((type(batch)(*(field[chosen] for field in batch)), 1.0 if rows else 0.0))
+        return parts
+
+    def train_step(self, parts: list[tuple[Batch, float]], count: float) -> int:
+        """One update from this rank's parts; `count`: the divisor, of all ranks. Returns the global batch's tokens."""
+        config, world = self.config, self.world
+        if not count > 0:
+            raise ValueError(f"step {self.step}: the batch has nothing to learn from (count {count})")
+        set_learning_rates(self.optimizers, learning_rate_factor(config, self.step))
+        loss = torch.zeros((), dtype=torch.float32, device=world.device)
+        for batch, weight in parts:
+            batch = type(batch)(*(field.to(world.device, non_blocking=True) for field in batch))
+            with torch.autocast(world.device.type, torch.bfloat16, enabled=config.bf16):
+                part = self.objective.loss_sum(self.model, batch) * (weight / count)
+            (part * world.size).backward()  # sharded gradients are averaged over ranks; this makes the average a sum
+            loss += part.detach()
+        norm = whole(nn.utils.clip_grad_norm_(self.model.parameters(), config.clip or math.inf))
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        self._unread.append((self.step, world.sum_tensor(loss), norm))
+        rows, columns = self.batches.num_rows(self.step), parts[0][0][0].shape[1]
         self.step += 1
         if self.average is not None:
-            decay = min(self.config.ema, self.step / (self.step + 10))  # early on, a short memory
+            decay = min(config.ema, self.step / (self.step + MEMORY_OF_AVERAGE))
             with torch.no_grad():
-                for name, value in self.model.state_dict().items():
-                    self.average[name].lerp_(value, 1 - decay)
-        return loss.item()
+                current = [local(parameter) for parameter in checkpoint.trained(self.model).values()]
+                torch._foreach_lerp_([local(value) for value in self.average.values()], current, 1 - decay)
+        return rows * columns
 
-    def run(self, stop: int | None = None) -> Iterator[dict[str, float]]:
-        """Train up to step `stop` (default: the end of the schedule), yielding a record every `log_every` steps."""
-        config, stop = self.config, self.config.steps if stop is None else stop
+    def _read_losses(self, keep: int = 0) -> list[float]:
+        """Losses of the steps done, but for the last `keep`, which the device may still be working on."""
+        done = self._unread[: len(self._unread) - keep]
+        self._unread = self._unread[len(done) :]
+        losses = []
+        for step, loss, norm in done:
+            self.grad_norm = norm.item()
+            losses.append(loss.item())
+            if not (math.isfinite(losses[-1]) and math.isfinite(self.grad_norm)):
+                self._raise_not_finite(step, losses[-1], self.grad_norm)
+        return losses
+
+    def _raise_not_finite(self, step: int, loss: float, norm: float) -> None:
+        self.checkpoints.wait()
+        own = share(self.batches.num_rows(step), self.world.rank, self.world.size)
+        ids = getattr(self.batches.part(step, own), "sample_ids", None)
+        rows = f", samples {ids[:32].tolist()}{' ...' if len(ids) > 32 else ''}" if ids is not None else ""
+        raise NotFinite(
+            f"step {step}: loss {loss}, gradient norm {norm}; rows {own.start}..{own.stop} of the batch{rows}. "
+            f"Nothing was saved after it; the last good checkpoint is {self.checkpoints.newest()}"
+        )
+
+    def _record(self, window: "_Window") -> dict[str, float]:
+        seconds, cpu_s = window.seconds()
+        self.cpu_s += self.world.sum([cpu_s])[0]
+        record = {
+            "step": self.step,
+            "loss": sum(window.losses) / len(window.losses),
+            "lr": self.config.lr * learning_rate_factor(self.config, self.step - 1),
+            "grad_norm": self.grad_norm,
+            "tokens": self.num_tokens,
+            "tokens_per_s": window.num_tokens / seconds,
+            "step_s": seconds / window.num_steps,
+            "cpu_s": round(self.cpu_s, 3),
+        }
+        self.progress.record(record)
+        return record
+
+    def _sample(self) -> None:
+        assert self.samples is not None
+        self.model.eval()
+        text = self.samples(self.model)
         self.model.train()
-        losses, began = [], time.monotonic()
-        while self.step < stop:
-            losses.append(self.train_step())
-            if self.step % config.log_every == 0 or self.step == stop:
-                seconds = time.monotonic() - began
-                record = {
-                    "step": self.step,
-                    "loss": sum(losses) / len(losses),
-                    "lr_factor": learning_rate_factor(config, self.step - 1),
-                    "step_s": seconds / len(losses),
-                }
-                with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(record) + "\n")
-                losses, began = [], time.monotonic()
-                yield record
-                began = time.monotonic()  # what the caller did meanwhile is not training time
-            if self.step % config.checkpoint_every == 0 or self.step == stop:
-                self.save()
+        self.progress.samples(self.step, text)
+
+    def _copy_of_parameters(self) -> dict[str, Tensor]:
+        return {name: parameter.detach().clone() for name, parameter in checkpoint.trained(self.model).items()}
 
     def save(self) -> None:
-        """Write checkpoint.pt in one move, so that a cut never leaves half a file."""
-        state = {
-            "step": self.step,
-            "model": self.model.state_dict(),
-            "average": self.average,
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+        """Begin to write the checkpoint of this step; `run` and `checkpoints.wait` see it through."""
+        self._check_unread()
+        parameters = checkpoint.trained(self.model)
+        state: dict[str, Any] = {
+            "model": {name: parameter.detach() for name, parameter in parameters.items()},
+            "optimizer": checkpoint.optimizer_state(self.model, self.optimizers),
         }
-        scratch = self.folder / "checkpoint.pt.partial"
-        torch.save(state, scratch)
-        os.replace(scratch, self.folder / "checkpoint.pt")
+        if self.average is not None:
+            state["average"] = self.average
+        record = {
+            "step": self.step,
+            "tokens": self.num_tokens,
+            "cpu_s": self.cpu_s,
+            "ranks": self.world.size,
+            "data_hash": self.batches.data_hash,
+            "objective": type(self.objective).__name__,
+            "train": asdict(self.config),
+            "facts": self.facts,
+        }
+        self.checkpoints.save(self.step, state, record)
 
-    def resume(self) -> bool:
-        """Load checkpoint.pt of the folder if it is there."""
-        path = self.folder / "checkpoint.pt"
-        if not path.exists():
+    def _check_unread(self) -> None:
+        """A poisoned step must not be saved; its loss stays unread for the record."""
+        for step, loss, norm in self._unread:
+            if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
+                self._raise_not_finite(step, loss.item(), norm.item())
+
+    def resume(self, *, allow_changed_data: bool = False) -> bool:
+        """Go on from the newest complete checkpoint of the folder; False if there is none.
+
+        Raises CheckpointMismatch if it is of another shape, objective or seed, or of other data without the permission.
+        """
+        path = self.checkpoints.newest()
+        if path is None:
             return False
-        state = torch.load(path, weights_only=True)
-        self.step = state["step"]
-        self.model.load_state_dict(state["model"])
-        self.average = state["average"]
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        record = checkpoint.read_record(path)
+        checks = {
+            "data hash": (record["data_hash"], self.batches.data_hash, allow_changed_data),
+            "objective": (record["objective"], type(self.objective).__name__, False),
+            "seed": (record["train"]["seed"], self.config.seed, False),
+        }
+        for name, (saved, current, allowed) in checks.items():
+            if saved != current and not allowed:
+                hint = " (--allow-changed-data goes on all the same)" if name == "data hash" else ""
+                raise CheckpointMismatch(f"{path}: {name} expected {saved}, as the run began, received {current}{hint}")
+        self.average = checkpoint.load(path, self.model, self.optimizers, self.world, average=self.average is not None)
+        self.step, self.num_tokens, self.cpu_s = record["step"], record["tokens"], record["cpu_s"]
+        self._resumed = True
         return True
 
-    def final_weights(self) -> dict[str, torch.Tensor]:
-        """What is exported: the averaged weights if there are any."""
-        return self.average if self.average is not None else self.model.state_dict()
+    def final_weights(self) -> dict[str, Tensor]:
+        """What is exported, whole, on the CPU: the averaged weights if there are any. Every rank must ask at once."""
+        weights = {name: value.detach() for name, value in self.model.state_dict().items()}
+        weights |= self.average or {}
+        return {name: whole(value).cpu() for name, value in weights.items()}
+
+
+class _Window:
+    """What happened since the last record."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.num_tokens = self.num_steps = 0
+        self._began, self._cpu_began = time.monotonic(), time.process_time()
+
+    def add(self, num_tokens: int) -> None:
+        self.num_tokens += num_tokens
+        self.num_steps += 1
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done meanwhile is not training time."""
+        seconds, cpu_s = self.seconds()
+        yield
+        self._began, self._cpu_began = time.monotonic() - seconds, time.process_time() - cpu_s
+
+    def seconds(self) -> tuple[float, float]:
+        """Wall and CPU seconds of the window."""
+        return time.monotonic() - self._began, time.process_time() - self._cpu_began
+
+
+@contextlib.contextmanager
+def _stop_signal() -> Iterator[threading.Event]:
+    """Set by the first SIGTERM or SIGINT; a second one acts as it did before. Nothing outside of the main thread."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def ask(number: int, frame: Any) -> None:
+        asked.set()
+        signal.signal(number, before[number])
+
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

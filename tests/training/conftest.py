@@ -3,11 +3,13 @@
 import pytest
 import torch
 
-from training.data import DataConfig
+from training.config import TrainConfig
+from training.data import VerseConfig
 from training.model import LLaDA, ModelConfig
+from training.objectives import MaskedObjective
 from training.tasks.verse import PHRASES, VerseBook
-from training.tokenizer import build_tokenizer
-from training.trainer import TrainConfig, Trainer
+from training.tokenizer import MASK_TOKEN, build_tokenizer
+from training.trainer import Trainer
 
 
 @pytest.fixture(autouse=True)
@@ -48,10 +50,13 @@ def make_trainer(book, tokenizer, tmp_path):
 
     def make(name: str = "run", **changes) -> Trainer:
         kinds = {"plain": 0.4, "lines": 0.4, "recite": 0.2}
-        data = DataConfig(max_chars=24, batch_tokens=256, kinds=kinds, pads={kind: [0, 2] for kind in kinds})
+        data = VerseConfig(max_chars=24, batch_tokens=256, kinds=kinds, pads={kind: [0, 2] for kind in kinds})
         options = {"seed": 3, "steps": 12, "lr": 0.01, "matrix_lr": 0.02, "warmup_steps": 2, "log_every": 1}
         config = TrainConfig(**{**options, "checkpoint_every": 1000, **changes})
         model = small_model(vocab_size=tokenizer.get_vocab_size(), weight_tying=True)
-        return Trainer(model, VerseBatches.build(book, tokenizer, data, config.seed), config, tmp_path / name)
+        batches = VerseBatches.build(book, tokenizer, data, config.seed)
+        mask_id = tokenizer.token_to_id(MASK_TOKEN)
+        objective = MaskedObjective(mask_id, normalisation="answers", counted=config.counted_masks)
+        return Trainer(model, batches, objective, config, tmp_path / name)
 
     return make

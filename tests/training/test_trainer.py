@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
-from training.data import DataConfig, VerseBatches
+from training.data import VerseBatches, VerseConfig
+from training.optim import learning_rate_factor
 from training.tasks.verse import VerseBook
-from training.trainer import learning_rate_factor
 
 
 def test_ten_steps_reduce_the_loss(make_trainer):
@@ -66,7 +66,7 @@ def test_prompts_are_kept_and_answers_end_in_eot_and_eos(make_trainer):
 
 
 def test_groups_of_exact_length_need_no_padding(tokenizer):
-    config = DataConfig(
+    config = VerseConfig(
         max_chars=64, batch_tokens=4096, kinds={"plain": 1.0}, pads={"plain": [0]}, exact_lengths=["plain"]
     )
     batches = VerseBatches.build(VerseBook.select(max_chars=32), tokenizer, config, 0)
@@ -86,6 +86,6 @@ def test_the_schedule_warms_up_stays_and_decays(make_trainer):
 
 
 def test_unknown_kinds_of_rows_are_refused(book, tokenizer):
-    config = DataConfig(max_chars=24, batch_tokens=64, kinds={"prose": 1.0}, pads={"prose": [0]})
+    config = VerseConfig(max_chars=24, batch_tokens=64, kinds={"prose": 1.0}, pads={"prose": [0]})
     with pytest.raises(ValueError, match=r"kinds expected some of .*'lines'.*received \['prose'\]"):
         VerseBatches.build(book, tokenizer, config, 0)
