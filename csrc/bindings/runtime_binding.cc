@@ -81,6 +81,19 @@ py::array_t<float> forward(const RuntimeHandle& handle, const IntArray& tokens) 
   return logits;
 }
 
+py::array_t<float> logits(const RuntimeHandle& handle, std::int32_t slot,
+                          const py::array_t<QuerySpan, py::array::c_style>& spans, const IntArray& positions) {
+  const std::shared_ptr<Runtime> runtime = handle.get();
+  const std::vector<QuerySpan> queries(spans.data(), spans.data() + spans.size());
+  const std::vector<std::int32_t> wanted = to_vector(positions);
+  py::array_t<float> logits(
+      {static_cast<py::ssize_t>(wanted.size()), static_cast<py::ssize_t>(runtime->config().vocab_size)});
+  float* out = logits.mutable_data();
+  const py::gil_scoped_release release;
+  runtime->logits(slot, queries, wanted, out);
+  return logits;
+}
+
 std::vector<py::array_t<double>> log_probs(const RuntimeHandle& handle, const std::vector<IntArray>& tokens,
                                            const std::vector<IntArray>& targets,
                                            const std::optional<std::vector<IntArray>>& guides, double cfg_scale) {
@@ -148,6 +161,15 @@ void bind_runtime(py::module_& module) {
           },
           py::arg("tokens"))
       .def(
+          "write_slot",
+          [](const RuntimeHandle& h, std::int32_t slot, const IntArray& tokens) {
+            const auto runtime = h.get();
+            std::vector<std::int32_t> canvas = to_vector(tokens);
+            const py::gil_scoped_release release;
+            runtime->write_slot(slot, std::move(canvas));
+          },
+          py::arg("slot"), py::arg("tokens"))
+      .def(
           "close_slot",
           [](const RuntimeHandle& h, std::int32_t slot) {
             const auto runtime = h.get();
@@ -169,6 +191,7 @@ void bind_runtime(py::module_& module) {
           py::arg("slot"))
       .def("denoise", denoise, py::arg("sequences"), py::arg("spans"), py::arg("max_steps"))
       .def("forward", forward, py::arg("tokens"))
+      .def("logits", logits, py::arg("slot"), py::arg("spans"), py::arg("positions"))
       .def("log_probs", log_probs, py::arg("tokens"), py::arg("targets"), py::arg("guides"), py::arg("cfg_scale"))
       .def("close", &RuntimeHandle::close);
 }

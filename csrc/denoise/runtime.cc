@@ -1,6 +1,7 @@
 #include "denoise/runtime.h"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "core/check.h"
@@ -35,6 +36,11 @@ std::int32_t Runtime::open_slot(std::vector<std::int32_t> canvas) {
   return kv_.open(std::move(canvas));
 }
 
+void Runtime::write_slot(std::int32_t slot, std::vector<std::int32_t> canvas) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  kv_.write(slot, std::move(canvas));
+}
+
 void Runtime::close_slot(std::int32_t slot) {
   const std::lock_guard<std::mutex> lock(mutex_);
   kv_.close(slot);
@@ -64,10 +70,38 @@ std::vector<std::vector<double>> Runtime::log_probs(const std::vector<DenoisingL
 void Runtime::forward(const std::vector<std::int32_t>& tokens, float* out) {
   const std::lock_guard<std::mutex> lock(mutex_);
   const std::int32_t length = static_cast<std::int32_t>(tokens.size());
+  std::vector<std::int32_t> positions(tokens.size());
+  std::iota(positions.begin(), positions.end(), 0);
   ScopedSlots slots(kv_);
+  logits(slots.open(tokens), {{0, length, length}}, positions, out);
+}
+
+void Runtime::logits(std::int32_t slot, const std::vector<QuerySpan>& spans, const std::vector<std::int32_t>& positions,
+                     float* out) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  logits(kv_.at(slot), spans, positions, out);
+}
+
+void Runtime::logits(const Slot& slot, const std::vector<QuerySpan>& spans, const std::vector<std::int32_t>& positions,
+                     float* out) {
+  const std::int32_t length = static_cast<std::int32_t>(slot.canvas.size());
   ForwardBatch batch;
-  batch.begin(slots.open(tokens), length);
-  for (std::int32_t position = 0; position < length; ++position) batch.wanted.push_back(batch.add(position));
+  std::int32_t from = 0;
+  auto wanted = positions.begin();
+  for (const QuerySpan& span : spans) {
+    check(from <= span.start && span.start < span.stop && span.stop <= span.visible && span.visible <= length,
+          ErrorKind::kInvalidRequest, "expected ascending spans with start < stop <= visible <= ", length);
+    from = span.stop;
+    batch.begin(slot, span.visible);
+    for (std::int32_t position = span.start; position < span.stop; ++position) {
+      const std::int64_t row = batch.add(position);
+      if (wanted == positions.end() || *wanted != position) continue;
+      batch.wanted.push_back(row);
+      ++wanted;
+    }
+  }
+  check(!positions.empty() && wanted == positions.end(), ErrorKind::kInvalidRequest,
+        "expected ascending positions within the spans, at least one");
   const ConstTensor hidden = model_.forward(stream_, batch);
   ops_.matmul(stream_, hidden, weights_.head, /*accumulate=*/false,
               {out, DType::kFloat32, hidden.rows, config_.vocab_size});

@@ -32,6 +32,7 @@ class Runtime {
   std::int64_t kv_bytes_per_token() const { return kv_.bytes_per_token(); }
 
   std::int32_t open_slot(std::vector<std::int32_t> canvas);
+  void write_slot(std::int32_t slot, std::vector<std::int32_t> canvas);
   void close_slot(std::int32_t slot);
   std::int64_t num_open_slots();
   std::vector<std::int32_t> canvas(std::int32_t slot);
@@ -43,7 +44,15 @@ class Runtime {
   // Logits of each position: out (tokens.size(), vocab_size) float32.
   void forward(const std::vector<std::int32_t>& tokens, float* out);
 
+  // For what decides in Python: recomputes `spans` of a slot, as a step would, and gives the logits at `positions`,
+  // which ascend and lie within the spans: out (positions.size(), vocab_size) float32. The canvas stays as it is.
+  void logits(std::int32_t slot, const std::vector<QuerySpan>& spans, const std::vector<std::int32_t>& positions,
+              float* out);
+
  private:
+  void logits(const Slot& slot, const std::vector<QuerySpan>& spans, const std::vector<std::int32_t>& positions,
+              float* out);
+
   std::mutex mutex_;
   const ModelConfig config_;
   const Ops& ops_;

@@ -9,6 +9,12 @@ namespace {
 
 std::int64_t round_up(std::int64_t n, std::int64_t unit) { return (n + unit - 1) / unit * unit; }
 
+void check_tokens(const std::vector<std::int32_t>& canvas, std::int64_t vocab_size) {
+  for (std::size_t i = 0; i < canvas.size(); ++i)
+    check(canvas[i] >= 0 && canvas[i] < vocab_size, ErrorKind::kInvalidRequest, "expected token ids from 0 to ",
+          vocab_size - 1, ", got ", canvas[i], " at position ", i);
+}
+
 }  // namespace
 
 std::int64_t KvPool::bytes_per_token() const {
@@ -21,9 +27,7 @@ std::int32_t KvPool::open(std::vector<std::int32_t> canvas) {
   check(length >= 1, ErrorKind::kInvalidRequest, "expected at least one token, got none");
   check(length <= config_.max_sequence_length, ErrorKind::kContextLength, "expected at most ",
         config_.max_sequence_length, " tokens (max_sequence_length), got ", length);
-  for (std::size_t i = 0; i < canvas.size(); ++i)
-    check(canvas[i] >= 0 && canvas[i] < config_.vocab_size, ErrorKind::kInvalidRequest, "expected token ids from 0 to ",
-          config_.vocab_size - 1, ", got ", canvas[i], " at position ", i);
+  check_tokens(canvas, config_.vocab_size);
   const std::int64_t capacity = round_up(length, 64);
   const std::int64_t k_bytes = config_.num_kv_heads * capacity * config_.head_dim * size_of(dtype_);
   const std::int64_t v_bytes = config_.num_kv_heads * capacity * round_up(config_.head_dim, 16) * size_of(dtype_);
@@ -37,6 +41,14 @@ std::int32_t KvPool::open(std::vector<std::int32_t> canvas) {
   const std::int32_t id = next_id_++;
   slots_.emplace(id, std::move(slot));
   return id;
+}
+
+void KvPool::write(std::int32_t id, std::vector<std::int32_t> canvas) {
+  Slot& slot = at(id);
+  check(canvas.size() == slot.canvas.size(), ErrorKind::kInvalidRequest, "expected ", slot.canvas.size(),
+        " tokens, as many as the canvas has, got ", canvas.size());
+  check_tokens(canvas, config_.vocab_size);
+  slot.canvas = std::move(canvas);
 }
 
 void KvPool::close(std::int32_t id) {

@@ -25,6 +25,9 @@ class KvPool {
   std::int32_t open(std::vector<std::int32_t> canvas);
   void close(std::int32_t id);
 
+  // Replaces the tokens of a slot, as many as there were; K and V stay. Throws InvalidRequestError.
+  void write(std::int32_t id, std::vector<std::int32_t> canvas);
+
   // Throws InvalidRequestError if there is no such slot.
   Slot& at(std::int32_t id);
 

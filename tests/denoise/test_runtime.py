@@ -264,3 +264,80 @@ def test_calls_from_many_threads_take_turns(runtime):
 def test_option_that_is_unknown(name):
     with pytest.raises(LladaRtError, match="expected"):
         _core.Runtime(str(CHECKPOINT), **{name: "int3"})
+
+
+def test_logits_of_a_slot_are_those_of_its_keys_and_values(runtime):
+    """Whole canvas: as forward. A part of it: as a step sees it, with what the slot holds of the rest."""
+    slot, twin = runtime.open_slot(CANVAS), runtime.open_slot(CANVAS)
+    everywhere, block = spans_of((0, LENGTH)), spans_of((3, LENGTH))
+    masked = np.arange(3, LENGTH, dtype=np.int32)
+    assert np.array_equal(runtime.logits(slot, everywhere, masked), runtime.forward(CANVAS)[3:])
+    filled = CANVAS.copy()
+    filled[5] = 42
+    for one in (slot, twin):
+        runtime.write_slot(one, filled)
+        assert np.array_equal(runtime.canvas(one), filled)
+    # Once all is recomputed, a part of it sees the same keys; before, it sees those of a mask at position 5.
+    exact = runtime.forward(filled)
+    assert np.array_equal(runtime.logits(slot, everywhere, masked), exact[3:])
+    assert np.array_equal(runtime.logits(slot, block, masked), exact[3:])
+    assert np.array_equal(runtime.logits(slot, spans_of((6, 9)), np.array([7], np.int32)), exact[[7]])
+    runtime.logits(twin, spans_of((0, 5), (6, LENGTH)), np.array([4, 9], np.int32))
+    assert not np.array_equal(runtime.logits(twin, spans_of((6, 9)), np.array([7], np.int32)), exact[[7]])
+
+
+def test_looking_at_logits_changes_no_step(runtime):
+    tokens = []
+    for looks in (False, True):
+        slot, done, steps = runtime.open_slot(CANVAS), False, 0
+        while not done:
+            changes = {"first_begin": 1, "first_end": 2} if steps else {}
+            sequences, spans = plan(slot, next_step=steps, step=steps, temperature=0.7, seed=3, **changes)
+            if looks:
+                first = slice(1, 2) if steps else slice(0, 1)
+                masked = np.flatnonzero(runtime.canvas(slot) == IDS.mask).astype(np.int32)
+                runtime.logits(slot, spans[first], masked)
+            outcomes, _ = runtime.denoise(sequences, spans, 1)
+            steps, done = steps + 1, bool(outcomes["block_done"][0])
+        tokens.append(runtime.canvas(slot).tolist())
+    assert tokens[0] == tokens[1]
+
+
+def spans_of(*ranges):
+    return np.array([(start, stop, LENGTH) for start, stop in ranges], np.int32).view(_core.SPAN_DTYPE)[:, 0]
+
+
+@pytest.mark.parametrize(
+    ("ranges", "positions"),
+    [
+        ([(0, LENGTH)], []),
+        ([(3, 5)], [5]),
+        ([(3, 9)], [7, 5]),
+        ([(3, 9)], [5, 5]),
+        ([(5, 9), (3, 5)], [4]),
+        ([(5, 5)], [5]),
+        ([(0, LENGTH + 1)], [5]),
+        ([], [5]),
+    ],
+)
+def test_bad_questions_about_logits(runtime, ranges, positions):
+    slot = runtime.open_slot(CANVAS)
+    spans = spans_of(*ranges) if ranges else np.zeros(0, _core.SPAN_DTYPE)
+    with pytest.raises(InvalidRequestError, match="expected ascending"):
+        runtime.logits(slot, spans, np.array(positions, np.int32))
+    with pytest.raises(InvalidRequestError, match="open slot"):
+        runtime.logits(slot + 1, spans_of((0, LENGTH)), np.array([1], np.int32))
+
+
+def test_bad_tokens_for_a_slot(runtime):
+    slot = runtime.open_slot(CANVAS)
+    for tokens, words in (
+        (CANVAS[:-1], "as many as the canvas"),
+        (CANVAS * 0 + 160, "token ids"),
+        (CANVAS * 0 - 1, "-1"),
+    ):
+        with pytest.raises(InvalidRequestError, match=words):
+            runtime.write_slot(slot, tokens)
+    with pytest.raises(InvalidRequestError, match="open slot"):
+        runtime.write_slot(slot + 1, CANVAS)
+    assert np.array_equal(runtime.canvas(slot), CANVAS)
