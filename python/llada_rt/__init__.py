@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .audit import CacheAudit as CacheAudit
     from .config import EngineConfig as EngineConfig
     from .engine import Engine as Engine
     from .errors import ChatTemplateError as ChatTemplateError
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _NAMES = {
+    "audit": ("CacheAudit",),
     "config": ("EngineConfig",),
     "engine": ("Engine",),
     "errors": (

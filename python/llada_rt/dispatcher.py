@@ -134,7 +134,7 @@ class Dispatcher:
             self._admit()
             if not self._scheduler.num_running:
                 return
-            plan = self._scheduler.schedule(self._max_steps())
+            plan = self._audited(self._scheduler.schedule(self._max_steps()))
             sequences = self._scheduler.of(plan)
             blocks = [sequence.canvas.block_index for sequence in sequences]
             try:
@@ -184,6 +184,19 @@ class Dispatcher:
         if any(self._jobs[sequence].stream is not None for sequence in self._scheduler.running):
             return 1
         return max(1, min(_MAX_STEPS, int(_CALL_SECONDS / self._seconds_per_step)))
+
+    def _audited(self, plan: StepPlan) -> StepPlan:
+        """The plan, after the audits that are due; a request whose audit fails has left it."""
+        rows = []
+        for row, sequence in zip(plan.sequences, self._scheduler.of(plan), strict=True):
+            try:
+                if sequence.audit and sequence.audit.is_due(row, len(sequence.canvas)):
+                    row = sequence.audit.examine(self.runner, row, sequence.canvas.tokens)
+            except Exception as error:
+                self._fail(self._jobs[sequence], error)
+            else:
+                rows.append(row)
+        return StepPlan(tuple(rows), plan.max_steps)
 
     def _denoise(self, plan: StepPlan) -> StepResult:
         began = time.perf_counter()

@@ -8,6 +8,7 @@ from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from .audit import CacheAudit
 from .params import SamplingParams
 from .plan import Commit
 from .requests import Request
@@ -60,6 +61,7 @@ class CompletionOutput:
     finish_reason: FinishReason  # stop: an end token was written
     tokens: list[TokenInfo] | None  # with return_tokens, one for each of token_ids
     diffusion: DiffusionStats
+    audit: CacheAudit | None = None  # with `audit`
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,7 @@ def request_output(
         finish_reason="stop" if ended else "length",
         tokens=_tokens(ids, start, sequence, tokenizer) if params.return_tokens else None,
         diffusion=stats,
+        audit=sequence.audit.report if sequence.audit else None,
     )
     return RequestOutput(request.request_id, request.prompt, list(request.prompt_token_ids), [completion], params)
 

@@ -70,6 +70,13 @@ def _boolean(name: str, value: object) -> bool:
     return bool(value)
 
 
+def _every(name: str, value: object) -> int:
+    """A number of steps; True is every one, False none."""
+    if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"):
+        return int(bool(value))
+    return _integer(0, _MAX_COUNT, "True, False or a number of steps")(name, value)
+
+
 def _choice(kind: Any) -> Callable[[str, object], str]:
     choices: tuple[str, ...] = get_args(kind)
 
@@ -155,6 +162,19 @@ class SamplingParams:
         "Key/value reuse between steps: none is exact, the others are approximate.",
         aliases=("use_cache",),
     )
+    audit: int = _option(
+        0,
+        _every,
+        "Run the exact forward beside every so many-th cached step and report how far the two are apart; 0: never. "
+        "The text stays the same.",
+    )
+    error_budget: float | None = _option(
+        None,
+        _NOT_NEGATIVE,
+        "Recompute the whole canvas where an audited step is further from the exact one than this (largest KL, nats). "
+        "Sets audit=1 unless that is given.",
+        optional=True,
+    )
     cfg_scale: float = _option(0.0, _NOT_NEGATIVE, "Classifier-free guidance; above 0 each step costs two forwards.")
     seed: int | None = _option(
         None,
@@ -190,6 +210,8 @@ class SamplingParams:
         values |= _expand(given) | given
         if values["eos_early_stop"] is None:
             values["eos_early_stop"] = PRESETS[values["preset"]]["eos_early_stop"]
+        if values["error_budget"] is not None and "audit" not in given:
+            values["audit"] = 1
         for name, value in values.items():
             object.__setattr__(self, name, value)
         object.__setattr__(self, "_given", given)
@@ -208,6 +230,10 @@ class SamplingParams:
                 "got entropy",
                 param=parallel,
                 hint=None if parallel in self.given else f"{parallel} comes from preset {self.preset!r}",
+            )
+        if self.error_budget is not None and not self.audit:
+            raise InvalidRequestError(
+                f"error_budget={self.error_budget} needs audit: expected a number of steps, got 0", param="error_budget"
             )
         block = self.block_length
         if block is not None and block > self.gen_length:

@@ -11,6 +11,7 @@ from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from typing import Any
 
+from .audit import Audit
 from .caches import CACHES
 from .canvas import Canvas
 from .decoders import decoder_of
@@ -237,4 +238,5 @@ def make_sequence(request: Request, params: SamplingParams, special: SpecialIds)
         commit_start=0 if as_published else None,
         end_tokens=special.ends if params.eos_early_stop and not is_infill else frozenset(),
         end_fill=max(eos, eot) if eos < 0 else eos,
+        audit=Audit(params.audit, params.error_budget) if params.audit else None,
     )

@@ -77,6 +77,10 @@ class Runner:
             if slot >= 0:
                 self._runtime.close_slot(slot)
 
+    def copy_slot(self, slot: int) -> int:
+        """A slot with the same tokens; its keys and values are yet to be computed."""
+        return self._runtime.open_slot(self._runtime.canvas(slot))
+
     def denoise(self, plan: StepPlan) -> StepResult:
         """Run the plan's steps; returns when a sequence has completed its block, or after max_steps."""
         sequences, spans = self._pack(plan.sequences)
@@ -143,6 +147,14 @@ class Runner:
     def forward(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Logits of every position: (length, vocabulary)."""
         return self._runtime.forward(np.asarray(tokens, dtype=np.int32))
+
+    def logits(self, slot: int, spans: Sequence[QuerySpan], positions: Sequence[int]) -> NDArray[np.float32]:
+        """Recompute the spans of a slot as a step would; logits at positions within them: (num_positions, vocabulary).
+
+        The slot's tokens stay as they are.
+        """
+        packed = np.array([(q.start, q.stop, q.visible) for q in spans], dtype=self._span_dtype)
+        return self._runtime.logits(slot, packed, np.asarray(positions, dtype=np.int32))
 
     def log_probs(
         self,

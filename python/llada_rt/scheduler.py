@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import NamedTuple
 
+from .audit import Audit
 from .caches import CachePolicy
 from .canvas import Canvas
 from .decoders import Decoder
@@ -39,6 +40,7 @@ class Sequence:
     commit_start: int | None = None  # None: the start of the active block
     end_tokens: frozenset[int] = frozenset()  # once settled, later blocks are not computed; empty: never
     end_fill: int = -1  # what the positions not computed become
+    audit: Audit | None = None
     slot: int = -1
     guide_slot: int = -1
     num_forwards: int = 0
@@ -62,22 +64,26 @@ class Sequence:
         """What the cache policy asks for `ahead` steps from now, if the block lasts so long."""
         return self.cache.query(self.canvas, self.num_forwards + ahead, self.steps_in_block + ahead)
 
+    def first_query(self) -> tuple[QuerySpan, ...]:
+        """What the next step recomputes."""
+        spans = self.query(0)
+        return self._compacted(spans) if self.cache.compact and self.steps_in_block else spans
+
     def steps_alike(self, most: int) -> int:
         """For how many steps, at most `most`, a plan made now holds: those after the first ask the same."""
         most = min(most, self.canvas.num_masked)  # a block has no more steps left than masks
+        if self.audit:
+            most = self.audit.steps_alike(most, self.first_query(), len(self.canvas))
         later = self.query(1)
         return next((ahead for ahead in range(2, most) if self.query(ahead) != later), most)
 
     def plan(self) -> SequencePlan:
         block = self.canvas.block
-        first, later = self.query(0), self.query(1)
-        if self.cache.compact and self.steps_in_block:
-            first = self._compacted(first)
         return SequencePlan(
             slot=self.slot,
             guide_slot=self.guide_slot,
-            first_query=first,
-            next_query=later,
+            first_query=self.first_query(),
+            next_query=self.query(1),
             block=block,
             commit_start=block.start if self.commit_start is None else self.commit_start,
             select=self.decoder.select(self.canvas, self.steps_in_block),
@@ -112,6 +118,8 @@ class Sequence:
         if result.num_steps:
             last = result.num_steps - 1
             self.last_committed = frozenset(commit.position for commit in result.commits if commit.step == last)
+        if self.audit:
+            self.audit.apply(result)
         self.num_forwards += result.num_steps
         self.num_refreshes += result.num_refreshes
         self.num_query_rows += result.num_query_rows

@@ -25,6 +25,8 @@ def test_defaults_are_those_of_the_published_loop():
         "threshold": None,
         "factor": None,
         "cache": "none",
+        "audit": 0,
+        "error_budget": None,
         "cfg_scale": 0.0,
         "seed": None,
         "logits_eos_inf": False,
