@@ -15,7 +15,8 @@ from tests.tolerance import FORWARD_FLOOR, error
 from training.model import LLaDA
 from training.sampling import generate, infill
 from training.tasks import verse
-from training.tasks.verse import Item, VerseBook, hole_items, line_items
+from training.tasks.items import Item
+from training.tasks.verse import VerseBook, hole_items, line_items
 
 RECIPE = Path(verse.__file__).parents[1] / "recipes" / "verse.toml"
 GEN_LENGTH = 28

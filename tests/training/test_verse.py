@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from training.evaluate import segments, verse_items
+from training.evaluate import segments
+from training.tasks.items import Tally, answer_text, ask
 from training.tasks.verse import (
     PHRASES,
     QUESTIONS,
@@ -14,13 +15,12 @@ from training.tasks.verse import (
     Poem,
     VerseBook,
     acrostic_items,
-    answer_text,
     data_hash,
-    evaluate,
     hole_items,
     line_items,
     read_poems,
     split_lines,
+    verse_items,
 )
 from training.tokenizer import CHAT_TEMPLATE, MASK_TOKEN, SPECIAL_TOKENS, build_tokenizer, encode_chat, render_chat
 
@@ -93,7 +93,7 @@ def test_question_wording_is_the_papers():
 def test_perfect_answers_score_one_and_each_task_is_there(whole):
     book, tokenizer = whole
     items = verse_items(book, tokenizer, gen_length=16)
-    scores = evaluate(items, tokenizer, lambda items: right_answers(items, tokenizer))
+    scores = ask(items, tokenizer, lambda items: right_answers(items, tokenizer))
     tasks = [
         "next_line",
         "previous_line",
@@ -103,9 +103,11 @@ def test_perfect_answers_score_one_and_each_task_is_there(whole):
         "next_line, English",
         "previous_line, English",
     ]
-    assert scores == dict.fromkeys(tasks, 1.0)
-    wrong = evaluate(items[:5], tokenizer, lambda items: [list(item.canvas) for item in items])
-    assert wrong == {"next_line": 0.0}
+    assert list(scores) == tasks
+    assert all(tally.right == tally.asked for tally in scores.values())
+    assert sum(tally.asked for tally in scores.values()) == len(items)
+    wrong = ask(items[:5], tokenizer, lambda items: [list(item.canvas) for item in items])
+    assert wrong == {"next_line": Tally(0, 5)}
 
 
 def test_hole_items_hide_the_stated_share_of_single_characters(whole):

@@ -29,6 +29,8 @@ _PLACES = {
     "countdown": "countdown:COUNTDOWN",
     "sudoku4": "sudoku:SUDOKU4",
     "sudoku4_infill": "sudoku:SUDOKU4_INFILL",
+    "sudoku6": "sudoku:SUDOKU6",
+    "sudoku6_infill": "sudoku:SUDOKU6_INFILL",
     "sudoku9": "sudoku:SUDOKU9",
     "sudoku9_infill": "sudoku:SUDOKU9_INFILL",
 }

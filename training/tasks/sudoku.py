@@ -1,4 +1,4 @@
-"""Sudoku, 4x4 and 9x9: puzzles with one solution, as a question with its answer or as a grid with holes.
+"""Sudoku, 4x4, 6x6 and 9x9: puzzles with one solution, as a question with its answer or as a grid with holes.
 
 The solved grid is the key: no puzzle of a test has a solution that training showed. A grid is written row by row, one
 character a cell, `.` (in a template the hole sign) for an empty one.
@@ -17,26 +17,27 @@ EMPTY = "."
 
 @dataclass(frozen=True)
 class Board:
-    """Grids of box*box squared cells; a cell is a digit 1..size, 0 for empty."""
+    """Grids whose boxes have `high` * `wide` cells, as many as there are digits; a cell is a digit, 0 for empty."""
 
-    box: int
+    high: int
+    wide: int
     fewest: int  # clues of the hardest puzzles
     most: int
 
     @property
     def size(self) -> int:
-        return self.box**2
+        return self.high * self.wide
 
     @cached_property
     def units(self) -> list[list[int]]:
         """Cells that hold every digit once: rows, columns, boxes."""
-        box, size = self.box, self.size
+        high, wide, size = self.high, self.wide, self.size
         rows = [[size * r + c for c in range(size)] for r in range(size)]
         columns = [[size * r + c for r in range(size)] for c in range(size)]
         boxes = [
-            [size * (box * a + r) + box * b + c for r in range(box) for c in range(box)]
-            for a in range(box)
-            for b in range(box)
+            [size * (high * a + r) + wide * b + c for r in range(high) for c in range(wide)]
+            for a in range(wide)
+            for b in range(high)
         ]
         return rows + columns + boxes
 
@@ -131,6 +132,7 @@ class Board:
         )
 
 
-SMALL, LARGE = Board(2, 4, 8), Board(3, 28, 40)
+SMALL, MIDDLE, LARGE = Board(2, 2, 4, 8), Board(2, 3, 10, 18), Board(3, 3, 28, 40)
 SUDOKU4, SUDOKU4_INFILL = SMALL.task(infill=False), SMALL.task(infill=True)
+SUDOKU6, SUDOKU6_INFILL = MIDDLE.task(infill=False), MIDDLE.task(infill=True)
 SUDOKU9, SUDOKU9_INFILL = LARGE.task(infill=False), LARGE.task(infill=True)

@@ -9,7 +9,6 @@ import hashlib
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
+from training.tasks.items import Item
 from training.tokenizer import MASK_TOKEN, encode_chat
 
 VERSE_FILE = Path(__file__).with_name("verse.jsonl")  # 300 Tang poems, 300 ci
@@ -56,6 +56,7 @@ PHRASES = (
     '" by ',
 )
 HOLE_SHARE = 0.3  # of a poem's characters, in the holes task
+RECITE_LENGTH = 72  # answer tokens when a whole poem is asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,19 +74,6 @@ class Poem:
     @property
     def bare_lines(self) -> list[str]:
         return [line.rstrip(STOPS) for line in self.lines]
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One question. `canvas` is what the sampler starts from: the tokens given, and mask tokens to be filled."""
-
-    task: str
-    canvas: tuple[int, ...]
-    start: int  # where the answer begins: length of the chat prompt; 0 for a template with holes
-    accepted: frozenset[str]  # right answers as text
-
-
-Sampler = Callable[[Sequence[Item]], list[list[int]]]  # filled canvases, in the order of the items
 
 
 def split_lines(text: str) -> list[str]:
@@ -202,18 +190,14 @@ def acrostic_items(book: VerseBook, tokenizer: Tokenizer) -> list[Item]:
     return items
 
 
-def answer_text(tokenizer: Tokenizer, item: Item, canvas: Sequence[int]) -> str:
-    """The answer in a filled canvas: up to the first end token, without outer white space."""
-    answer = list(canvas[item.start :])
-    ends = [tokenizer.token_to_id("<|eot_id|>"), tokenizer.token_to_id("<|endoftext|>")]
-    stop = next((i for i, token in enumerate(answer) if token in ends), len(answer))
-    return tokenizer.decode(answer[:stop], skip_special_tokens=False).strip()
-
-
-def evaluate(items: Sequence[Item], tokenizer: Tokenizer, sampler: Sampler) -> dict[str, float]:
-    """Share of items answered exactly, per task. The same code serves the torch loop and the compiled engine."""
-    right, asked = defaultdict(int), defaultdict(int)
-    for item, canvas in zip(items, sampler(items), strict=True):
-        asked[item.task] += 1
-        right[item.task] += answer_text(tokenizer, item, canvas) in item.accepted
-    return {task: right[task] / asked[task] for task in asked}
+def verse_items(book: VerseBook, tokenizer: Tokenizer, *, gen_length: int) -> list[Item]:
+    """Every question of the book in the paper's wording and in English, every poem with holes and as an acrostic."""
+    return [
+        *line_items(book, tokenizer, "next_line", gen_length=gen_length),
+        *line_items(book, tokenizer, "previous_line", gen_length=gen_length),
+        *hole_items(book, tokenizer),
+        *acrostic_items(book, tokenizer),
+        *line_items(book, tokenizer, "recite", gen_length=RECITE_LENGTH),
+        *line_items(book, tokenizer, "next_line", gen_length=gen_length, wording=2),
+        *line_items(book, tokenizer, "previous_line", gen_length=gen_length, wording=2),
+    ]
