@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
@@ -20,6 +21,9 @@ from torch import distributed as dist
 from torch.distributed import checkpoint as dcp
 
 from training.distributed import World
+
+# One process saves and loads without a group, and means to.
+warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
 
 PARTIAL = ".partial"
 RECORD = "run.json"

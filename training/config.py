@@ -85,7 +85,8 @@ def make(kind: type[T], table: Mapping[str, Any], where: str) -> T:
     for name, value in table.items():
         if name not in known:
             raise ValueError(f"{where}: unknown field {name!r}, {nearest(name, known)}")
-        values[name] = _convert(hints[name], value, f"{where}: {name}")
+        is_table = any(dataclasses.is_dataclass(kind) for kind in (hints[name], *typing.get_args(hints[name])))
+        values[name] = _convert(hints[name], value, f"{where}: " + (f"[{name}]" if is_table else name))
     required = [
         field.name
         for field in dataclasses.fields(kind)

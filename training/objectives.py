@@ -10,9 +10,11 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from training.config import TrainConfig
 from training.data import Batch
 from training.losses import next_token_losses, token_losses
 from training.masking import Noised, forward_process, forward_process_counted
+from training.model import ModelConfig
 
 
 class Objective(Protocol):
@@ -95,3 +97,13 @@ class NextTokenObjective:
         if self.normalisation == "answers":
             losses = losses / targets.sum(1, keepdim=True).expand(batch.tokens.shape)[targets]
         return losses.sum()
+
+
+def choose_objective(
+    model: ModelConfig, config: TrainConfig, normalisation: Literal["tokens", "answers"]
+) -> MaskedObjective | NextTokenObjective:
+    """For this kind of model. normalisation: the stage's, "tokens" or "answers"; a recipe's own goes before it."""
+    normalisation = config.normalisation or normalisation
+    if model.causal:
+        return NextTokenObjective(model.eos_token_id, normalisation)
+    return MaskedObjective(model.mask_token_id, normalisation, config.counted_masks)

@@ -1,15 +1,18 @@
 """A recipe and what it makes: data, tokenizer, model, trainer, and in the end the exported folder.
 
-A recipe is a TOML file with the tables [model], [data] (or [verse], the demo's poems), [train] and [export]. Each
-of its fields can be given on the command line too: `RECIPE.toml --out DIR --train.lr 1e-3 --data.batches.batch-rows 8`.
+A recipe is a TOML file with the tables [model], [data] (or [verse], the demo's poems), [train], [export] and, if only
+adapters are to learn, [lora]. Each of its fields can be given on the command line too:
+`RECIPE.toml --out DIR --train.lr 1e-3 --data.batches.batch-rows 8`.
 """
 
+import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import tyro
@@ -19,17 +22,20 @@ from training.config import TrainConfig, make, nearest, read_toml, to_toml
 from training.data import Batches, VerseBatches, VerseConfig
 from training.distributed import World
 from training.export import ExportConfig, export_model, recipes_in_card
+from training.lora import LoraConfig, add_adapters, merge_adapters
 from training.model import LLaDA, ModelConfig
 from training.objectives import Objective
 from training.progress import draw_curves
+from training.samples import sample_texts
 from training.sources import DataConfig
 from training.sources import prepare as prepare_data
+from training.store import TokenStore
 from training.tasks import verse
 from training.tasks.verse import VerseBook
 from training.tokenizer import EOS_TOKEN, MASK_TOKEN, build_tokenizer, load_tokenizer
-from training.trainer import Trainer
+from training.trainer import NotFinite, Trainer
 
-DECIDED = ("vocab_size", "mask_token_id", "eos_token_id", "pad_token_id")  # by the tokenizer
+DECIDED = ("vocab_size", "mask_token_id", "eos_token_id", "pad_token_id")  # of a ModelConfig, by the tokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,16 +49,14 @@ class ModelSizes:
     mlp_hidden_size: int  # width of the feed-forward
     max_sequence_length: int = 512  # tokens
     rope_theta: float = 10000.0  # base of the rotary angles
-    rms_norm_eps: float = 1e-5
+    rms_norm_eps: float = 1e-5  # added to the mean square
     weight_tying: bool = False  # the head is the embedding
     causal: bool = False  # an autoregressive model (ARM) instead of a masked diffusion model
-    attention_block_length: int | None = (
-        None  # tokens of a block that sees itself and what is before it; none: all see all
-    )
+    attention_block_length: int | None = None  # tokens of a block that sees itself and the ones before; none: sees all
 
     @classmethod
     def of(cls, config: ModelConfig) -> "ModelSizes":
-        return cls(**{name.name: getattr(config, name.name) for name in dataclasses.fields(cls)})
+        return cls(**{field.name: getattr(config, field.name) for field in dataclasses.fields(cls)})
 
     def config(self, tokenizer: Tokenizer) -> ModelConfig:
         eos_id = tokenizer.token_to_id(EOS_TOKEN)
@@ -67,6 +71,7 @@ class RunConfig:
 
     out: Path  # folder of the run; goes on where it stopped if it holds a checkpoint
     init: Path | None = None  # model folder, published or exported, whose weights the run starts from
+    held_out: tuple[str, ...] = ()  # files like those of the data, never trained on; their loss is recorded
     device: str = "auto"  # cpu, cuda, or auto: a GPU if there is one
     threads: int | None = None  # of torch on the CPU; none: torch's own choice
     tensorboard: bool = False  # write OUT/tensorboard beside metrics.jsonl
@@ -75,6 +80,7 @@ class RunConfig:
     data: DataConfig | None = None  # rows of files or of a task
     verse: VerseConfig | None = None  # or the demo's poems
     train: TrainConfig
+    lora: LoraConfig | None = None  # none: all weights learn
     export: ExportConfig
 
     def __post_init__(self) -> None:
@@ -82,41 +88,49 @@ class RunConfig:
             raise ValueError("expected one of the tables [data] and [verse]")
         if self.model is None and self.init is None:
             raise ValueError("expected the table [model], or --init with a model folder")
+        if self.held_out and self.data is None:
+            raise ValueError("held_out expected files of [data]; the demo's poems have none")
 
 
-TABLES = {"model": ModelSizes, "data": DataConfig, "verse": VerseConfig, "train": TrainConfig, "export": ExportConfig}
+Run = TypeVar("Run", bound=RunConfig)
 
 
-def read_command(arguments: Sequence[str], doc: str) -> RunConfig:
+def read_command(arguments: Sequence[str], doc: str, kind: type[Run] = RunConfig) -> Run:
     """RECIPE.toml and overrides -> the resolved configuration. Help and errors end the process, as of a command."""
-    program = f"python -m {sys.modules['__main__'].__spec__.name}" if sys.modules["__main__"].__spec__ else None
-    options = {"prog": program, "description": doc, "config": (tyro.conf.AvoidSubcommands,)}
+    spec = sys.modules["__main__"].__spec__
+    program = f"python -m {spec.name} RECIPE.toml" if spec else "RECIPE.toml"
+    options: Any = {"prog": program, "description": doc, "config": (tyro.conf.AvoidSubcommands,)}
     if not arguments or arguments[0].startswith("-"):
         if not {"-h", "--help"} & set(arguments):
             raise SystemExit(f"error: expected RECIPE.toml first, received {' '.join(arguments) or 'nothing'}")
-        return tyro.cli(RunConfig, args=["--help"], **{**options, "prog": f"{program} RECIPE.toml"})
-    path = Path(arguments[0])
+        return tyro.cli(kind, args=["--help"], **options)
     try:
-        return tyro.cli(RunConfig, args=arguments[1:], default=read_recipe(path, tyro.MISSING), **options)
+        recipe = read_recipe(Path(arguments[0]), tyro.MISSING, kind)
+        return tyro.cli(kind, args=arguments[1:], default=recipe, **options)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
 
 
-def read_recipe(path: Path, out: Path) -> RunConfig:
-    """A recipe file as the configuration of a run into `out`."""
-    tables = read_toml(path)
-    known = [f.name for f in dataclasses.fields(RunConfig)]
-    if unknown := sorted(set(tables) - set(known)):
-        raise ValueError(f"{path}: unknown table [{unknown[0]}], {nearest(unknown[0], known)}")
-    values: dict[str, Any] = {name: value for name, value in tables.items() if not isinstance(value, dict)}
-    for name, kind in TABLES.items():
-        if name in tables:
-            values[name] = make(kind, tables[name], f"{path}: [{name}]")
-        elif name in ("train", "export"):
-            raise ValueError(f"{path}: expected the table [{name}], which is missing")
-    if "init" in values:
-        values["init"] = Path(values["init"])
-    return RunConfig(**{**values, "out": out})
+@contextlib.contextmanager
+def run_command() -> Iterator[None]:
+    """What a person did wrong ends the process with one sentence; everything else keeps its traceback."""
+    try:
+        yield
+    except (ValueError, FileExistsError, FileNotFoundError, ModuleNotFoundError, NotFinite) as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+def read_recipe(path: Path, out: Path, kind: type[Run] = RunConfig) -> Run:
+    """A recipe file as the configuration of a run into `out`. Its tables are the dataclasses among the fields."""
+    content = read_toml(path)
+    hints = typing.get_type_hints(kind)
+    if unknown := sorted(set(content) - set(hints)):
+        raise ValueError(f"{path}: unknown table [{unknown[0]}], {nearest(unknown[0], list(hints))}")
+    content["out"] = str(out)
+    for field in dataclasses.fields(kind):
+        if field.default is dataclasses.MISSING and field.name not in content:
+            raise ValueError(f"{path}: expected the table [{field.name}], which is missing")
+    return replace(make(kind, content, str(path)), out=out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,23 +140,36 @@ class Data:
     batches: Batches
     tokenizer: Tokenizer
     facts: Mapping[str, Any]  # for the model card
-    book: VerseBook | None = None  # of the demo
+    store: TokenStore | None = None  # of [data]
+    book: VerseBook | None = None  # of [verse]
 
 
 def open_data(config: RunConfig, world: World) -> Data:
-    """Rows, tokenizer and batches. On many ranks the first one tokenises, the others wait for it."""
+    """Rows, tokenizer and batches. On many ranks the first one tokenises and the others wait for it."""
     if config.verse is not None:
         return open_verse(config.verse, config.train.seed)
     assert config.data is not None
-    model = config.model or ModelSizes.of(ModelConfig.from_json(config.init / "config.json"))
     tokenizer = load_tokenizer(config.init)[0] if config.init else None
-    for rank in range(2 if world.size > 1 else 1):
-        if rank == min(world.rank, 1):
-            prepared = prepare_data(
-                config.data, config.out, seed=config.train.seed, context=model.max_sequence_length, tokenizer=tokenizer
-            )
+    return open_rows(config, config.data, config.out, tokenizer, world)
+
+
+def open_rows(config: RunConfig, data: DataConfig, folder: Path, tokenizer: Tokenizer | None, world: World) -> Data:
+    model = config.model or ModelSizes.of(ModelConfig.from_json(Path(config.init or "") / "config.json"))
+    context = model.max_sequence_length
+    if not world.is_first:
         world.barrier()
-    return Data(prepared.batches, prepared.tokenizer, prepared.facts)
+    prepared = prepare_data(data, folder, seed=config.train.seed, context=context, tokenizer=tokenizer)
+    if world.is_first:
+        world.barrier()
+    return Data(prepared.batches, prepared.tokenizer, prepared.facts, prepared.store)
+
+
+def open_held_out(config: RunConfig, tokenizer: Tokenizer, world: World) -> Batches | None:
+    if not config.held_out:
+        return None
+    assert config.data is not None
+    table = replace(config.data, files=config.held_out, task=None, sha256=None)
+    return open_rows(config, table, config.out / "held_out", tokenizer, world).batches
 
 
 def open_verse(table: VerseConfig, seed: int) -> Data:
@@ -153,7 +180,7 @@ def open_verse(table: VerseConfig, seed: int) -> Data:
     tokenizer = build_tokenizer((poem.text + poem.title + poem.author for poem in book.poems), verse.PHRASES)
     batches = VerseBatches.build(book, tokenizer, table, seed)
     facts = {"poems": len(book.poems), "characters": book.num_chars, "data_sha256": digest}
-    return Data(batches, tokenizer, facts, book)
+    return Data(batches, tokenizer, facts, book=book)
 
 
 def open_model(config: RunConfig, tokenizer: Tokenizer) -> LLaDA:
@@ -163,47 +190,74 @@ def open_model(config: RunConfig, tokenizer: Tokenizer) -> LLaDA:
         model = LLaDA(config.model.config(tokenizer))
         model.initialize(torch.Generator().manual_seed(config.train.seed))
         return model
-    model = LLaDA.from_folder(config.init)
-    start = ModelSizes.of(model.config)
-    if config.model not in (None, start):
-        raise ValueError(
-            f"{config.init}: checkpoint of another shape: expected the recipe's sizes {config.model}, received {start}"
-        )
+    received = ModelConfig.from_json(config.init / "config.json")
+    if config.model is not None and (sizes := ModelSizes.of(received)) != config.model:
+        wrong = {
+            name: (expected, getattr(sizes, name))
+            for name, expected in dataclasses.asdict(config.model).items()
+            if expected != getattr(sizes, name)
+        }
+        text = ", ".join(f"{name} expected {expected}, received {found}" for name, (expected, found) in wrong.items())
+        raise ValueError(f"{config.init}: checkpoint of another shape: {text}; leave out [model] to take it as it is")
+    entries, rows = tokenizer.get_vocab_size(), received.vocab_size
     mask_id, eos_id = tokenizer.token_to_id(MASK_TOKEN), tokenizer.token_to_id(EOS_TOKEN)
-    received = (tokenizer.get_vocab_size(), mask_id, eos_id)
-    expected = (model.config.vocab_size, model.config.mask_token_id, model.config.eos_token_id)
-    if received[0] > expected[0] or received[1:] != expected[1:]:
+    if entries > rows or (mask_id, eos_id) != (received.mask_token_id, received.eos_token_id):
         raise ValueError(
-            f"{config.init}: another vocabulary: expected at most {expected[0]} entries, mask {expected[1]}, "
-            f"end {expected[2]}; the tokenizer has {received[0]}, mask {received[1]}, end {received[2]}"
+            f"{config.init}: checkpoint of another vocabulary: expected a tokenizer of at most {rows} entries, mask "
+            f"{received.mask_token_id}, end {received.eos_token_id}; received {entries}, mask {mask_id}, end {eos_id}"
         )
-    return model
+    return LLaDA.from_folder(config.init)
 
 
-def prepare(config: RunConfig, objective: Callable[[ModelConfig], Objective], world: World) -> tuple[Trainer, Data]:
-    """Everything of a run before its first step."""
-    data = open_data(config, world)
+def prepare(
+    config: RunConfig, objective: Callable[[ModelConfig], Objective], world: World, data: Data | None = None
+) -> tuple[Trainer, Data]:
+    """Everything of a run before its first step. data: a stage's own, or what the recipe says."""
+    data = data or open_data(config, world)
     model = open_model(config, data.tokenizer)
+    if config.lora is not None:
+        add_adapters(model, config.lora, seed=config.train.seed)
     trainer = Trainer(
-        model, data.batches, objective(model.config), config.train, config.out, facts=data.facts, world=world
+        model,
+        data.batches,
+        objective(model.config),
+        config.train,
+        config.out,
+        facts=data.facts,
+        world=world,
+        held_out=open_held_out(config, data.tokenizer, world),
+        samples=sample_texts(data.batches, data.tokenizer, model.config),
+        tensorboard=config.tensorboard,
     )
     return trainer, data
 
 
-def train_and_export(config: RunConfig, objective: Callable[[ModelConfig], Objective], world: World) -> Trainer:
-    """Train, or go on where it stopped; then write curves.png and the model folder (not after a signal)."""
-    trainer, data = prepare(config, objective, world)
+def train_and_export(
+    config: RunConfig,
+    objective: Callable[[ModelConfig], Objective],
+    world: World,
+    data: Data | None = None,
+    *,
+    ready: Callable[[Trainer], None] | None = None,
+) -> Trainer:
+    """Train, or go on where it stopped; then write curves.png and the model folder (not after a signal).
+
+    ready: called with the trainer before its first step, for a stage that looks at the model in its own way.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    trainer, data = prepare(config, objective, world, data)
+    if ready is not None:
+        ready(trainer)
     folder = config.out / "model"
     resumed = trainer.resume(allow_changed_data=config.allow_changed_data)
     if (folder / "config.json").exists() and not resumed:
-        raise FileExistsError(
-            f"{folder} holds a model already, and {config.out} no run to go on with; take another folder"
-        )
+        raise FileExistsError(f"{folder} holds a model, and {config.out} no run to go on with; take another folder")
     if world.is_first:
         config.out.mkdir(parents=True, exist_ok=True)
         (config.out / "config.toml").write_text(to_toml(config), encoding="utf-8")
     trainer.progress.say(
-        f"{trainer.num_parameters:,} parameters, {', '.join(f'{k} {v}' for k, v in data.facts.items())}; "
+        f"{trainer.num_parameters:,} parameters; {', '.join(f'{k} {v}' for k, v in data.facts.items())}; "
         f"step {trainer.step} of {config.train.steps}" + (" (resumed)" if resumed else "")
     )
     trainer.run()
@@ -211,14 +265,17 @@ def train_and_export(config: RunConfig, objective: Callable[[ModelConfig], Objec
         return trainer
     weights = trainer.final_weights()
     if world.is_first:
-        draw_curves(config.out, unit=trainer.objective.unit)
+        draw_curves(config.out, unit=trainer.progress.unit)
         model = LLaDA(trainer.model.config)
+        if config.lora is not None:
+            add_adapters(model, config.lora, seed=config.train.seed)
         model.load_state_dict(weights)
-        facts = {
-            **data.facts,
-            "last stage": f"seed {config.train.seed}, {trainer.step} steps, {trainer.num_tokens} tokens",
-        }
-        recipes = [*(recipes_in_card(config.init) if config.init else []), to_toml(config)]
+        if config.lora is not None:
+            merge_adapters(model)
+        stage = f"seed {config.train.seed}, {trainer.step} steps, {trainer.num_tokens:,} tokens"
+        recipes = [*(recipes_in_card(config.init) if config.init else []), to_toml(replace(config, out=Path("OUT")))]
+        facts = {**data.facts, "last stage": stage, "CPU hours": round(trainer.cpu_s / 3600, 2)}
         export_model(model, data.tokenizer, folder, config.export, overwrite=True, facts=facts, recipes=recipes)
         trainer.progress.say(f"model: {folder}")
+    world.barrier()
     return trainer

@@ -30,6 +30,7 @@ from training.objectives import Objective
 from training.optim import learning_rate_factor, make_optimizers, set_learning_rates
 from training.progress import Progress
 
+HELD_OUT_BATCHES = 8
 MEMORY_OF_AVERAGE = 10  # steps; early on the average forgets faster than `ema` says
 
 
@@ -40,8 +41,9 @@ class NotFinite(ArithmeticError):
 class Trainer:
     """Trains `model` on `batches` towards `objective`; writes metrics.jsonl and checkpoints/ into `folder`.
 
-    facts: what a checkpoint notes of the run beside its numbers. samples: called with the model every
-    `config.sample_every` steps, its text goes to samples.txt. world: from `distributed.join`; one process by default.
+    facts: what a checkpoint notes of the run beside its numbers. world: of `distributed.join`; by default one process.
+    held_out: batches that are never trained on; their loss goes into the records of every `config.sample_every` steps
+    and of the last one. samples: called with the model at these steps; its text goes to samples.txt.
     """
 
     def __init__(
@@ -54,11 +56,13 @@ class Trainer:
         *,
         facts: Mapping[str, Any] | None = None,
         world: World | None = None,
+        held_out: Batches | None = None,
         samples: Callable[[nn.Module], str] | None = None,
+        tensorboard: bool = False,
     ) -> None:
         self.world = world or World()
         self.batches, self.objective, self.config, self.folder = batches, objective, config, folder
-        self.facts, self.samples = dict(facts or {}), samples
+        self.facts, self.held_out, self.samples = dict(facts or {}), held_out, samples
         self.model = model if self.world.size > 1 else model.to(self.world.device)
         blocks = [module for module in model.modules() if isinstance(module, Block)]
         for block in blocks:
@@ -72,7 +76,11 @@ class Trainer:
         self.average = self._copy_of_parameters() if config.ema else None
         self.checkpoints = Checkpoints(folder / "checkpoints", self.world, config.keep_last)
         self.progress = Progress(
-            folder, total=config.steps, unit=getattr(objective, "unit", ""), is_first=self.world.is_first
+            folder,
+            total=config.steps,
+            unit=getattr(objective, "unit", ""),
+            is_first=self.world.is_first,
+            tensorboard=tensorboard,
         )
         self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
         self.step = 0
@@ -80,7 +88,7 @@ class Trainer:
         self.cpu_s = 0.0  # of all ranks
         self.interrupted = False  # the last `run` ended by a signal
         self.grad_norm = math.nan  # of the last step that was read
-        self._resumed = False
+        self._resumed, self._saved = False, 0
         self._unread: list[tuple[int, Tensor, Tensor]] = []  # (step, loss, gradient norm), still on the device
 
     def run(self, stop: int | None = None) -> list[dict[str, float]]:
@@ -88,19 +96,18 @@ class Trainer:
 
         SIGTERM or SIGINT: the step is finished, the state saved, `interrupted` is true. NotFinite if the loss is not.
         """
-        config, stop = self.config, self.config.steps if stop is None else min(stop, self.config.steps)
+        stop = self.config.steps if stop is None else min(stop, self.config.steps)
         if not self._resumed and self.step == 0 and self.checkpoints.newest():
             raise FileExistsError(
                 f"{self.folder} holds a run already; resume() goes on with it, or take another folder"
             )
-        self.model.train()
         records: list[dict[str, float]] = []
+        began, self.interrupted = self.step, False
+        self.model.train()
         self.progress.start(self.step)
-        window = _Window()
-        saved = self.step
-        self.interrupted = False
         try:
             with _stop_signal() as asked:
+                window = _Window()
                 while self.step < stop:
                     parts = self.parts(self.step)
                     count = sum(self.objective.count(batch) for batch, weight in parts if weight)
@@ -109,44 +116,71 @@ class Trainer:
                     if told:
                         self.interrupted = True
                         break
-                    num_tokens = self.train_step(parts, count)
-                    window.add(num_tokens)
-                    self.num_tokens += num_tokens
+                    window.add(self.train_step(parts, count))
                     self.progress.advance(self.step)
-                    self.checkpoints.poll()
-                    at_end = self.step == stop
-                    if self.step % config.log_every == 0 or at_end:
-                        window.losses += self._read_losses()
-                        records.append(self._record(window))
+                    self._after_step(window, records, at_end=self.step == stop)
+                    if records and records[-1]["step"] == self.step:
                         window = _Window()
-                    else:
-                        window.losses += self._read_losses(keep=1)
-                    if self.step % config.checkpoint_every == 0 or at_end:
-                        self.save()
-                        saved = self.step
-                    if self.samples and (at_end or (config.sample_every and self.step % config.sample_every == 0)):
-                        with window.paused():
-                            self._sample()
-            if self.interrupted and self.step > saved:
-                self._read_losses()
-                self.save()
-            self.checkpoints.wait()
             if self.interrupted:
-                self.progress.say(
-                    f"stopped by a signal after step {self.step}; the state is saved, the same command resumes"
-                )
+                if self.step > began and self._saved != self.step:
+                    self.save()
+                self.progress.say(f"stopped by a signal after step {self.step}; the same command goes on from there")
+            self.checkpoints.wait()
         finally:
             self.progress.stop()
         return records
 
-    def parts(self, step: int) -> list[tuple[Batch, float]]:
+    def _after_step(self, window: "_Window", records: list[dict[str, float]], *, at_end: bool) -> None:
+        """Whatever is due: a record, a checkpoint, sample texts."""
+        config = self.config
+
+        def due(every: int) -> bool:
+            return at_end or (every > 0 and self.step % every == 0)
+
+        self.checkpoints.poll()
+        extra: dict[str, float] = {}
+        is_sample_due = due(config.sample_every)
+        # The newest loss stays on the device for a step, so that nothing waits for it.
+        window.losses += self._read_losses(keep=0 if due(config.log_every) or is_sample_due else 1)
+        if is_sample_due:
+            with window.paused():
+                extra = self._look()
+        if due(config.log_every) or extra:
+            records.append(self._record(window, extra))
+        if due(config.checkpoint_every):
+            with window.paused():
+                self.save()
+
+    def _look(self) -> dict[str, float]:
+        """Sample texts and the loss of what is held out."""
+        self.model.eval()
+        measured = {} if self.held_out is None else {"held_out": self.held_out_loss()}
+        text = self.samples(self.model) if self.samples else ""
+        self.model.train()
+        if text:
+            self.progress.samples(self.step, text)
+        return measured
+
+    @torch.no_grad()
+    def held_out_loss(self, num_batches: int = HELD_OUT_BATCHES) -> float:
+        """The objective over the first batches of `held_out`, always under the same noise."""
+        assert self.held_out is not None
+        total, count = torch.zeros((), dtype=torch.float64, device=self.world.device), 0.0
+        for step in range(num_batches):
+            for batch, weight in self.parts(step, self.held_out):
+                count += self.objective.count(batch) * weight
+                total += self._loss_sum(batch).double() * weight
+        return (self.world.sum_tensor(total) / self.world.sum([count])[0]).item()
+
+    def parts(self, step: int, batches: Batches | None = None) -> list[tuple[Batch, float]]:
         """This rank's rows of a step, in as many micro-batches as on every other rank: (batch, weight).
 
         A micro-batch without rows is a copy of some row with weight 0: sharded layers need every rank at every pass.
         """
-        num_rows = self.batches.num_rows(step)
+        batches = batches or self.batches
+        num_rows = batches.num_rows(step)
         own = share(num_rows, self.world.rank, self.world.size)
-        batch = self.batches.part(step, own if own else range(1))
+        batch = batches.part(step, own if own else range(1))
         columns = batch[0].shape[1]
         most_rows = len(share(num_rows, 0, self.world.size))
         at_once = max(1, self.config.micro_tokens // columns) if self.config.micro_tokens else most_rows
@@ -158,32 +192,37 @@ class Trainer:
             parts.append((type(batch)(*(field[chosen] for field in batch)), 1.0 if rows else 0.0))
         return parts
 
+    def _loss_sum(self, batch: Batch) -> Tensor:
+        batch = type(batch)(*(field.to(self.world.device, non_blocking=True) for field in batch))
+        with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.config.bf16):
+            return self.objective.loss_sum(self.model, batch)
+
     def train_step(self, parts: list[tuple[Batch, float]], count: float) -> int:
-        """One update from this rank's parts; `count`: the divisor, of all ranks. Returns the global batch's tokens."""
+        """One update from this rank's parts; `count`: the divisor, of all ranks. Returns the global batch's tokens.
+
+        A batch with nothing to learn from (count 0, such as windows of one token for an ARM) changes nothing.
+        """
         config, world = self.config, self.world
-        if not count > 0:
-            raise ValueError(f"step {self.step}: the batch has nothing to learn from (count {count})")
-        set_learning_rates(self.optimizers, learning_rate_factor(config, self.step))
-        loss = torch.zeros((), dtype=torch.float32, device=world.device)
-        for batch, weight in parts:
-            batch = type(batch)(*(field.to(world.device, non_blocking=True) for field in batch))
-            with torch.autocast(world.device.type, torch.bfloat16, enabled=config.bf16):
-                part = self.objective.loss_sum(self.model, batch) * (weight / count)
-            (part * world.size).backward()  # sharded gradients are averaged over ranks; this makes the average a sum
-            loss += part.detach()
-        norm = whole(nn.utils.clip_grad_norm_(self.model.parameters(), config.clip or math.inf))
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        self._unread.append((self.step, world.sum_tensor(loss), norm))
-        rows, columns = self.batches.num_rows(self.step), parts[0][0][0].shape[1]
+        num_tokens = self.batches.num_rows(self.step) * parts[0][0][0].shape[1]
+        self.num_tokens += num_tokens
+        if count > 0:
+            loss = torch.zeros((), dtype=torch.float32, device=world.device)
+            for batch, weight in parts:
+                part = self._loss_sum(batch) * (weight / count)
+                (part * world.size).backward()  # sharding averages gradients over ranks; this makes it a sum
+                loss += part.detach()
+            norm = whole(nn.utils.clip_grad_norm_(self.model.parameters(), config.clip or math.inf))
+            set_learning_rates(self.optimizers, learning_rate_factor(config, self.step))
+            for optimizer in self.optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            self._unread.append((self.step, world.sum_tensor(loss), norm))
         self.step += 1
         if self.average is not None:
             decay = min(config.ema, self.step / (self.step + MEMORY_OF_AVERAGE))
-            with torch.no_grad():
-                current = [local(parameter) for parameter in checkpoint.trained(self.model).values()]
-                torch._foreach_lerp_([local(value) for value in self.average.values()], current, 1 - decay)
-        return rows * columns
+            current = [local(parameter).detach() for parameter in checkpoint.trained(self.model).values()]
+            torch._foreach_lerp_([local(value) for value in self.average.values()], current, 1 - decay)
+        return num_tokens
 
     def _read_losses(self, keep: int = 0) -> list[float]:
         """Losses of the steps done, but for the last `keep`, which the device may still be working on."""
@@ -207,12 +246,15 @@ class Trainer:
             f"Nothing was saved after it; the last good checkpoint is {self.checkpoints.newest()}"
         )
 
-    def _record(self, window: "_Window") -> dict[str, float]:
+    def _record(self, window: "_Window", extra: Mapping[str, float]) -> dict[str, float]:
         seconds, cpu_s = window.seconds()
         self.cpu_s += self.world.sum([cpu_s])[0]
+        if not window.losses:
+            raise ValueError(f"the {window.num_steps} steps before step {self.step} had nothing to learn from")
         record = {
             "step": self.step,
             "loss": sum(window.losses) / len(window.losses),
+            **extra,
             "lr": self.config.lr * learning_rate_factor(self.config, self.step - 1),
             "grad_norm": self.grad_norm,
             "tokens": self.num_tokens,
@@ -222,13 +264,6 @@ class Trainer:
         }
         self.progress.record(record)
         return record
-
-    def _sample(self) -> None:
-        assert self.samples is not None
-        self.model.eval()
-        text = self.samples(self.model)
-        self.model.train()
-        self.progress.samples(self.step, text)
 
     def _copy_of_parameters(self) -> dict[str, Tensor]:
         return {name: parameter.detach().clone() for name, parameter in checkpoint.trained(self.model).items()}
@@ -249,11 +284,18 @@ class Trainer:
             "cpu_s": self.cpu_s,
             "ranks": self.world.size,
             "data_hash": self.batches.data_hash,
+            "frozen": self._frozen_sum(),
             "objective": type(self.objective).__name__,
             "train": asdict(self.config),
             "facts": self.facts,
         }
         self.checkpoints.save(self.step, state, record)
+        self._saved = self.step
+
+    def _frozen_sum(self) -> float:
+        """Of absolute values; 0 where everything learns. Frozen weights are not in a checkpoint."""
+        frozen = [local(parameter) for parameter in self.model.parameters() if not parameter.requires_grad]
+        return self.world.sum([float(sum(part.detach().abs().sum(dtype=torch.float64) for part in frozen))])[0]
 
     def _check_unread(self) -> None:
         """A poisoned step must not be saved; its loss stays unread for the record."""
@@ -279,9 +321,11 @@ class Trainer:
             if saved != current and not allowed:
                 hint = " (--allow-changed-data goes on all the same)" if name == "data hash" else ""
                 raise CheckpointMismatch(f"{path}: {name} expected {saved}, as the run began, received {current}{hint}")
+        if not math.isclose(record["frozen"], self._frozen_sum(), rel_tol=1e-6):
+            raise CheckpointMismatch(f"{path}: the weights that do not learn are not those that the run began with")
         self.average = checkpoint.load(path, self.model, self.optimizers, self.world, average=self.average is not None)
         self.step, self.num_tokens, self.cpu_s = record["step"], record["tokens"], record["cpu_s"]
-        self._resumed = True
+        self._resumed, self._saved = True, self.step
         return True
 
     def final_weights(self) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from training.config import to_toml
 from training.distributed import World
 from training.export import ExportConfig, export_model
 from training.model import ModelConfig
-from training.pretrain import objective
+from training.objectives import choose_objective
 from training.recipe import DECIDED, ModelSizes, prepare, read_command, read_recipe
 
 RECIPES = Path(__file__).resolve().parents[2] / "training" / "recipes"
@@ -19,7 +19,7 @@ RECIPE = RECIPES / "verse.toml"
 
 
 def prepared(config):
-    return prepare(config, lambda model: objective(config, model), World())
+    return prepare(config, lambda model: choose_objective(model, config.train, "tokens"), World())
 
 
 @pytest.mark.parametrize("name", ["verse", "verse_holes"])
