@@ -102,7 +102,8 @@ def choose_tokenizer(config: DataConfig, files: Sequence[Path]) -> tuple[Tokeniz
     if config.tokenizer is not None:
         return load_tokenizer(Path(config.tokenizer))
     if config.task is not None:
-        return build_tokenizer(find_task(config.task).texts), []
+        task = find_task(config.task)
+        return build_tokenizer(task.texts, task.phrases), []
     records = (record for path in files for _, record in read_records(path, config.rows))
     return build_tokenizer(text for record in records for text in texts_in(record)), []
 

@@ -33,6 +33,10 @@ _PLACES = {
     "sudoku6_infill": "sudoku:SUDOKU6_INFILL",
     "sudoku9": "sudoku:SUDOKU9",
     "sudoku9_infill": "sudoku:SUDOKU9_INFILL",
+    "facts_infill": "stories:FACTS_INFILL",
+    "stories": "stories:STORIES",
+    "stories_infill": "stories:STORIES_INFILL",
+    "stories_lessons": "stories:STORIES_LESSONS",
 }
 TASK_NAMES = tuple(_PLACES)
 
@@ -46,6 +50,7 @@ class Task:
     draw: Callable[[random.Random, Callable[[str], bool]], Record | None]
     check: Callable[[Mapping[str, str], str], bool]  # (row, answer of a model) -> right
     texts: tuple[str, ...]  # every character that a row may have, for a tokenizer of characters
+    phrases: tuple[str, ...] = ()  # what such a tokenizer makes one token of
 
     def generate(self, seed: int, num: int, split: Split = "train") -> list[Record]:
         """`num` distinct rows of one side; the first rows of a larger number are those of a smaller one."""
