@@ -5,16 +5,21 @@ frozen model that the run began with, plus a little of the fine-tuning loss. Row
 With the table [lora] only adapters learn, and the reference is the same model without them.
 """
 
+import sys
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
+from training.distributed import World, join, shard
 from training.lora import adapters_off
 from training.losses import preference_losses, row_bounds
 from training.masking import forward_process, forward_process_counted
-from training.pairs import BETTER, PairBatch
+from training.model import LLaDA, ModelConfig
+from training.preference_pairs import BETTER, PairBatch, PairBatches, PreferenceConfig
+from training.recipe import RunConfig, open_data, read_command, run_command, train_and_export
+from training.tokenizer import EOS_TOKEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +71,55 @@ class PreferenceObjective:
         preferred = preference_losses(policy, reference, self.beta)
         fine_tuning = -policy[:, BETTER] / batch.maskable[:, BETTER].sum(-1)  # losses.sft_loss of each better answer
         return (preferred + self.sft_weight * fine_tuning).sum()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreferenceRun(RunConfig):
+    """A run of this stage: what every run has, and the table [preference]."""
+
+    preference: PreferenceConfig = field(default_factory=PreferenceConfig)
+
+
+def check(config: PreferenceRun) -> None:
+    if config.data is None or config.data.layout != "rows":
+        raise ValueError("preference training expected the table [data] with layout 'rows'")
+    if config.init is None:
+        raise ValueError("preference training expected --init with the fine-tuned model it begins with")
+    if config.held_out:
+        raise ValueError("held_out expected no files here: python -m training.ranking tells how answers are ranked")
+    if ModelConfig.from_json(config.init / "config.json").model_type != "llada":
+        raise ValueError(f"{config.init}: preference training expected a masked model with full attention")
+
+
+def open_reference(config: PreferenceRun, world: World) -> LLaDA | None:
+    """The model of --init, frozen; None with adapters: they can be switched off."""
+    if config.lora is not None:
+        return None
+    assert config.init is not None
+    model = LLaDA.from_folder(config.init).requires_grad_(False)
+    if world.size == 1:
+        return model.to(world.device)
+    shard(model, list(model.transformer["blocks"]), world, bf16=config.train.bf16)
+    return model
+
+
+def main() -> None:
+    config = read_command(sys.argv[1:], __doc__, PreferenceRun)
+    with run_command(), join(config.device) as world:
+        check(config)
+        data = open_data(config, world)
+        assert config.data is not None
+        assert data.store is not None
+        eos_id = data.tokenizer.token_to_id(EOS_TOKEN)
+        batches = PairBatches(data.store, config.data.batches, config.preference, seed=config.train.seed, eos_id=eos_id)
+        reference, weights = open_reference(config, world), config.preference
+
+        def objective(model: ModelConfig) -> PreferenceObjective:
+            counted = config.train.counted_masks
+            return PreferenceObjective(model.mask_token_id, reference, weights.beta, weights.sft_weight, counted)
+
+        train_and_export(config, objective, world, replace(data, batches=batches))
+
+
+if __name__ == "__main__":
+    main()

@@ -86,8 +86,6 @@ class RunConfig:
     def __post_init__(self) -> None:
         if (self.data is None) == (self.verse is None):
             raise ValueError("expected one of the tables [data] and [verse]")
-        if self.model is None and self.init is None:
-            raise ValueError("expected the table [model], or --init with a model folder")
         if self.held_out and self.data is None:
             raise ValueError("held_out expected files of [data]; the demo's poems have none")
 
@@ -154,8 +152,7 @@ def open_data(config: RunConfig, world: World) -> Data:
 
 
 def open_rows(config: RunConfig, data: DataConfig, folder: Path, tokenizer: Tokenizer | None, world: World) -> Data:
-    model = config.model or ModelSizes.of(ModelConfig.from_json(Path(config.init or "") / "config.json"))
-    context = model.max_sequence_length
+    context = sizes_of(config).max_sequence_length
     if not world.is_first:
         world.barrier()
     prepared = prepare_data(data, folder, seed=config.train.seed, context=context, tokenizer=tokenizer)
@@ -183,11 +180,19 @@ def open_verse(table: VerseConfig, seed: int) -> Data:
     return Data(batches, tokenizer, facts, book=book)
 
 
+def sizes_of(config: RunConfig) -> ModelSizes:
+    """The recipe's, or those of `init`, which may be given on the command line only."""
+    if config.model is not None:
+        return config.model
+    if config.init is None:
+        raise ValueError("expected the table [model], or --init with a model folder")
+    return ModelSizes.of(ModelConfig.from_json(config.init / "config.json"))
+
+
 def open_model(config: RunConfig, tokenizer: Tokenizer) -> LLaDA:
     """New weights of the recipe's sizes, or those of `init`, which must have these sizes and this vocabulary."""
     if config.init is None:
-        assert config.model is not None
-        model = LLaDA(config.model.config(tokenizer))
+        model = LLaDA(sizes_of(config).config(tokenizer))
         model.initialize(torch.Generator().manual_seed(config.train.seed))
         return model
     received = ModelConfig.from_json(config.init / "config.json")

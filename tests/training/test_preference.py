@@ -1,6 +1,8 @@
 """VRPO: the loss against a numpy twin, the bound against exact enumeration, and what each variance reduction is for."""
 
 import itertools
+import json
+import sys
 
 import numpy as np
 import pytest
@@ -8,16 +10,20 @@ import torch
 
 from tests.tolerance import FORWARD_FLOOR
 from tests.training.conftest import small_model
+from training import preference
 from training.data import BatchConfig
+from training.export import ExportConfig, export_model
 from training.lora import LoraConfig, add_adapters
 from training.losses import preference_losses, row_bounds, sft_loss
 from training.masking import forward_process_counted
-from training.pairs import BETTER, WORSE, PairBatch, PairBatches, PreferenceConfig
+from training.model import LLaDA
 from training.preference import PreferenceObjective
+from training.preference_pairs import BETTER, WORSE, PairBatch, PairBatches, PreferenceConfig
+from training.ranking import rank, read_pairs
 from training.rows import RowConfig, RowEncoder
 from training.store import TokenStore
 
-MASK, ROUNDS = 2, 120
+MASK, ROUNDS = 2, 60
 RECORDS = [
     {"prompt": "1+2=", "chosen": "3", "rejected": "12"},
     {"prompt": "17+5=", "chosen": "22", "rejected": "112"},
@@ -210,7 +216,7 @@ def test_bounds_are_unbiased_and_every_reduction_reduces(store, policy, referenc
             assert bound.mean().item() == pytest.approx(exact, abs=5 * bound.std().item() / ROUNDS**0.5), name
     variances = {name: values[:, :, 2].var(0).mean().item() for name, values in drawn.items()}
     # Independent times cut the variance by eight; masks of one time by less, as the time's own share stays.
-    assert variances["eight times"] == pytest.approx(variances["one draw"] / 8, rel=0.3)
+    assert variances["eight times"] == pytest.approx(variances["one draw"] / 8, rel=0.4)
     assert variances["eight times"] < 0.8 * variances["eight masks"] < 0.8 * variances["one draw"]
     assert variances["shared"] < 0.1 * variances["eight times"]
     assert variances["even"] < variances["shared"]
@@ -277,3 +283,81 @@ def test_rows_that_are_no_pairs_are_refused(tokenizer):
 def test_options_that_make_no_sense_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         PreferenceConfig(**options)
+
+
+# ----------------------------------------------------------------------------------------------------------- the stage
+
+RECIPE = """
+[data]
+files = ["{folder}/pairs.jsonl"]
+[data.batches]
+batch_rows = 4
+[preference]
+n_time = 4
+[train]
+seed = 3
+steps = 24
+lr = 0.01
+warmup_steps = 0
+bf16 = false
+log_every = 4
+checkpoint_every = 100
+[export]
+name = "prefers"
+dtype = "float32"
+"""
+
+
+@pytest.fixture
+def start(tmp_path, policy, tokenizer):
+    """Folder with a model and pairs to begin with."""
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(record) + "\n" for record in RECORDS))
+    (tmp_path / "recipe.toml").write_text(RECIPE.format(folder=tmp_path))
+    export_model(policy, tokenizer, tmp_path / "init", ExportConfig(name="start", dtype="float32"))
+    return tmp_path
+
+
+def run_stage(monkeypatch, folder, *options):
+    monkeypatch.setattr(
+        sys, "argv", ["preference", f"{folder}/recipe.toml", "--out", f"{folder}/run", *map(str, options)]
+    )
+    preference.main()
+
+
+@pytest.mark.parametrize("adapters", [False, True])
+def test_the_stage_raises_the_margin_and_not_at_the_cost_of_the_right_answer(
+    start, monkeypatch, policy, tokenizer, adapters
+):
+    if adapters:
+        with (start / "recipe.toml").open("a") as file:
+            file.write("[lora]\nrank = 4\nalpha = 16.0\n")
+    run_stage(monkeypatch, start, "--init", start / "init")
+    pairs = read_pairs(start / "pairs.jsonl", tokenizer)
+    trained = LLaDA.from_folder(start / "run" / "model")
+    before, after = rank(policy, pairs), rank(trained, pairs)
+    assert after.margin > before.margin + 2
+    assert after.better > before.better
+    losses = [json.loads(line)["loss"] for line in (start / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert losses[-1] < 0.8 * losses[0]
+    assert "[preference]" in (start / "run" / "model" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "--init with the fine-tuned model"),
+        (["--init", "{}/init", "--held-out", "x.jsonl"], "held_out expected no"),
+    ],
+)
+def test_a_run_that_makes_no_sense_is_refused(start, monkeypatch, options, message):
+    sizes = "[model]\nd_model = 32\nn_layers = 2\nn_heads = 2\nn_kv_heads = 2\nmlp_hidden_size = 48\n"
+    (start / "recipe.toml").write_text(RECIPE.format(folder=start) + ("" if options else sizes))
+    with pytest.raises(SystemExit, match=message):
+        run_stage(monkeypatch, start, *(option.format(start) for option in options))
+
+
+def test_an_autoregressive_start_is_refused(start, monkeypatch, tokenizer):
+    arm = small_model(vocab_size=tokenizer.get_vocab_size(), causal=True)
+    export_model(arm, tokenizer, start / "arm", ExportConfig(name="arm"))
+    with pytest.raises(SystemExit, match="expected a masked model"):
+        run_stage(monkeypatch, start, "--init", start / "arm")
