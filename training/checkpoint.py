@@ -1,7 +1,7 @@
 """Checkpoints of a run: `checkpoints/step-0000500/`, written beside the training and never half there.
 
 torch.distributed.checkpoint saves from every rank at once, in a thread, into `step-0000500.partial`; when all ranks
-are done the folder gets its name. What has a name is complete; what is partial was cut, and the next save sweeps it away.
+are done the folder gets its name. What has a name is complete; what is partial was cut, and the next save removes it.
 Parameters and optimiser states are stored by name, so that any number of ranks can go on from them.
 """
 
@@ -84,9 +84,11 @@ class Checkpoints:
         self._pending = None
         try:
             future.result()
-        except Exception as error:
+        except (Exception, dcp.api.CheckpointException) as error:  # the latter is no Exception
+            failures = getattr(error, "failures", {})
+            ranks = "; ".join(f"rank {rank}: {cause}" for rank, (cause, _) in failures.items())
             raise OSError(
-                f"{partial} could not be written, the last complete one is {self.newest()}: {error}"
+                f"{partial} could not be written, the last complete one is {self.newest()}: {ranks or error}"
             ) from error
         if not self.world.is_first:
             return
