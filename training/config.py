@@ -44,7 +44,7 @@ class TrainConfig:
     log_every: int = 25  # steps between records of metrics.jsonl
     checkpoint_every: int = 500  # steps between checkpoints
     keep_last: int = 2  # complete checkpoints that are kept
-    sample_every: int = 0  # steps between sample texts (samples.txt) and curves.png; 0: only at the end
+    sample_every: int = 0  # steps between sample texts, held-out losses and curves.png; 0: only at the end
 
     def __post_init__(self) -> None:
         at_least = {

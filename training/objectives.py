@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from training.block_causal import block_causal_logits, block_noise
 from training.config import TrainConfig
 from training.data import Batch
 from training.losses import next_token_losses, token_losses
@@ -66,6 +67,26 @@ class MaskedObjective:
 
 
 @dataclass(frozen=True, slots=True)
+class BlockCausalObjective(MaskedObjective):
+    """The same for a block-causal model: each block is denoised given the clean blocks before it, all in one pass.
+
+    Each block has a time of its own, made from the row's (block_causal.py); a forward pass takes twice the row.
+    """
+
+    block_length: int = 1
+
+    def noise(self, batch: Batch) -> Noised:
+        process = forward_process_counted if self.counted else forward_process
+        options = {"mask_id": self.mask_id, "maskable": batch.maskable, "block_length": self.block_length}
+        return block_noise(process, batch.tokens, batch.times, batch.draws, **options)
+
+    def loss_sum(self, model: nn.Module, batch: Batch) -> Tensor:
+        noised = self.noise(batch)
+        logits = block_causal_logits(model, noised, batch.tokens, self.block_length)
+        return self.noised_loss_sum(logits, batch, noised)
+
+
+@dataclass(frozen=True, slots=True)
 class NextTokenObjective:
     """Cross-entropy of the next token, for the ARM of a comparison (a model with `causal`), on the same rows.
 
@@ -106,4 +127,9 @@ def choose_objective(
     normalisation = config.normalisation or normalisation
     if model.causal:
         return NextTokenObjective(model.eos_token_id, normalisation)
-    return MaskedObjective(model.mask_token_id, normalisation, config.counted_masks)
+    masked = MaskedObjective(model.mask_token_id, normalisation, config.counted_masks)
+    if model.attention_block_length is not None:
+        return BlockCausalObjective(
+            masked.mask_id, masked.normalisation, masked.counted, block_length=model.attention_block_length
+        )
+    return masked

@@ -79,6 +79,11 @@ class Progress:
             with (self.folder / "samples.txt").open("a", encoding="utf-8") as file:
                 file.write(f"== step {step}\n{text.rstrip()}\n\n")
 
+    def draw(self) -> None:
+        """curves.png of what is recorded so far."""
+        if self.is_first:
+            draw_curves(self.folder, unit=self.unit)
+
     def stop(self) -> None:
         if self._bar is not None:
             self._bar.stop()

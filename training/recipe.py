@@ -18,14 +18,14 @@ import torch
 import tyro
 from tokenizers import Tokenizer
 
+from training.checkpoint import Checkpoints, load_parameters
 from training.config import TrainConfig, make, nearest, read_toml, to_toml
 from training.data import Batches, VerseBatches, VerseConfig
 from training.distributed import World
-from training.export import ExportConfig, export_model, recipes_in_card
+from training.export import ExportConfig, export_model, read_json, recipes_in_card
 from training.lora import LoraConfig, add_adapters, merge_adapters
 from training.model import LLaDA, ModelConfig
 from training.objectives import Objective
-from training.progress import draw_curves
 from training.samples import sample_texts
 from training.sources import DataConfig
 from training.sources import prepare as prepare_data
@@ -261,6 +261,7 @@ def train_and_export(
     if world.is_first:
         config.out.mkdir(parents=True, exist_ok=True)
         (config.out / "config.toml").write_text(to_toml(config), encoding="utf-8")
+        (config.out / "tokenizer.json").write_text(data.tokenizer.to_str(), encoding="utf-8")
     trainer.progress.say(
         f"{trainer.num_parameters:,} parameters; {', '.join(f'{k} {v}' for k, v in data.facts.items())}; "
         f"step {trainer.step} of {config.train.steps}" + (" (resumed)" if resumed else "")
@@ -270,17 +271,62 @@ def train_and_export(
         return trainer
     weights = trainer.final_weights()
     if world.is_first:
-        draw_curves(config.out, unit=trainer.progress.unit)
+        trainer.progress.draw()
         model = LLaDA(trainer.model.config)
         if config.lora is not None:
             add_adapters(model, config.lora, seed=config.train.seed)
         model.load_state_dict(weights)
-        if config.lora is not None:
-            merge_adapters(model)
-        stage = f"seed {config.train.seed}, {trainer.step} steps, {trainer.num_tokens:,} tokens"
-        recipes = [*(recipes_in_card(config.init) if config.init else []), to_toml(replace(config, out=Path("OUT")))]
-        facts = {**data.facts, "last stage": stage, "CPU hours": round(trainer.cpu_s / 3600, 2)}
-        export_model(model, data.tokenizer, folder, config.export, overwrite=True, facts=facts, recipes=recipes)
+        record = {
+            "step": trainer.step,
+            "tokens": trainer.num_tokens,
+            "cpu_s": trainer.cpu_s,
+            "facts": data.facts,
+        }
+        export_run(config, model, data.tokenizer, record, folder, overwrite=True)
         trainer.progress.say(f"model: {folder}")
     world.barrier()
     return trainer
+
+
+def export_run(
+    config: RunConfig,
+    model: LLaDA,
+    tokenizer: Tokenizer,
+    record: Mapping[str, Any],
+    folder: Path,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """The model folder of a run. model: its weights, with adapters if it has them; record: of its checkpoint."""
+    if config.lora is not None:
+        merge_adapters(model)
+    stage = f"seed {config.train.seed}, {record['step']} steps, {record['tokens']:,} tokens"
+    facts = {**record["facts"], "last stage": stage, "CPU hours": round(record["cpu_s"] / 3600, 2)}
+    recipes, start = [to_toml(replace(config, out=Path("OUT")))], None
+    if config.init is not None:
+        recipes = [*recipes_in_card(config.init), *recipes]
+        start = read_json(config.init / "tokenizer_config.json")
+    export_model(
+        model,
+        tokenizer,
+        folder,
+        config.export,
+        overwrite=overwrite,
+        facts=facts,
+        recipes=recipes,
+        tokenizer_config=start,
+    )
+
+
+def open_run(folder: Path, kind: type[Run] = RunConfig) -> tuple[Run, LLaDA, Tokenizer, dict[str, Any]]:
+    """A run as its newest checkpoint has it, or as the checkpoint `folder` does: what `export_run` takes."""
+    run = folder if (folder / "config.toml").is_file() else folder.parent.parent
+    checkpoint = Checkpoints(run / "checkpoints", World(), keep_last=1).newest() if run == folder else folder
+    if checkpoint is None:
+        raise FileNotFoundError(f"{run}: no complete checkpoint")
+    config = read_recipe(run / "config.toml", run, kind)
+    tokenizer, _ = load_tokenizer(run)
+    model = open_model(config, tokenizer)
+    if config.lora is not None:
+        add_adapters(model, config.lora, seed=config.train.seed)
+    return config, model, tokenizer, load_parameters(checkpoint, model)

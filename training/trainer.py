@@ -147,6 +147,9 @@ class Trainer:
                 extra = self._look()
         if due(config.log_every) or extra:
             records.append(self._record(window, extra))
+        if is_sample_due and not at_end:
+            with window.paused():
+                self.progress.draw()
         if due(config.checkpoint_every):
             with window.paused():
                 self.save()

@@ -7,11 +7,13 @@ import torch
 
 from tests.golden import folder_params
 from tests.training.conftest import small_model
+from tests.training.ranks import UnevenBatches
 from training.config import TrainConfig
 from training.data import Batch
 from training.masking import forward_process_counted, mask_probability
 from training.model import LLaDA
-from training.objectives import MaskedObjective, NextTokenObjective, choose_objective
+from training.objectives import BlockCausalObjective, MaskedObjective, NextTokenObjective, choose_objective
+from training.trainer import Trainer
 
 EOS = 1
 
@@ -96,10 +98,36 @@ def test_counted_noise_is_the_one_of_the_forward_process():
     assert torch.equal(plain.weight[:, 0], 1 / mask_probability(batch.times))
 
 
+@pytest.mark.parametrize("counted", [True, False])
+def test_one_block_of_the_whole_row_is_the_plain_objective(counted):
+    model, batch = small_model(), batch_of([[7, 8, 9, 10, 11]] * 3, [2, 1, 0])
+    expected = MaskedObjective(2, "answers", counted).loss_sum(model, batch)
+    received = BlockCausalObjective(2, "answers", counted, block_length=5).loss_sum(model, batch)
+    torch.testing.assert_close(received, expected)
+
+
+def test_a_block_causal_run_learns(tmp_path):
+    """A text that counts: with blocks of two the second half of each block is known from the first."""
+    model = small_model(attention_block_length=2)
+    objective = choose_objective(model.config, TrainConfig(seed=0, steps=1, lr=0.1), "tokens")
+    config = TrainConfig(seed=0, steps=40, lr=0.01, warmup_steps=0, log_every=10, bf16=False)
+
+    class Counting(UnevenBatches):
+        def part(self, step, rows):
+            batch = super().part(step, rows)
+            start = batch.tokens[:, :1] % 30 + 6
+            return batch._replace(tokens=start + torch.arange(batch.tokens.shape[1]))
+
+    losses = [record["loss"] for record in Trainer(model, Counting(), objective, config, tmp_path).run()]
+    assert losses[-1] < 0.6 * losses[0]
+
+
 def test_the_model_and_the_recipe_choose_the_objective():
     config = TrainConfig(seed=0, steps=1, lr=0.1, counted_masks=False)
     masked, causal = small_model().config, small_model(causal=True).config
     assert choose_objective(masked, config, "answers") == MaskedObjective(2, "answers", False)
     assert choose_objective(causal, config, "tokens") == NextTokenObjective(1, "tokens")
+    blocks = small_model(attention_block_length=4).config
+    assert choose_objective(blocks, config, "tokens") == BlockCausalObjective(2, "tokens", False, block_length=4)
     own = TrainConfig(seed=0, steps=1, lr=0.1, normalisation="tokens")
     assert choose_objective(masked, own, "answers") == MaskedObjective(2, "tokens", True)
