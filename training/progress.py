@@ -6,8 +6,8 @@ Only the first rank speaks; on the others everything here does nothing.
 import json
 import os
 import sys
+import time
 from collections.abc import Mapping
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +41,8 @@ class Progress:
             from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
-            columns = [TextColumn("{task.completed}/{task.total}"), BarColumn(12), TextColumn("{task.description}")]
-            clock = TimeRemainingColumn(compact=True)
-            self._bar = Bar(*columns, clock, console=Console(stderr=True), refresh_per_second=2)
+            columns = [TextColumn("{task.completed}/{task.total}"), BarColumn(), TextColumn("{task.description}")]
+            self._bar = Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True))
             self._task = self._bar.add_task("", total=self.total, completed=step)
             self._bar.start()
 
@@ -59,13 +58,11 @@ class Progress:
         if self._writer is not None:
             for name, value in record.items():
                 self._writer.add_scalar(name, value, record["step"])
-        held_out = f"  held out {record['held_out']:.4f}" if "held_out" in record else ""
-        speed = f"{record['tokens_per_s']:,.0f} tokens/s"
-        text = f"loss {record['loss']:.4f}{held_out}  lr {record['lr']:.2e}  {speed}"
+        text = f"loss {record['loss']:.4f} {self.unit}  lr {record['lr']:.2e}  {record['tokens_per_s']:,.0f} tokens/s"
         if self._bar is not None:
             self._bar.update(self._task, completed=record["step"], description=text)
         else:
-            left = timedelta(seconds=round((self.total - record["step"]) * record["step_s"]))
+            left = time.strftime("%H:%M:%S", time.gmtime((self.total - record["step"]) * record["step_s"]))
             print(f"step {record['step']}/{self.total}  {text}  left {left}", file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:

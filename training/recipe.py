@@ -126,8 +126,7 @@ def read_recipe(path: Path, out: Path, kind: type[Run] = RunConfig) -> Run:
         raise ValueError(f"{path}: unknown table [{unknown[0]}], {nearest(unknown[0], list(hints))}")
     content["out"] = str(out)
     for field in dataclasses.fields(kind):
-        has_default = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
-        if not has_default and field.name not in content:
+        if field.default is dataclasses.MISSING and field.name not in content:
             raise ValueError(f"{path}: expected the table [{field.name}], which is missing")
     return replace(make(kind, content, str(path)), out=out)
 
@@ -265,8 +264,7 @@ def train_and_export(
         (config.out / "tokenizer.json").write_text(data.tokenizer.to_str(), encoding="utf-8")
     trainer.progress.say(
         f"{trainer.num_parameters:,} parameters; {', '.join(f'{k} {v}' for k, v in data.facts.items())}; "
-        f"step {trainer.step} of {config.train.steps}{' (resumed)' if resumed else ''}; "
-        f"loss in {trainer.progress.unit}"
+        f"step {trainer.step} of {config.train.steps}" + (" (resumed)" if resumed else "")
     )
     trainer.run()
     if trainer.interrupted:
@@ -320,17 +318,12 @@ def export_run(
     )
 
 
-def open_run(folder: Path, *kinds: type[RunConfig]) -> tuple[RunConfig, LLaDA, Tokenizer, dict[str, Any]]:
-    """A run as its newest checkpoint has it, or as the checkpoint `folder` does: what `export_run` takes.
-
-    kinds: configurations of stages; the first that knows all tables of the run's is its own.
-    """
+def open_run(folder: Path, kind: type[Run] = RunConfig) -> tuple[Run, LLaDA, Tokenizer, dict[str, Any]]:
+    """A run as its newest checkpoint has it, or as the checkpoint `folder` does: what `export_run` takes."""
     run = folder if (folder / "config.toml").is_file() else folder.parent.parent
     checkpoint = Checkpoints(run / "checkpoints", World(), keep_last=1).newest() if run == folder else folder
     if checkpoint is None:
         raise FileNotFoundError(f"{run}: no complete checkpoint")
-    tables = set(read_toml(run / "config.toml"))
-    kind = next((kind for kind in kinds if tables <= set(typing.get_type_hints(kind))), kinds[0])
     config = read_recipe(run / "config.toml", run, kind)
     tokenizer, _ = load_tokenizer(run)
     model = open_model(config, tokenizer)

@@ -169,6 +169,7 @@ class OpsHandle {
     d["confidence"] = column<double>(out, [](const Candidate& c) { return c.confidence; });
     d["other_confidence"] = column<double>(out, [](const Candidate& c) { return c.other_confidence; });
     d["probability"] = column<double>(out, [](const Candidate& c) { return c.probability; });
+    d["log_prob"] = column<double>(out, [](const Candidate& c) { return c.log_prob; });
     d["entropy"] = column<double>(out, [](const Candidate& c) { return c.entropy; });
     d["margin"] = column<double>(out, [](const Candidate& c) { return c.margin; });
     if (targets) d["target_log_prob"] = column<double>(out, [](const Candidate& c) { return c.target_log_prob; });

@@ -54,7 +54,8 @@ py::dict config_dict(const Runtime& runtime) {
 }
 
 py::tuple denoise(const RuntimeHandle& handle, const py::array_t<SequencePlan, py::array::c_style>& sequences,
-                  const py::array_t<QuerySpan, py::array::c_style>& spans, std::int32_t max_steps) {
+                  const py::array_t<QuerySpan, py::array::c_style>& spans, std::int32_t max_steps,
+                  const std::optional<IntArray>& targets) {
   const std::shared_ptr<Runtime> runtime = handle.get();
   StepPlan plan;
   plan.sequences = sequences.data();
@@ -62,12 +63,17 @@ py::tuple denoise(const RuntimeHandle& handle, const py::array_t<SequencePlan, p
   plan.spans = spans.data();
   plan.num_spans = spans.size();
   plan.max_steps = max_steps;
+  if (targets) {
+    plan.targets = targets->data();
+    plan.num_targets = targets->size();
+  }
   StepResult result;
   {
     const py::gil_scoped_release release;
     result = runtime->denoise(plan);
   }
-  return py::make_tuple(to_array(result.outcomes), to_array(result.commits));
+  if (!targets) return py::make_tuple(to_array(result.outcomes), to_array(result.commits));
+  return py::make_tuple(to_array(result.outcomes), to_array(result.commits), to_array(result.log_probs));
 }
 
 py::array_t<float> forward(const RuntimeHandle& handle, const IntArray& tokens) {
@@ -94,27 +100,6 @@ py::array_t<float> logits(const RuntimeHandle& handle, std::int32_t slot,
   return logits;
 }
 
-std::vector<py::array_t<double>> log_probs(const RuntimeHandle& handle, const std::vector<IntArray>& tokens,
-                                           const std::vector<IntArray>& targets,
-                                           const std::optional<std::vector<IntArray>>& guides, double cfg_scale) {
-  const std::shared_ptr<Runtime> runtime = handle.get();
-  check(targets.size() == tokens.size() && (!guides || guides->size() == tokens.size()), ErrorKind::kInvalidRequest,
-        "expected targets and guides for ", tokens.size(), " sequences");
-  std::vector<DenoisingLoop::Scored> sequences;
-  for (std::size_t i = 0; i < tokens.size(); ++i) {
-    sequences.push_back({to_vector(tokens[i]), to_vector(targets[i]), {}});
-    if (guides) sequences.back().guide = to_vector((*guides)[i]);
-  }
-  std::vector<std::vector<double>> result;
-  {
-    const py::gil_scoped_release release;
-    result = runtime->log_probs(sequences, cfg_scale);
-  }
-  std::vector<py::array_t<double>> arrays;
-  for (const auto& values : result) arrays.push_back(to_array(values));
-  return arrays;
-}
-
 }  // namespace
 
 void bind_runtime(py::module_& module) {
@@ -122,9 +107,9 @@ void bind_runtime(py::module_& module) {
   PYBIND11_NUMPY_DTYPE(SequencePlan, slot, guide_slot, first_begin, first_end, next_begin, next_end, block_start,
                        block_stop, commit_start, select, num_masked, num_steps, next_step, score, select_value,
                        temperature, guidance_scale, seed, step, mask_id, suppressed_token, unconfident_token_0,
-                       unconfident_token_1, propose_mask, compact);
+                       unconfident_token_1, propose_mask, compact, targets_begin, targets_end);
   PYBIND11_NUMPY_DTYPE(SequenceOutcome, num_query_rows, num_refreshes, num_steps, num_masked, block_done, bad_position);
-  PYBIND11_NUMPY_DTYPE(CommitRecord, sequence, step, position, token, confidence);
+  PYBIND11_NUMPY_DTYPE(CommitRecord, sequence, step, position, token, confidence, log_prob);
   module.attr("SEQUENCE_DTYPE") = py::dtype::of<SequencePlan>();
   module.attr("SPAN_DTYPE") = py::dtype::of<QuerySpan>();
   module.attr("OUTCOME_DTYPE") = py::dtype::of<SequenceOutcome>();
@@ -145,6 +130,22 @@ void bind_runtime(py::module_& module) {
       .def_property_readonly("num_parameters", [](const RuntimeHandle& h) { return h.get()->weights().num_parameters; })
       .def_property_readonly("weight_bytes", [](const RuntimeHandle& h) { return h.get()->weights().num_bytes; })
       .def_property_readonly("kv_bytes_per_token", [](const RuntimeHandle& h) { return h.get()->kv_bytes_per_token(); })
+      .def(
+          "kv_slot_bytes", [](const RuntimeHandle& h, std::int64_t length) { return h.get()->kv_slot_bytes(length); },
+          py::arg("length"))
+      .def(
+          "workspace_bytes",
+          [](const RuntimeHandle& h, std::int64_t num_rows) { return h.get()->workspace_bytes(num_rows); },
+          py::arg("num_rows"))
+      .def(
+          "reserve_kv", [](const RuntimeHandle& h, std::int64_t num_bytes) { h.get()->reserve_kv(num_bytes); },
+          py::arg("num_bytes"))
+      .def_property_readonly("kv_used_bytes",
+                             [](const RuntimeHandle& h) {
+                               const auto runtime = h.get();
+                               const py::gil_scoped_release release;
+                               return runtime->kv_used_bytes();
+                             })
       .def_property_readonly("num_open_slots",
                              [](const RuntimeHandle& h) {
                                const auto runtime = h.get();
@@ -189,10 +190,10 @@ void bind_runtime(py::module_& module) {
             return to_array(canvas);
           },
           py::arg("slot"))
-      .def("denoise", denoise, py::arg("sequences"), py::arg("spans"), py::arg("max_steps"))
+      .def("denoise", denoise, py::arg("sequences"), py::arg("spans"), py::arg("max_steps"),
+           py::arg("targets") = std::nullopt)
       .def("forward", forward, py::arg("tokens"))
       .def("logits", logits, py::arg("slot"), py::arg("spans"), py::arg("positions"))
-      .def("log_probs", log_probs, py::arg("tokens"), py::arg("targets"), py::arg("guides"), py::arg("cfg_scale"))
       .def("close", &RuntimeHandle::close);
 }
 

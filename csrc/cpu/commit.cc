@@ -37,6 +37,7 @@ void commit_group(const CandidateRow* rows, Candidate* candidates, const CommitG
     });
     candidates[*best].token = candidates[*best].other_token;
     candidates[*best].confidence = candidates[*best].other_confidence;
+    candidates[*best].log_prob = candidates[*best].other_log_prob;
     chosen[0] = *best;
     taken = 1;
   }

@@ -191,8 +191,15 @@ Candidate finish(const RowState& state, const SamplingRule& rule, const Candidat
       rule.propose_mask && (state.mask_score > state.best_score ||
                             (state.mask_score == state.best_score && rule.mask_id < state.best_token));
   out.token = mask_wins ? rule.mask_id : state.best_token;
-  out.confidence =
-      confidence_of(state, rule, row, out.token, mask_wins ? state.mask_logit : state.best_logit, out, out.probability);
+  const float logit = mask_wins ? state.mask_logit : state.best_logit;
+  out.confidence = confidence_of(state, rule, row, out.token, logit, out, out.probability);
+  // A token that was left out of the softmax counts for itself.
+  const auto log_prob = [&](std::int32_t token, float of) {
+    const double d = static_cast<double>(of) - largest;
+    return d - (unconfident(rule, token) ? std::log(state.sum + std::exp(d)) : log_sum);
+  };
+  out.log_prob = log_prob(out.token, logit);
+  out.other_log_prob = log_prob(out.other_token, state.best_logit);
   return out;
 }
 

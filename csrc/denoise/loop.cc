@@ -1,7 +1,6 @@
 #include "denoise/loop.h"
 
 #include <algorithm>
-#include <numeric>
 
 #include "core/check.h"
 
@@ -21,7 +20,10 @@ std::int64_t num_scheduled(const SequencePlan& plan, std::int32_t step) {
   return plan.num_masked / plan.num_steps + (step < plan.num_masked % plan.num_steps ? 1 : 0);
 }
 
+bool is_scored(const SequencePlan& plan) { return plan.targets_begin < plan.targets_end; }
+
 bool is_done(const SequencePlan& plan, std::int32_t num_masked, std::int32_t num_steps) {
+  if (is_scored(plan)) return num_steps > 0;
   if (num_masked == 0) return true;
   // Counts never grow along the schedule: a zero means that only zeros follow.
   return plan.select == static_cast<std::int32_t>(Select::kTopK) &&
@@ -43,7 +45,7 @@ SamplingRule sampling_rule(const SequencePlan& plan, std::int32_t step) {
   return rule;
 }
 
-void check_plan(const StepPlan& plan, KvPool& pool) {
+void check_plan(const StepPlan& plan, KvPool& pool, std::int64_t vocab_size) {
   const auto expect = [](bool ok, std::int64_t s, const char* what) {
     check(ok, ErrorKind::kInvalidRequest, "sequence ", s, " of the plan: expected ", what);
   };
@@ -69,6 +71,13 @@ void check_plan(const StepPlan& plan, KvPool& pool) {
         from = span.stop;
       }
     }
+    if (is_scored(p)) {
+      expect(0 <= p.targets_begin && p.targets_end - p.targets_begin == length && p.targets_end <= plan.num_targets, s,
+             "a target for each position");
+      expect(p.select == 0 && p.num_masked == 0, s, "an empty schedule beside targets");
+      for (std::int32_t i = p.targets_begin; i < p.targets_end; ++i)
+        expect(plan.targets[i] < vocab_size, s, "targets from the vocabulary");
+    }
     for (std::int64_t other = 0; other < s; ++other)
       expect(plan.sequences[other].slot != p.slot, s, "a slot of its own");
   }
@@ -77,7 +86,7 @@ void check_plan(const StepPlan& plan, KvPool& pool) {
 }  // namespace
 
 StepResult DenoisingLoop::run(Stream stream, const StepPlan& plan) {
-  check_plan(plan, pool_);
+  check_plan(plan, pool_, weights_.head.num_out);
   StepResult result;
   bool any_done = plan.num_sequences == 0;
   for (std::int64_t s = 0; s < plan.num_sequences; ++s) {
@@ -125,6 +134,8 @@ void DenoisingLoop::step(Stream stream, const StepPlan& plan, std::int32_t index
   for (std::int64_t s = 0; s < plan.num_sequences; ++s) {
     const SequencePlan& sequence = plan.sequences[s];
     const CommitGroup& group = groups_[static_cast<std::size_t>(s)];
+    for (std::int64_t i = group.begin; i < group.end && is_scored(sequence); ++i)
+      result.log_probs.push_back(candidates_[static_cast<std::size_t>(i)].target_log_prob);
     for (std::int64_t i = group.begin; i < group.end && chosen_[static_cast<std::size_t>(i)] >= 0; ++i) {
       const std::size_t row = static_cast<std::size_t>(chosen_[static_cast<std::size_t>(i)]);
       const Candidate& candidate = candidates_[row];
@@ -132,7 +143,8 @@ void DenoisingLoop::step(Stream stream, const StepPlan& plan, std::int32_t index
       const std::int32_t position = rows_[row].position;
       if (sequence.guide_slot >= 0)
         pool_.at(sequence.guide_slot).canvas[static_cast<std::size_t>(position)] = candidate.token;
-      result.commits.push_back({static_cast<std::int32_t>(s), index, position, candidate.token, candidate.confidence});
+      result.commits.push_back(
+          {static_cast<std::int32_t>(s), index, position, candidate.token, candidate.confidence, candidate.log_prob});
     }
     SequenceOutcome& outcome = result.outcomes[static_cast<std::size_t>(s)];
     outcome.num_steps = index + 1;
@@ -169,10 +181,14 @@ std::int64_t DenoisingLoop::add_sequence(const StepPlan& plan, std::int64_t s, b
     batch_.begin(slot, plan.spans[i].visible);
     for (const std::int32_t position : positions_) {
       const std::int64_t row = batch_.add(position);
-      if (position < sequence.commit_start || position >= sequence.block_stop ||
-          slot.canvas[static_cast<std::size_t>(position)] != sequence.mask_id)
-        continue;
+      const std::int32_t target = is_scored(sequence) ? plan.targets[sequence.targets_begin + position] : -1;
+      const bool is_candidate = is_scored(sequence)
+                                    ? target >= 0
+                                    : sequence.commit_start <= position && position < sequence.block_stop &&
+                                          slot.canvas[static_cast<std::size_t>(position)] == sequence.mask_id;
+      if (!is_candidate) continue;
       CandidateRow candidate;
+      candidate.target = target;
       candidate.hidden_row = static_cast<std::int32_t>(batch_.wanted.size());
       candidate.position = position;
       candidate.rule = static_cast<std::int32_t>(s);
@@ -211,53 +227,6 @@ std::int32_t DenoisingLoop::bad_position(const CommitGroup& group) const {
   for (std::int64_t i = group.begin; i < group.end; ++i)
     if (candidates_[static_cast<std::size_t>(i)].token < 0) return rows_[static_cast<std::size_t>(i)].position;
   return -1;
-}
-
-std::vector<std::vector<double>> DenoisingLoop::log_probs(Stream stream, const std::vector<Scored>& sequences,
-                                                          double guidance_scale) {
-  ScopedSlots slots(pool_);
-  batch_.clear();
-  rows_.clear();
-  rules_.assign(1, SamplingRule{});
-  rules_[0].guidance_scale = guidance_scale;
-  for (const Scored& sequence : sequences) {
-    const std::int32_t length = static_cast<std::int32_t>(sequence.tokens.size());
-    check(sequence.targets.size() == sequence.tokens.size(), ErrorKind::kInvalidRequest, "expected ", length,
-          " targets, got ", sequence.targets.size());
-    check(sequence.guide.empty() || sequence.guide.size() == sequence.tokens.size(), ErrorKind::kInvalidRequest,
-          "expected a guide of ", length, " tokens, got ", sequence.guide.size());
-    std::size_t candidate_of_guide = rows_.size();
-    positions_.resize(sequence.tokens.size());
-    std::iota(positions_.begin(), positions_.end(), 0);
-    batch_.begin(slots.open(sequence.tokens), length);
-    for (const std::int32_t position : positions_) {
-      const std::int64_t row = batch_.add(position);
-      const std::int32_t target = sequence.targets[static_cast<std::size_t>(position)];
-      if (target < 0) continue;
-      check(target < weights_.head.num_out, ErrorKind::kInvalidRequest, "expected targets below ",
-            weights_.head.num_out, ", got ", target);
-      CandidateRow candidate;
-      candidate.hidden_row = static_cast<std::int32_t>(batch_.wanted.size());
-      candidate.position = position;
-      candidate.target = target;
-      rows_.push_back(candidate);
-      batch_.wanted.push_back(row);
-    }
-    if (!sequence.guide.empty()) add_guide(slots.open(sequence.guide), length, candidate_of_guide);
-  }
-  find_candidates(stream);
-
-  std::vector<std::vector<double>> result(sequences.size());
-  std::size_t row = 0;
-  for (std::size_t s = 0; s < sequences.size(); ++s) {
-    for (const std::int32_t target : sequences[s].targets) {
-      if (target < 0) continue;
-      check(candidates_[row].token >= 0, ErrorKind::kInternal, "expected finite logits at position ",
-            rows_[row].position, " of sequence ", s, ", got NaN or infinity");
-      result[s].push_back(candidates_[row++].target_log_prob);
-    }
-  }
-  return result;
 }
 
 }  // namespace llada

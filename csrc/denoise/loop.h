@@ -19,16 +19,6 @@ class DenoisingLoop {
   // does not fit its slots, InternalError naming sequence and position if logits are not finite.
   StepResult run(Stream stream, const StepPlan& plan);
 
-  // log p(target) of each position of `tokens` with a target (not -1), given the rest; with a guide, of the mixed
-  // logits. tokens, targets, guide (empty: none): equal lengths.
-  struct Scored {
-    std::vector<std::int32_t> tokens;
-    std::vector<std::int32_t> targets;
-    std::vector<std::int32_t> guide;
-  };
-  std::vector<std::vector<double>> log_probs(Stream stream, const std::vector<Scored>& sequences,
-                                             double guidance_scale);
-
  private:
   void step(Stream stream, const StepPlan& plan, std::int32_t index, StepResult& result);
   std::int64_t add_sequence(const StepPlan& plan, std::int64_t s, bool first);

@@ -36,6 +36,9 @@ struct SequencePlan {
   // Of the next spans only the candidates of the step before are recomputed: what is still masked, and what that step
   // committed, for its final K and V.
   std::int32_t compact;
+  // Range of the plan's targets, one for each position of the canvas: the sequence is scored. One step gives the
+  // log-probability of each position with a target (not -1), nothing is committed. Empty: it is decoded.
+  std::int32_t targets_begin, targets_end;
 };
 
 struct StepPlan {
@@ -43,6 +46,8 @@ struct StepPlan {
   std::int64_t num_sequences = 0;
   const QuerySpan* spans = nullptr;
   std::int64_t num_spans = 0;
+  const std::int32_t* targets = nullptr;  // of the scored sequences, one for each position of their canvas
+  std::int64_t num_targets = 0;
   std::int32_t max_steps = 1;
 };
 
@@ -62,11 +67,13 @@ struct CommitRecord {
   std::int32_t position;
   std::int32_t token;
   double confidence;
+  double log_prob;  // of the token, without noise
 };
 
 struct StepResult {
   std::vector<SequenceOutcome> outcomes;
   std::vector<CommitRecord> commits;  // by step, then sequence, then confidence
+  std::vector<double> log_probs;      // of the targets, by sequence, then position; none of one without finite logits
 };
 
 }  // namespace llada

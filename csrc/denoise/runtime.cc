@@ -13,6 +13,9 @@ namespace {
 
 constexpr int kMaxThreads = 1024;
 
+// Logits that a thread holds for each row that wants them: one tile of 64, float32.
+constexpr std::int64_t kHeadTileBytes = 64 * 4;
+
 int checked_num_threads(int requested) {
   check(requested >= 0 && requested <= kMaxThreads, ErrorKind::kConfig, "threads: expected 1 to ", kMaxThreads,
         ", got ", requested);
@@ -51,6 +54,20 @@ std::int64_t Runtime::num_open_slots() {
   return kv_.num_open();
 }
 
+std::int64_t Runtime::workspace_bytes(std::int64_t num_rows) const {
+  return model_.workspace_bytes(num_rows) + num_threads() * num_rows * kHeadTileBytes;
+}
+
+void Runtime::reserve_kv(std::int64_t num_bytes) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  kv_.reserve(num_bytes);
+}
+
+std::int64_t Runtime::kv_used_bytes() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return kv_.arena().used_bytes();
+}
+
 std::vector<std::int32_t> Runtime::canvas(std::int32_t slot) {
   const std::lock_guard<std::mutex> lock(mutex_);
   return kv_.at(slot).canvas;
@@ -59,12 +76,6 @@ std::vector<std::int32_t> Runtime::canvas(std::int32_t slot) {
 StepResult Runtime::denoise(const StepPlan& plan) {
   const std::lock_guard<std::mutex> lock(mutex_);
   return loop_.run(stream_, plan);
-}
-
-std::vector<std::vector<double>> Runtime::log_probs(const std::vector<DenoisingLoop::Scored>& sequences,
-                                                    double guidance_scale) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  return loop_.log_probs(stream_, sequences, guidance_scale);
 }
 
 void Runtime::forward(const std::vector<std::int32_t>& tokens, float* out) {

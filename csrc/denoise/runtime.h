@@ -30,6 +30,13 @@ class Runtime {
   const Ops& ops() const { return ops_; }
   int num_threads() const { return pool_.num_threads(); }
   std::int64_t kv_bytes_per_token() const { return kv_.bytes_per_token(); }
+  std::int64_t kv_slot_bytes(std::int64_t length) const { return kv_.slot_bytes(length); }
+  // Memory that forwards of `num_rows` positions work in, beside weights and K/V.
+  std::int64_t workspace_bytes(std::int64_t num_rows) const;
+
+  // Bytes that all slots together may take. Only while no slot is open.
+  void reserve_kv(std::int64_t num_bytes);
+  std::int64_t kv_used_bytes();
 
   std::int32_t open_slot(std::vector<std::int32_t> canvas);
   void write_slot(std::int32_t slot, std::vector<std::int32_t> canvas);
@@ -38,8 +45,6 @@ class Runtime {
   std::vector<std::int32_t> canvas(std::int32_t slot);
 
   StepResult denoise(const StepPlan& plan);
-  std::vector<std::vector<double>> log_probs(const std::vector<DenoisingLoop::Scored>& sequences,
-                                             double guidance_scale);
 
   // Logits of each position: out (tokens.size(), vocab_size) float32.
   void forward(const std::vector<std::int32_t>& tokens, float* out);

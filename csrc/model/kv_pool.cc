@@ -22,6 +22,15 @@ std::int64_t KvPool::bytes_per_token() const {
   return config_.num_layers * config_.num_kv_heads * per_head * size_of(dtype_);
 }
 
+void KvPool::reserve(std::int64_t num_bytes) {
+  check(slots_.empty(), ErrorKind::kInternal, "expected no open slot, got ", slots_.size());
+  arena_ = std::make_unique<Arena>(num_bytes);
+}
+
+std::int64_t KvPool::slot_bytes(std::int64_t length) const {
+  return Arena::whole_pages(bytes_per_token() * round_up(length, 64));
+}
+
 std::int32_t KvPool::open(std::vector<std::int32_t> canvas) {
   const std::int64_t length = static_cast<std::int64_t>(canvas.size());
   check(length >= 1, ErrorKind::kInvalidRequest, "expected at least one token, got none");
@@ -33,13 +42,19 @@ std::int32_t KvPool::open(std::vector<std::int32_t> canvas) {
   const std::int64_t v_bytes = config_.num_kv_heads * capacity * round_up(config_.head_dim, 16) * size_of(dtype_);
   Slot slot;
   slot.canvas = std::move(canvas);
-  slot.memory = Buffer(config_.num_layers * (k_bytes + v_bytes), /*zero=*/true);
-  for (std::int64_t layer = 0; layer < config_.num_layers; ++layer) {
-    char* k = slot.memory.data() + layer * (k_bytes + v_bytes);
-    slot.layers.push_back({k, k + k_bytes, capacity});
-  }
+  slot.layers.reserve(static_cast<std::size_t>(config_.num_layers));
   const std::int32_t id = next_id_++;
-  slots_.emplace(id, std::move(slot));
+  Slot& kept = slots_.emplace(id, std::move(slot)).first->second;
+  try {
+    kept.memory = arena_->take(slot_bytes(length));
+  } catch (...) {
+    slots_.erase(id);
+    throw;
+  }
+  for (std::int64_t layer = 0; layer < config_.num_layers; ++layer) {
+    char* k = kept.memory + layer * (k_bytes + v_bytes);
+    kept.layers.push_back({k, k + k_bytes, capacity});
+  }
   return id;
 }
 
@@ -52,7 +67,8 @@ void KvPool::write(std::int32_t id, std::vector<std::int32_t> canvas) {
 }
 
 void KvPool::close(std::int32_t id) {
-  at(id);
+  Slot& slot = at(id);
+  arena_->give_back(slot.memory, slot_bytes(static_cast<std::int64_t>(slot.canvas.size())));
   slots_.erase(id);
 }
 

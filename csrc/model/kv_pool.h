@@ -2,9 +2,11 @@
 #pragma once
 
 #include <map>
+#include <memory>
 #include <utility>
 #include <vector>
 
+#include "core/arena.h"
 #include "model/config.h"
 #include "ops/ops.h"
 
@@ -13,12 +15,18 @@ namespace llada {
 struct Slot {
   std::vector<std::int32_t> canvas;
   std::vector<KvView> layers;
-  Buffer memory;
+  char* memory = nullptr;
 };
 
 class KvPool {
  public:
-  KvPool(const ModelConfig& config, DType dtype) : config_(config), dtype_(dtype) {}
+  static constexpr std::int64_t kDefaultArenaBytes = std::int64_t{1} << 30;  // of address space
+
+  KvPool(const ModelConfig& config, DType dtype)
+      : config_(config), dtype_(dtype), arena_(std::make_unique<Arena>(kDefaultArenaBytes)) {}
+
+  // The arena that the slots share, anew with `num_bytes`. Throws InternalError if slots are open, OutOfMemoryError.
+  void reserve(std::int64_t num_bytes);
 
   // K/V for each position of `canvas`, zeroed: what is stale in memory may be NaN. Throws InvalidRequestError for a
   // token id outside the vocabulary, ContextLengthError, OutOfMemoryError.
@@ -33,10 +41,14 @@ class KvPool {
 
   std::int64_t num_open() const { return static_cast<std::int64_t>(slots_.size()); }
   std::int64_t bytes_per_token() const;
+  // What a slot for `length` positions takes of the arena.
+  std::int64_t slot_bytes(std::int64_t length) const;
+  const Arena& arena() const { return *arena_; }
 
  private:
   const ModelConfig& config_;
   const DType dtype_;
+  std::unique_ptr<Arena> arena_;
   std::map<std::int32_t, Slot> slots_;
   std::int32_t next_id_ = 0;
 };

@@ -1,5 +1,6 @@
 #include "model/llada.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "model/rope_angles.h"
@@ -92,6 +93,15 @@ void Llada::mlp_block(Stream stream, const LayerWeights& w) {
   const Tensor activated = tensor(activated_, weights_.dtype, x_.rows, whole_packs);
   ops_.swiglu(stream, gate_up, activated);
   ops_.matmul(stream, activated, w.down, /*accumulate=*/true, x_);
+}
+
+std::int64_t Llada::workspace_bytes(std::int64_t num_rows) const {
+  const std::int64_t q_size = config_.num_heads * config_.head_dim;
+  const std::int64_t kv_size = 2 * config_.num_kv_heads * config_.head_dim;
+  const std::int64_t projected = std::max({q_size, kv_size, 2 * config_.mlp_hidden_size});
+  const std::int64_t in_float32 = config_.d_model + projected;
+  const std::int64_t in_compute_type = config_.d_model + 2 * q_size + config_.mlp_hidden_size;
+  return num_rows * (in_float32 * size_of(DType::kFloat32) + in_compute_type * size_of(weights_.dtype));
 }
 
 void Llada::fill_spans(const ForwardBatch& batch, std::int64_t layer, bool only_wanted) {

@@ -47,6 +47,9 @@ class Llada {
   // call.
   ConstTensor forward(Stream stream, const ForwardBatch& batch);
 
+  // Bytes of the workspace after a forward of `num_rows`.
+  std::int64_t workspace_bytes(std::int64_t num_rows) const;
+
  private:
   void attention_block(Stream stream, std::int64_t layer, const ForwardBatch& batch, bool last);
   void mlp_block(Stream stream, const LayerWeights& w);

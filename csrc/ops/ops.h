@@ -81,9 +81,11 @@ struct Candidate {
   std::int32_t other_token = -1;  // the candidate if the mask id may not win; equals token unless token is the mask id
   double confidence = 0;          // of token, by the rule's score; larger is better
   double other_confidence = 0;
-  double probability = 0;  // softmax probability of token, without noise
-  double entropy = 0;      // of the softmax, nats
-  double margin = 0;       // largest minus second largest probability
+  double probability = 0;     // softmax probability of token, without noise
+  double log_prob = 0;        // ln of it; of a token left out of the softmax, as if it were not
+  double other_log_prob = 0;  // of other_token
+  double entropy = 0;         // of the softmax, nats
+  double margin = 0;          // largest minus second largest probability
   double target_log_prob = 0;
 };
 

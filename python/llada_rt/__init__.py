@@ -14,14 +14,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .async_engine import AsyncEngine as AsyncEngine
     from .audit import CacheAudit as CacheAudit
     from .config import EngineConfig as EngineConfig
     from .engine import Engine as Engine
+    from .errors import AdmissionError as AdmissionError
     from .errors import ChatTemplateError as ChatTemplateError
     from .errors import ConfigError as ConfigError
     from .errors import ContextLengthError as ContextLengthError
     from .errors import DeviceError as DeviceError
     from .errors import EngineClosedError as EngineClosedError
+    from .errors import EngineStuckError as EngineStuckError
     from .errors import InternalError as InternalError
     from .errors import InvalidRequestError as InvalidRequestError
     from .errors import LladaRtError as LladaRtError
@@ -29,13 +32,19 @@ if TYPE_CHECKING:
     from .errors import ModelFormatError as ModelFormatError
     from .errors import ModelNotFoundError as ModelNotFoundError
     from .errors import OutOfMemoryError as OutOfMemoryError
+    from .errors import QueueFullError as QueueFullError
+    from .errors import RequestCancelledError as RequestCancelledError
+    from .errors import RequestTooLargeError as RequestTooLargeError
     from .errors import TokenizerError as TokenizerError
     from .errors import UnsupportedModelError as UnsupportedModelError
     from .outputs import CompletionOutput as CompletionOutput
     from .outputs import DiffusionStats as DiffusionStats
+    from .outputs import EngineStats as EngineStats
+    from .outputs import RequestMetrics as RequestMetrics
     from .outputs import RequestOutput as RequestOutput
     from .outputs import ScoreOutput as ScoreOutput
     from .outputs import StepEvent as StepEvent
+    from .outputs import TextEvent as TextEvent
     from .outputs import TokenInfo as TokenInfo
     from .params import SamplingParams as SamplingParams
     from .runner import build_info as build_info
@@ -43,15 +52,20 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _NAMES = {
+    "async_engine": ("AsyncEngine",),
     "audit": ("CacheAudit",),
     "config": ("EngineConfig",),
     "engine": ("Engine",),
     "errors": (
-        *("ChatTemplateError", "ConfigError", "ContextLengthError", "DeviceError", "EngineClosedError"),
-        *("InternalError", "InvalidRequestError", "LladaRtError", "ModelError", "ModelFormatError"),
-        *("ModelNotFoundError", "OutOfMemoryError", "TokenizerError", "UnsupportedModelError"),
+        *("AdmissionError", "ChatTemplateError", "ConfigError", "ContextLengthError", "DeviceError"),
+        *("EngineClosedError", "EngineStuckError", "InternalError", "InvalidRequestError", "LladaRtError"),
+        *("ModelError", "ModelFormatError", "ModelNotFoundError", "OutOfMemoryError", "QueueFullError"),
+        *("RequestCancelledError", "RequestTooLargeError", "TokenizerError", "UnsupportedModelError"),
     ),
-    "outputs": ("CompletionOutput", "DiffusionStats", "RequestOutput", "ScoreOutput", "StepEvent", "TokenInfo"),
+    "outputs": (
+        *("CompletionOutput", "DiffusionStats", "EngineStats", "RequestMetrics", "RequestOutput", "ScoreOutput"),
+        *("StepEvent", "TextEvent", "TokenInfo"),
+    ),
     "params": ("SamplingParams",),
     "runner": ("build_info",),
 }

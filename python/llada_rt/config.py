@@ -31,6 +31,10 @@ class EngineConfig:
     table: str | None = _option(None, "Instruction-set table; by default the best of this machine.")
     max_num_seqs: int = _option(8, "Requests that run together.")
     max_num_batched_tokens: int = _option(4096, "Positions recomputed in one step, over all requests.")
+    max_num_queued_reqs: int = _option(256, "Requests that may wait, a sample each; one more is refused.")
+    memory_limit: int | None = _option(
+        None, "Bytes for weights, work and keys and values together; by default nine tenths of the machine's."
+    )
     mask_token_id: int | None = _option(None, "Mask token, where the model folder does not name it.")
     eos_token_id: int | None = _option(None, "End-of-text token, where the model folder does not name it.")
     eot_token_id: int | None = _option(None, "End-of-turn token, where the model folder does not name it.")
@@ -46,6 +50,8 @@ class EngineConfig:
         _check_integer("threads", self.threads, 1, 1024, optional=True)
         _check_integer("max_num_seqs", self.max_num_seqs, 1, 65536)
         _check_integer("max_num_batched_tokens", self.max_num_batched_tokens, 1, 2**31 - 1)
+        _check_integer("max_num_queued_reqs", self.max_num_queued_reqs, 1, 2**31 - 1)
+        _check_integer("memory_limit", self.memory_limit, 1, 2**62, optional=True)
         for name in ("mask_token_id", "eos_token_id", "eot_token_id"):
             _check_integer(name, getattr(self, name), 0, 2**31 - 1, optional=True)
 

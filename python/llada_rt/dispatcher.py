@@ -1,79 +1,84 @@
-"""Dispatcher: requests on their way. Queues them, steps the scheduler, hands out results and step events.
+"""Dispatcher: between the callers of several threads and the stepper. Queues their requests, hands out results.
 
-Callers of several threads step the same scheduler, one at a time, so their requests run together; a caller steps until
-its own requests are done.
+Callers step one at a time, for all of them, so their requests run together; a caller steps until its own requests are
+done. For callers that must not step (asyncio) a thread does it, in `serve`.
 """
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Literal, TypeVar
 
 from .config import EngineConfig
-from .errors import EngineClosedError, InternalError, ModelError, OutOfMemoryError
-from .outputs import EventStream, RequestOutput, StepEvent, request_output
-from .params import SamplingParams
-from .plan import StepPlan, StepResult
-from .requests import Request
+from .errors import (
+    EngineClosedError,
+    EngineStuckError,
+    InvalidRequestError,
+    OutOfMemoryError,
+    QueueFullError,
+    RequestTooLargeError,
+)
+from .jobs import Event, GenerateJob, Job
+from .outputs import EngineStats
 from .runner import Runner
-from .scheduler import Scheduler, Sequence
-from .tokenizer import Tokenizer
+from .stepper import Stepper
 
-# A call into the compiled loop lasts about this long at most, so that Ctrl-C and other threads get their turn.
-_CALL_SECONDS = 0.2
-_MAX_STEPS = 256
-
-
-class Job:
-    """A request, its sequence, and what has come of it."""
-
-    def __init__(self, request: Request, params: SamplingParams, sequence: Sequence) -> None:
-        self.request = request
-        self.params = params
-        self.sequence = sequence
-        self.stream: EventStream | None = None
-        self.events: deque[StepEvent] = deque()
-        self.output: RequestOutput | None = None
-        self.error: Exception | None = None
-
-    @property
-    def is_done(self) -> bool:
-        return self.output is not None or self.error is not None
-
-    def result(self) -> RequestOutput:
-        if self.error is not None:
-            raise self.error
-        assert self.output is not None
-        return self.output
+Result = TypeVar("Result")
 
 
 class Dispatcher:
-    """The scheduler of one engine and the lock around it."""
+    """The stepper of one engine and the lock around it.
 
-    def __init__(self, config: EngineConfig, runner: Runner, tokenizer: Tokenizer | None) -> None:
-        self.runner = runner
-        self._lock = threading.RLock()  # held over each step and each other use of the runner
-        self._turn = threading.Lock()  # held while waiting for the lock
+    Who has the lock steps. Everybody else leaves a note in `_mail`, which is read before and after each step, and at
+    once if nobody has the lock; so nothing but stepping waits for a step, and the garbage collector may drop a stream
+    in the middle of one.
+    """
+
+    def __init__(self, config: EngineConfig, runner: Runner) -> None:
         self.is_closed = False
-        self._tokenizer = tokenizer
-        self._scheduler = Scheduler(
-            max_num_seqs=config.max_num_seqs, max_num_batched_tokens=config.max_num_batched_tokens
-        )
-        self._jobs: dict[Sequence, Job] = {}  # queued and running
-        self._is_stepping = False
-        self._dropped: list[Job] = []  # given up while a step was under way
-        self._seconds_per_step = _CALL_SECONDS
+        self._runner = runner
+        self._stepper = Stepper(config, runner)
+        self._lock = threading.Lock()  # held over each step and each other use of the runner
+        self._turn = threading.Lock()  # held while waiting for the lock
+        self._max_num_seqs = config.max_num_seqs
+        self._max_num_queued = config.max_num_queued_reqs
+        self._arrivals: deque[Job] = deque()  # submitted, and not with the stepper yet; under its queue lock
+        self._mail: deque[tuple[Job, Literal["drop", "abort"]]] = deque()
+        self._work: queue.SimpleQueue[None] = queue.SimpleQueue()  # wakes `serve`
+        self._is_served = False
 
     @property
     def num_running(self) -> int:
-        return self._scheduler.num_running
+        return self._stepper.num_running
 
     @property
     def num_waiting(self) -> int:
-        return self._scheduler.num_waiting
+        """Samples and scores in the queue."""
+        with self._stepper.queue_lock:
+            return self._stepper.num_waiting + sum(len(job.sources) for job in self._arrivals)
+
+    def stats(self) -> EngineStats:
+        return self._stepper.stats(num_waiting=self.num_waiting)
+
+    def check_health(self, stuck_after_s: float) -> None:
+        """Raises EngineClosedError, or EngineStuckError if the compiled loop is overdue. Waits for nothing."""
+        self.check_open()
+        call_began = self._stepper.call_began
+        if call_began is not None and (spent := time.monotonic() - call_began) > stuck_after_s:
+            raise EngineStuckError(
+                f"a call into the compiled loop lasts {spent:.0f} s, expected at most {stuck_after_s} s"
+            )
+
+    def check_open(self) -> None:
+        if self.is_closed:
+            raise EngineClosedError("the engine is closed", hint="make a new Engine")
+
+    # ---------------------------------------------------------------- the lock and the mail
 
     @contextmanager
     def in_turn(self) -> Iterator[None]:
@@ -84,182 +89,180 @@ class Dispatcher:
         with self._turn:
             self._lock.acquire()
         try:
+            self._read_mail()
             yield
         finally:
             self._lock.release()
+            self._settle()
 
-    def run(self, jobs: list[Job]) -> None:
-        """Queue the jobs and step until all are done; whatever ends the call early takes them out again."""
-        num_done = 0  # of the first jobs; they end roughly in their order
+    def alone(self, work: Callable[[], Result]) -> Result:
+        """Other work of the runner, between two steps; where it lacks memory, when requests have ended."""
+        while True:
+            with self.in_turn():
+                self.check_open()
+                try:
+                    return work()
+                except OutOfMemoryError:
+                    if not self._stepper.num_running:
+                        raise
+                self._step()
+
+    def _settle(self) -> None:
+        """Read the mail now, unless somebody has the lock and so will read it when done."""
+        while (self._mail or self._arrivals) and self._lock.acquire(blocking=False):
+            try:
+                self._read_mail()
+            finally:
+                self._lock.release()
+
+    def _read_mail(self) -> None:
+        with self._stepper.queue_lock:
+            while self._arrivals:
+                job = self._arrivals.popleft()
+                if not job.is_done:
+                    self._stepper.add(job)
+        while self._mail:
+            job, word = self._mail.popleft()
+            if word == "drop":
+                self._stepper.drop(job)
+            elif not job.is_done:
+                self._stepper.end(job, "abort")
+
+    def _step(self) -> None:
+        """The lock is held."""
+        self._read_mail()
+        self._stepper.step()
+
+    # ---------------------------------------------------------------- callers
+
+    def check_fits(self, job: Job) -> None:
+        """Raises RequestTooLargeError for what could not be admitted if it were alone."""
+        if len(job.sources) > self._max_num_queued:
+            raise RequestTooLargeError(
+                f"{len(job.sources)} samples are more than the {self._max_num_queued} that may wait",
+                param="n",
+                hint="a larger max_num_queued_reqs, or fewer samples",
+            )
+        kv_bytes = self._runner.memory.kv_bytes
+        most = max(map(self._stepper.kv_bytes_of, job.members))
+        if most > kv_bytes:
+            raise RequestTooLargeError(
+                f"the request needs {most} bytes of K/V memory, and {kv_bytes} are all there is",
+                param="gen_length",
+                hint="a shorter canvas, or a larger memory_limit; guidance takes twice as much",
+            )
+
+    def submit(self, job: Job) -> None:
+        """Queue a job. Raises QueueFullError, EngineClosedError, InvalidRequestError for an id that is in use."""
+        with self._stepper.queue_lock:
+            self.check_open()
+            if job.request_id in self._stepper.jobs:
+                raise InvalidRequestError(f"request_id: {job.request_id!r} is in use", param="request_id")
+            waiting = self.num_waiting
+            if waiting + len(job.sources) > self._max_num_queued:
+                raise QueueFullError(
+                    f"{waiting} requests wait, and {self._max_num_queued} may (max_num_queued_reqs)",
+                    hint="try again when some have ended",
+                )
+            self._stepper.jobs[job.request_id] = job
+            self._arrivals.append(job)
+        self._wake()
+        self._settle()
+
+    def run(self, jobs: Sequence[Job]) -> None:
+        """Step until all are done; whatever ends the call early takes them out again.
+
+        Of many jobs only some are queued at a time, so that they leave room for those of other callers.
+        """
+        waiting, under_way = deque(jobs), list[Job]()
         try:
-            self._submit(jobs)
             while True:
+                under_way = [job for job in under_way if not job.is_done]
+                self._top_up(waiting, under_way, is_first=len(waiting) == len(jobs))
+                if not under_way and not waiting:
+                    return
                 with self.in_turn():
-                    while num_done < len(jobs) and jobs[num_done].is_done:
-                        num_done += 1
-                    if num_done == len(jobs):
-                        return
                     self.check_open()
                     self._step()
         finally:
-            self._drop(jobs)
-
-    def events(self, job: Job) -> Iterator[StepEvent]:
-        try:
-            self._submit([job])
-            while True:
-                with self.in_turn():
-                    while not job.events and not job.is_done:
-                        self.check_open()
-                        self._step()
-                if job.events:
-                    yield job.events.popleft()
-                else:
-                    job.result()
-                    return
-        finally:
-            self._drop([job])
-
-    def _submit(self, jobs: list[Job]) -> None:
-        with self.in_turn():
-            self.check_open()
             for job in jobs:
-                self._jobs[job.sequence] = job
-                self._scheduler.add(job.sequence)
+                self.drop(job)
 
-    def _step(self) -> None:
-        """Admit, run, take over: one call into the compiled loop for whoever is due. The lock is held."""
-        self._is_stepping = True
-        try:
-            self._admit()
-            if not self._scheduler.num_running:
-                return
-            plan = self._audited(self._scheduler.schedule(self._max_steps()))
-            sequences = self._scheduler.of(plan)
-            blocks = [sequence.canvas.block_index for sequence in sequences]
+    def _top_up(self, waiting: deque[Job], under_way: list[Job], *, is_first: bool) -> None:
+        while waiting and len(under_way) < 2 * self._max_num_seqs:
             try:
-                result = self._denoise(plan)
-                finished = self._scheduler.apply(plan, result)
-            except BaseException as error:
-                # The canvases below may be ahead of those here, so none of these requests can go on.
-                cause = error if isinstance(error, Exception) else InternalError("interrupted in the middle of a step")
-                for sequence in sequences:
-                    self._fail(self._jobs[sequence], cause)
-                if not isinstance(error, Exception):
+                self.submit(waiting[0])
+            except QueueFullError:
+                if is_first and not under_way:
                     raise
                 return
-            for sequence, outcome in zip(sequences, result.sequences, strict=True):
-                if outcome.bad_position is not None:
-                    message = f"the model gave no finite logits at position {outcome.bad_position}"
-                    self._fail(self._jobs[sequence], ModelError(message))
-            finished = [sequence for sequence in finished if sequence in self._jobs]
-            for sequence in finished:
-                self._finish(self._jobs[sequence])
-            for sequence, block in zip(sequences, blocks, strict=True):
-                self._publish(sequence, block)
-            for sequence in finished:
-                self._jobs.pop(sequence, None)
-        finally:
-            self._is_stepping = False
-            while self._dropped:
-                self._remove(self._dropped.pop())
+            under_way.append(waiting.popleft())
 
-    def _admit(self) -> None:
-        """Open slots for those at the head of the queue."""
-        while (sequence := self._scheduler.next_waiting()) is not None:
-            try:
-                slots = self.runner.open(
-                    sequence.canvas.tokens, mask_id=sequence.sampling.mask_id, is_guided=sequence.is_guided
-                )
-            except OutOfMemoryError as error:
-                if self._scheduler.num_running:
-                    return  # a place is made when one of these ends
-                self._fail(self._jobs[sequence], error)
-            except Exception as error:
-                self._fail(self._jobs[sequence], error)
-            else:
-                self._scheduler.start(sequence, *slots)
-
-    def _max_steps(self) -> int:
-        if any(self._jobs[sequence].stream is not None for sequence in self._scheduler.running):
-            return 1
-        return max(1, min(_MAX_STEPS, int(_CALL_SECONDS / self._seconds_per_step)))
-
-    def _audited(self, plan: StepPlan) -> StepPlan:
-        """The plan, after the audits that are due; a request whose audit fails has left it."""
-        rows = []
-        for row, sequence in zip(plan.sequences, self._scheduler.of(plan), strict=True):
-            try:
-                if sequence.audit and sequence.audit.is_due(row, len(sequence.canvas)):
-                    row = sequence.audit.examine(self.runner, row, sequence.canvas.tokens)
-            except Exception as error:
-                self._fail(self._jobs[sequence], error)
-            else:
-                rows.append(row)
-        return StepPlan(tuple(rows), plan.max_steps)
-
-    def _denoise(self, plan: StepPlan) -> StepResult:
-        began = time.perf_counter()
-        result = self.runner.denoise(plan)
-        steps = max((outcome.num_steps for outcome in result.sequences), default=0)
-        self._seconds_per_step = max((time.perf_counter() - began) / max(steps, 1), 1e-6)
-        return result
-
-    def _finish(self, job: Job) -> None:
-        self._close_slots(job.sequence)
+    def events(self, job: GenerateJob) -> Iterator[Event]:
         try:
-            job.output = request_output(job.request, job.params, job.sequence, self._tokenizer)
-        except Exception as error:
-            job.error = error
-
-    def _publish(self, sequence: Sequence, block: int) -> None:
-        job = self._jobs.get(sequence)
-        if job is None or job.stream is None:
-            return
-        try:
-            event = job.stream.event(sequence, block=block, commits=sequence.new_commits, output=job.output)
-        except Exception as error:
-            self._fail(job, error)
-        else:
-            job.events.append(event)
-
-    def _fail(self, job: Job, error: Exception) -> None:
-        job.error = error
-        self._remove(job)
-
-    def _drop(self, jobs: list[Job]) -> None:
-        """Take out those that have not ended. May be called by the garbage collector, even within a step."""
-        for job in jobs:
-            if job.is_done:
-                continue
-            with self._lock:
-                if self._is_stepping:
-                    self._dropped.append(job)
+            self.submit(job)
+            while True:
+                if job.events:
+                    yield job.events.popleft()
+                elif job.is_done:
+                    job.result()
+                    return
                 else:
-                    self._remove(job)
+                    with self.in_turn():
+                        if not job.events and not job.is_done:
+                            self.check_open()
+                            self._step()
+        finally:
+            self.drop(job)
 
-    def _remove(self, job: Job) -> None:
-        """Forget a job that has not finished, and free its slots."""
-        if self._jobs.pop(job.sequence, None) is None:
-            return
-        self._scheduler.remove(job.sequence)
-        self._close_slots(job.sequence)
+    def abort(self, request_id: str) -> bool:
+        """End a request as it is. False: there is none with this id."""
+        with self._stepper.queue_lock:
+            job = self._stepper.jobs.get(request_id)
+        if job is None or job.is_done:
+            return False
+        self._mail.append((job, "abort"))
+        self._wake()
+        self._settle()
+        return True
 
-    def _close_slots(self, sequence: Sequence) -> None:
-        slots = sequence.slot, sequence.guide_slot
-        sequence.slot = sequence.guide_slot = -1
-        self.runner.close_slots(*slots)
+    def drop(self, job: Job) -> None:
+        """Take out a job that nobody waits for any more. Never waits; the garbage collector may call it."""
+        if self._stepper.jobs.get(job.request_id) is job:
+            self._mail.append((job, "drop"))
+            self._wake()
+            self._settle()
+
+    # ---------------------------------------------------------------- a thread that steps
+
+    def serve(self) -> None:
+        """Step whenever there is something to do, until the engine is closed."""
+        self._is_served = True
+        while not self.is_closed:
+            self._work.get()
+            while self._stepper.jobs and not self.is_closed:
+                with self.in_turn():
+                    if self.is_closed:
+                        return
+                    try:
+                        self._step()
+                    except Exception as error:  # a bug of ours; those who wait must hear of it
+                        for job in list(self._stepper.jobs.values()):
+                            self._stepper.fail(job, error)
+
+    def _wake(self) -> None:
+        if self._is_served:
+            self._work.put(None)  # the one way to wake a thread that the garbage collector may take too
 
     def close(self) -> None:
         """End what is under way with EngineClosedError, and free the model. Closing twice does nothing."""
-        if self.is_closed:
-            return
-        self.is_closed = True  # before the lock is had, so that callers who step leave it
+        with self._stepper.queue_lock:
+            if self.is_closed:
+                return
+            self.is_closed = True  # before the lock is had, so that callers who step leave it
+        self._wake()
         with self._lock:
-            for job in list(self._jobs.values()):
-                self._fail(job, EngineClosedError("the engine was closed while the request was running"))
-            self.runner.close()
-
-    def check_open(self) -> None:
-        if self.is_closed:
-            raise EngineClosedError("the engine is closed", hint="make a new Engine")
+            self._read_mail()
+            for job in list(self._stepper.jobs.values()):
+                self._stepper.fail(job, EngineClosedError("the engine was closed while the request was running"))
+            self._runner.close()

@@ -13,20 +13,21 @@ import weakref
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .config import DEMO_DIR, EngineConfig
-from .dispatcher import Dispatcher, Job
+from .dispatcher import Dispatcher
 from .errors import ConfigError, InvalidRequestError, LladaRtError
+from .jobs import Event, GenerateJob, ScoreJob, StreamMode
 from .model_files import check_folder, default_params, special_ids
-from .outputs import EventStream, RequestOutput, ScoreOutput, StepEvent
+from .outputs import EngineStats, RequestOutput, ScoreOutput, StepEvent, TextEvent
 from .params import SamplingParams
 from .requests import Prompt, RequestReader, Segments, make_sequence, split_prompts
 from .runner import Runner
-from .score import draw_noise, estimate, guide_of, replay_noise
+from .score import ScoredDraw, draw_noise, guide_of, replay_noise
 from .tokenizer import Tokenizer
 
 # Engines to close at exit: a daemon thread must not be inside the compiled loop when the interpreter is taken down.
@@ -71,7 +72,7 @@ class Engine:
             vocab_size=int(self._runner.config["vocab_size"]),
             max_length=int(self._runner.config["max_sequence_length"]),
         )
-        self._dispatcher = Dispatcher(self.config, self._runner, self.tokenizer)
+        self._dispatcher = Dispatcher(self.config, self._runner)
         self._counter = itertools.count()
         _open_engines.add(self)
 
@@ -123,6 +124,7 @@ class Engine:
             "num_parameters": runner.num_parameters,
             "weight_bytes": runner.weight_bytes,
             "kv_bytes_per_token": runner.kv_bytes_per_token,
+            "memory": dataclasses.asdict(runner.memory),
             "compute_type": runner.compute_type,
             "device": "cpu",
             "table": runner.table,
@@ -137,51 +139,98 @@ class Engine:
             "model": dict(runner.config),
         }
 
+    def stats(self) -> EngineStats:
+        """What runs and waits now, and what has been done since the engine was opened. Waits for nothing."""
+        return self._dispatcher.stats()
+
+    def check_health(self, *, stuck_after_s: float = 60.0) -> None:
+        """Raises EngineClosedError, or EngineStuckError if a call into the compiled loop lasts longer than
+        `stuck_after_s` (in order, they last a fraction of a second or one forward). Waits for nothing.
+        """
+        self._dispatcher.check_health(stuck_after_s)
+
     # ---------------------------------------------------------------- requests
 
     def generate(
         self,
         prompts: Prompt | SequenceOf[Prompt],
         params: SamplingParams | SequenceOf[SamplingParams] | None = None,
+        *,
+        request_ids: SequenceOf[str] | None = None,
     ) -> list[RequestOutput]:
         """Answer one prompt or many; one RequestOutput per prompt, in their order.
 
         A prompt is text, token ids, or a mapping: {"prompt_token_ids": [...]}, {"prompt": text},
         {"messages": [...]} (through the chat template), each also with "segments" (see `infill`).
-        `params`: one for all, one per prompt, or None for `default_params`.
+        `params`: one for all, one per prompt, or None for `default_params`. `request_ids`: names for `abort`.
 
-        Raises InvalidRequestError (ContextLengthError, ...) before any work; one bad request and none is run.
+        Raises InvalidRequestError (ContextLengthError, ...) or RequestTooLargeError before any work; one bad request
+        and none is run. Raises QueueFullError if the first finds the queue full; the later ones wait for a place.
         """
-        many = split_prompts(prompts)
-        each = self._params_of(params, len(many))
-        jobs = []
-        for index, (prompt, chosen) in enumerate(zip(many, each, strict=True)):
-            try:
-                jobs.append(self._job(prompt, chosen))
-            except LladaRtError as error:
-                if len(many) == 1:
-                    raise
-                raise error.within(f"prompts[{index}]") from error
+        jobs = self._generate_jobs(prompts, params, request_ids)
         self._dispatcher.run(jobs)
         return [job.result() for job in jobs]
 
-    def chat(self, messages: SequenceOf[Mapping[str, str]], params: SamplingParams | None = None) -> RequestOutput:
+    def chat(
+        self,
+        messages: SequenceOf[Mapping[str, str]],
+        params: SamplingParams | None = None,
+        *,
+        request_id: str | None = None,
+    ) -> RequestOutput:
         """Answer a conversation, [{"role": "user", "content": ...}, ...], through the model's chat template."""
-        return self.generate({"messages": messages}, params)[0]
+        return self.generate({"messages": messages}, params, request_ids=_one(request_id))[0]
 
-    def infill(self, segments: Segments, params: SamplingParams | None = None) -> RequestOutput:
+    def infill(
+        self, segments: Segments, params: SamplingParams | None = None, *, request_id: str | None = None
+    ) -> RequestOutput:
         """Fill a template: a str is fixed text, a list of ids fixed tokens, an int that many positions to fill.
 
         All holes are filled, nothing else is touched; `gen_length` and `eos_early_stop` play no part. `outputs[0]`
         holds the whole template, filled.
         """
-        return self.generate({"segments": segments}, params)[0]
+        return self.generate({"segments": segments}, params, request_ids=_one(request_id))[0]
 
-    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[StepEvent]:
-        """One prompt, step by step. Closing the iterator, or leaving it to be collected, cancels the request."""
-        job = self._job(prompt, self._params_of(params, 1)[0])
-        job.stream = EventStream(job.request, job.params, self.tokenizer)
-        return self._dispatcher.events(job)
+    @overload
+    def stream(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        mode: Literal["denoise"] = "denoise",
+        request_id: str | None = None,
+    ) -> Iterator[StepEvent]: ...
+
+    @overload
+    def stream(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        mode: Literal["append"],
+        request_id: str | None = None,
+    ) -> Iterator[TextEvent]: ...
+
+    def stream(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        mode: StreamMode = "denoise",
+        request_id: str | None = None,
+    ) -> Iterator[Event]:
+        """One prompt, as it is answered. Closing the iterator, or leaving it to be collected, cancels the request.
+
+        `denoise`: a StepEvent for each step, with what it committed. `append`: a TextEvent whenever there is text that
+        can no longer change, that is before the first mask, and not possibly part of a character or of a stop.
+        """
+        return self._dispatcher.events(self._stream_job(prompt, params, mode, request_id))
+
+    def abort(self, request_id: str) -> bool:
+        """End a request as it is: its call returns what text there is, with finish_reason "abort". False: there is
+        no request of this name under way. May be called from any thread; waits for nothing.
+        """
+        return self._dispatcher.abort(request_id)
 
     def apply_chat_template(self, messages: SequenceOf[Mapping[str, str]]) -> list[int]:
         """Token ids of a conversation by the model's chat template."""
@@ -192,9 +241,7 @@ class Engine:
         ids = self._reader.check_ids(token_ids, "token_ids")
         if not ids:
             raise InvalidRequestError("token_ids: expected at least one token, got none", param="token_ids")
-        with self._dispatcher.in_turn():
-            self._dispatcher.check_open()
-            return self._runner.forward(ids)
+        return self._dispatcher.alone(lambda: self._runner.forward(ids))
 
     def score(
         self,
@@ -208,32 +255,12 @@ class Engine:
     ) -> ScoreOutput:
         """Monte Carlo log-likelihood of `answer` after `prompt`, as LLaDA's get_log_likelihood.
 
-        `noise` replays recorded draws ({"tokens", "mask_ratio"}) in place of `mc_num` draws from `seed`.
+        `noise` replays recorded draws ({"tokens", "mask_ratio"}, "group" as llada_rt.score.replay_noise says) in place
+        of `mc_num` draws from `seed`. The draws run beside the generations; the result is the same in any company.
         """
-        reader, mask_id = self._reader, self._special.mask
-        prompt_ids, answer_ids = reader.ids_of(prompt, "prompt"), reader.ids_of(answer, "answer")
-        if not answer_ids:
-            raise InvalidRequestError("answer: expected at least one token, got none", param="answer")
-        for name, ids in (("prompt", prompt_ids), ("answer", answer_ids)):
-            if mask_id in ids:
-                raise InvalidRequestError(f"{name}: holds the mask token {mask_id}", param=name)
-        reader.check_length(len(prompt_ids), len(answer_ids), "the answer")
-        cfg_scale = SamplingParams(cfg_scale=cfg_scale).cfg_scale
-        if noise is None:
-            draws = draw_noise(prompt_ids, answer_ids, mc_num=mc_num, seed=seed, mask_id=mask_id)
-        else:
-            draws = replay_noise(prompt_ids, answer_ids, noise, mask_id=mask_id)
-        rows_together = max(1, self.config.max_num_batched_tokens // len(draws[0].tokens) // (2 if cfg_scale else 1))
-        log_probs: list[NDArray[np.float64]] = []
-        for begin in range(0, len(draws), rows_together):
-            chunk = draws[begin : begin + rows_together]
-            guides = [guide_of(draw, len(prompt_ids), mask_id) for draw in chunk] if cfg_scale else None
-            with self._dispatcher.in_turn():
-                self._dispatcher.check_open()
-                log_probs += self._runner.log_probs(
-                    [draw.tokens for draw in chunk], [draw.targets for draw in chunk], guides, cfg_scale
-                )
-        return estimate(draws, log_probs)
+        job = self._score_job(prompt, answer, mc_num=mc_num, seed=seed, noise=noise, cfg_scale=cfg_scale)
+        self._dispatcher.run([job])
+        return job.result()
 
     def close(self) -> None:
         """Free the model. Requests under way end with EngineClosedError. Closing twice does nothing."""
@@ -263,13 +290,89 @@ class Engine:
             return list(params)
         raise InvalidRequestError(f"params: expected SamplingParams, got {type(params).__name__}", param="params")
 
-    def _job(self, prompt: object, params: SamplingParams) -> Job:
-        """A checked request, not queued yet."""
+    def _generate_jobs(
+        self, prompts: object, params: object, request_ids: SequenceOf[str] | None = None
+    ) -> list[GenerateJob]:
+        """Checked requests, not queued yet."""
+        many = split_prompts(prompts)
+        each = self._params_of(params, len(many))
+        names: SequenceOf[str | None] = [None] * len(many) if request_ids is None else request_ids
+        if request_ids is not None and len({*request_ids}) != len(many):
+            raise InvalidRequestError(
+                f"request_ids: expected {len(many)} different names, got {len({*request_ids})}", param="request_ids"
+            )
+        jobs = []
+        for index, (prompt, chosen, name) in enumerate(zip(many, each, names, strict=True)):
+            try:
+                jobs.append(self._generate_job(prompt, chosen, name))
+            except LladaRtError as error:
+                if len(many) == 1:
+                    raise
+                raise error.within(f"prompts[{index}]") from error
+        return jobs
+
+    def _stream_job(
+        self, prompt: object, params: SamplingParams | None, mode: StreamMode, request_id: str | None
+    ) -> GenerateJob:
+        if mode not in get_args(StreamMode):
+            raise InvalidRequestError(f"mode: expected append or denoise, got {mode!r}", param="mode")
+        return self._generate_job(prompt, self._params_of(params, 1)[0], request_id, mode)
+
+    def _generate_job(
+        self, prompt: object, params: SamplingParams, request_id: str | None, stream: StreamMode | None = None
+    ) -> GenerateJob:
         self._dispatcher.check_open()
         if params.seed is None:
             params = params.replace(seed=secrets.randbits(63))
-        request = self._reader.read(prompt, params, f"request-{next(self._counter)}")
-        return Job(request, params, make_sequence(request, params, self._special))
+        request = self._reader.read(prompt, params, self._name(request_id))
+        sequences = [make_sequence(request, params, self._special, seed=params.seed_of(i)) for i in range(params.n)]
+        job = GenerateJob(request, params, sequences, self.tokenizer, stream)
+        self._dispatcher.check_fits(job)
+        return job
+
+    def _score_job(
+        self,
+        prompt: str | SequenceOf[int],
+        answer: str | SequenceOf[int],
+        *,
+        mc_num: int,
+        seed: int,
+        noise: SequenceOf[Mapping[str, object]] | None,
+        cfg_scale: float,
+        request_id: str | None = None,
+    ) -> ScoreJob:
+        self._dispatcher.check_open()
+        reader, mask_id = self._reader, self._special.mask
+        prompt_ids, answer_ids = reader.ids_of(prompt, "prompt"), reader.ids_of(answer, "answer")
+        if not answer_ids:
+            raise InvalidRequestError("answer: expected at least one token, got none", param="answer")
+        for name, ids in (("prompt", prompt_ids), ("answer", answer_ids)):
+            if mask_id in ids:
+                raise InvalidRequestError(f"{name}: holds the mask token {mask_id}", param=name)
+        reader.check_length(len(prompt_ids), len(answer_ids), "the answer")
+        cfg_scale = SamplingParams(cfg_scale=cfg_scale).cfg_scale
+        if noise is None:
+            draws = draw_noise(prompt_ids, answer_ids, mc_num=mc_num, seed=seed, mask_id=mask_id)
+        else:
+            draws = replay_noise(prompt_ids, answer_ids, noise, mask_id=mask_id)
+        guides = [guide_of(draw, len(prompt_ids), mask_id) if cfg_scale else None for draw in draws]
+        members = [ScoredDraw(draw, guide, cfg_scale) for draw, guide in zip(draws, guides, strict=True)]
+        job = ScoreJob(self._name(request_id), draws, members)
+        self._dispatcher.check_fits(job)
+        return job
+
+    def _name(self, request_id: str | None) -> str:
+        if request_id is None:
+            return f"request-{next(self._counter)}"
+        if not isinstance(request_id, str) or not 1 <= len(request_id) <= 256:
+            raise InvalidRequestError(
+                f"request_id: expected a text of 1 to 256 characters, got {str(request_id)[:40]!r}", param="request_id"
+            )
+        return request_id
+
+
+def _one(request_id: str | None) -> list[str] | None:
+    return None if request_id is None else [request_id]
 
 
 Engine.__signature__ = inspect.Signature(  # type: ignore[attr-defined]

@@ -87,6 +87,30 @@ class ContextLengthError(InvalidRequestError):
     code = "context_length_exceeded"
 
 
+class AdmissionError(LladaRtError):
+    """A request in order that this engine does not take."""
+
+    code = "not_admitted"
+
+
+class QueueFullError(AdmissionError):
+    """As many requests wait as may (`max_num_queued_reqs`). Nothing of this one has been run; try again later."""
+
+    code = "queue_full"
+
+
+class RequestTooLargeError(AdmissionError):
+    """A request that could not be admitted if it were alone, under this engine's limits."""
+
+    code = "request_too_large"
+
+
+class RequestCancelledError(LladaRtError):
+    """The request was aborted before there was anything to return."""
+
+    code = "request_cancelled"
+
+
 class OutOfMemoryError(LladaRtError, MemoryError):
     """An allocation was refused; the engine goes on."""
 
@@ -103,6 +127,12 @@ class EngineClosedError(LladaRtError):
     """The engine was used after `close()`."""
 
     code = "engine_closed"
+
+
+class EngineStuckError(LladaRtError):
+    """The compiled loop has not come back for longer than it should."""
+
+    code = "engine_stuck"
 
 
 class InternalError(LladaRtError):

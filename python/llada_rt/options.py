@@ -21,12 +21,16 @@ from .params import SamplingParams
 
 
 def _flag_type(hint: Any) -> Any:
-    """The type of a flag that may be left out: `int | None` -> Optional[int], a Literal -> an Enum of its words."""
+    """The type of a flag that may be left out: `int | None` -> Optional[int], a Literal -> an Enum of its words, a
+    tuple -> a list (the flag may be given more than once).
+    """
     if get_origin(hint) in (Union, types.UnionType):
         (hint,) = (part for part in get_args(hint) if part is not type(None))
     if get_origin(hint) is Literal:
         members = {word: word for word in get_args(hint)}
         return enum.Enum("Choice", members) | None  # type: ignore[operator]
+    if get_origin(hint) is tuple:
+        hint = list[get_args(hint)[0]]  # type: ignore[misc]
     return hint | None
 
 

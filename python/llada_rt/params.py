@@ -30,6 +30,13 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 
 
+# Of one request.
+MAX_SAMPLES = 1024
+MAX_STOPS = 16
+MAX_STOP_CHARS = 256
+MAX_STOP_IDS = 64
+
+
 def _invalid(name: str, expected: str, got: object) -> InvalidRequestError:
     shown = repr(got)
     return InvalidRequestError(
@@ -86,6 +93,29 @@ def _choice(kind: Any) -> Callable[[str, object], str]:
         return value
 
     return check
+
+
+def _words(name: str, value: object) -> tuple[str, ...]:
+    """Stop strings; one alone may come without its list."""
+    says = f"at most {MAX_STOPS} texts of 1 to {MAX_STOP_CHARS} characters"
+    words = (value,) if isinstance(value, str) else value
+    if not isinstance(words, (list, tuple)) or len(words) > MAX_STOPS:
+        raise _invalid(name, says, value)
+    for word in words:
+        if not isinstance(word, str) or not 1 <= len(word) <= MAX_STOP_CHARS:
+            raise _invalid(name, says, word)
+        if any("\ud800" <= character <= "\udfff" for character in word):
+            raise _invalid(name, "text without half characters", word)
+    return tuple(words)
+
+
+def _ids(name: str, value: object) -> tuple[int, ...]:
+    says = f"at most {MAX_STOP_IDS} token ids"
+    if hasattr(value, "tolist"):  # a numpy array
+        value = value.tolist()
+    if not isinstance(value, (list, tuple)) or len(value) > MAX_STOP_IDS:
+        raise _invalid(name, says, value)
+    return tuple(_integer(0, _MAX_COUNT, says)(name, token) for token in value)
 
 
 def _option(
@@ -182,6 +212,23 @@ class SamplingParams:
         "Seed of this request's noise; by default a fresh one, reported in the output.",
         optional=True,
     )
+    n: int = _option(
+        1,
+        _integer(1, MAX_SAMPLES, f"an integer from 1 to {MAX_SAMPLES}"),
+        "Samples, each with a seed of its own (see seed_of).",
+        aliases=("num_return_sequences",),
+    )
+    stop: tuple[str, ...] = _option((), _words, "Texts that end the response, left out of it.")
+    stop_token_ids: tuple[int, ...] = _option((), _ids, "Tokens that end the response, left out of it.")
+    include_stop_str_in_output: bool = _option(False, _boolean, "Keep the stop text or token that ended the response.")
+    max_nfe: int | None = _option(None, _COUNT, "Forwards after which the response ends as it is.", optional=True)
+    timeout_s: float | None = _option(
+        None,
+        _real("a finite number above 0", lambda v: v > 0),
+        "Seconds from the call after which the response ends as it is.",
+        aliases=("timeout", "deadline_s"),
+        optional=True,
+    )
     logits_eos_inf: bool = _option(False, _boolean, "Never propose the end-of-text token.")
     confidence_eos_eot_inf: bool = _option(
         False, _boolean, "Leave end-of-text and end-of-turn out of the confidence, so that they are committed last."
@@ -193,6 +240,7 @@ class SamplingParams:
         optional=True,
     )
     return_tokens: bool = _option(False, _boolean, "Report id, position, step and confidence of each token.")
+    logprobs: bool = _option(False, _boolean, "Report the log-probability each token had when it was committed.")
     preset: Preset = _option(  # noqa: RUF009 (a dataclass field)
         "reference",
         _choice(Preset),
@@ -280,9 +328,18 @@ class SamplingParams:
             kept.pop("threshold", None)
         return SamplingParams(**{**kept, **changes})
 
+    def seed_of(self, index: int) -> int:
+        """Seed of sample `index`: `seed` is that of the first, and each next one is 0x9E3779B97F4A7C15 further on
+        (modulo 2**64). A request with that seed and n = 1 gives the sample again.
+        """
+        if self.seed is None:
+            raise InvalidRequestError("seed_of: expected params with a seed, got none", param="seed")
+        return (self.seed + index * 0x9E3779B97F4A7C15) % 2**64
+
     def to_dict(self) -> dict[str, Any]:
         """Every option and its value, the preset expanded; plain JSON values."""
-        return {name: getattr(self, name) for name in _FIELDS}
+        values = {name: getattr(self, name) for name in _FIELDS}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
     def from_dict(cls, options: Mapping[str, Any]) -> SamplingParams:

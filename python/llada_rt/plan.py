@@ -5,6 +5,7 @@ Plain frozen values; positions are canvas indices, ranges are half-open.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -78,6 +79,8 @@ class SequencePlan:
     sampling: SamplingRule
     step: int  # forwards this request has run: the noise counter
     compact: bool = False  # of next_query, recompute only the candidates of the step before
+    # Scored, not decoded: the token wanted at each position of the canvas, -1 for none. Takes one step.
+    targets: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,7 @@ class Commit:
     token: int
     confidence: float
     step: int
+    log_prob: float = math.nan  # of the token, without noise; natural logarithm
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +112,7 @@ class SequenceResult:
     num_masked: int  # masks left in the block
     block_done: bool
     commits: tuple[Commit, ...]
+    log_probs: tuple[float, ...] = ()  # of the targets, in order of position
     bad_position: int | None = None  # where the logits are not finite: the request cannot go on
 
 

@@ -63,6 +63,7 @@ class RequestReader:
         response = params.gen_length if template is None else len(template)
         self.check_length(len(ids), response, "gen_length" if template is None else "the template")
         self._check_ends(params)
+        self._check_stops(params, is_infill=template is not None)
         return Request(
             request_id=request_id,
             prompt=text,
@@ -140,6 +141,21 @@ class RequestReader:
                 hint="give Engine(..., eos_token_id=..., eot_token_id=...)",
             )
 
+    def _check_stops(self, params: SamplingParams, *, is_infill: bool) -> None:
+        given = [name for name in ("stop", "stop_token_ids") if getattr(params, name)]
+        if given and is_infill:
+            raise InvalidRequestError(
+                f"{given[0]}: an infill fills all its holes, so nothing may stop it", param=given[0]
+            )
+        if params.stop and self.tokenizer is None:
+            raise TokenizerError("stop needs a tokenizer, and the model folder has none", param="stop")
+        for token in params.stop_token_ids:
+            if token >= self.vocab_size or token == self.special.mask:
+                raise InvalidRequestError(
+                    f"stop_token_ids: expected ids from 0 to {self.vocab_size - 1} other than the mask, got {token}",
+                    param="stop_token_ids",
+                )
+
     def need_tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
             raise TokenizerError(
@@ -206,9 +222,8 @@ def split_prompts(prompts: object) -> list[object]:
     return list(prompts)
 
 
-def make_sequence(request: Request, params: SamplingParams, special: SpecialIds) -> Sequence:
-    """The sequence of a checked request. `params.seed` is drawn by now."""
-    assert params.seed is not None
+def make_sequence(request: Request, params: SamplingParams, special: SpecialIds, *, seed: int) -> Sequence:
+    """The sequence of one sample of a checked request."""
     is_infill = request.template is not None
     # The published loop lets the mask id win and leftover masks of earlier blocks compete; an infill fills all holes.
     as_published = params.preset == "reference" and not is_infill
@@ -230,7 +245,7 @@ def make_sequence(request: Request, params: SamplingParams, special: SpecialIds)
             score=params.remasking,
             temperature=params.temperature,
             guidance_scale=params.cfg_scale,
-            seed=params.seed,
+            seed=seed,
             suppressed_token=eos if params.logits_eos_inf else -1,
             unconfident_tokens=(eos, eot) if params.confidence_eos_eot_inf else (-1, -1),
             propose_mask=as_published,

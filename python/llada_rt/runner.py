@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from .config import EngineConfig
 from .errors import DeviceError
+from .memory import MemoryPlan
 from .plan import Commit, QuerySpan, SequencePlan, SequenceResult, StepPlan, StepResult
 
 try:
@@ -54,19 +55,37 @@ class Runner:
         self.num_parameters: int = self._runtime.num_parameters
         self.weight_bytes: int = self._runtime.weight_bytes
         self.kv_bytes_per_token: int = self._runtime.kv_bytes_per_token
+        self.memory = self._plan_memory(config)
+        self._runtime.reserve_kv(self.memory.kv_bytes)
+
+    def _plan_memory(self, config: EngineConfig) -> MemoryPlan:
+        longest = int(self.config["max_sequence_length"])
+        # One guided canvas may be more than the row budget.
+        rows = max(config.max_num_batched_tokens, 2 * longest)
+        return MemoryPlan.of(
+            config.memory_limit,
+            weight_bytes=self.weight_bytes,
+            workspace_bytes=self._runtime.workspace_bytes(rows),
+            least_kv_bytes=self.slot_bytes(1),
+            # Each sequence with its guide, and the rows that score and forward work on.
+            most_kv_bytes=2 * config.max_num_seqs * self.slot_bytes(longest) + self.slot_bytes(2 * rows),
+        )
+
+    def slot_bytes(self, length: int) -> int:
+        """Bytes of K/V memory that a canvas of `length` takes."""
+        return self._runtime.kv_slot_bytes(length)
 
     @property
     def num_open_slots(self) -> int:
         return self._runtime.num_open_slots
 
-    def open(self, tokens: Sequence[int], *, mask_id: int, is_guided: bool) -> tuple[int, int]:
-        """Slots for a canvas and, with guidance, for the unconditional one: whatever is no mask becomes a mask."""
-        canvas = np.asarray(tokens, dtype=np.int32)  # (length,)
-        slot = self._runtime.open_slot(canvas)
-        if not is_guided:
+    def open(self, tokens: Sequence[int], guide: Sequence[int] | None) -> tuple[int, int]:
+        """Slots for a canvas and, with guidance, for the unconditional one (without: -1). Raises OutOfMemoryError."""
+        slot = self._runtime.open_slot(np.asarray(tokens, dtype=np.int32))
+        if guide is None:
             return slot, -1
         try:
-            return slot, self._runtime.open_slot(np.full_like(canvas, mask_id))
+            return slot, self._runtime.open_slot(np.asarray(guide, dtype=np.int32))
         except BaseException:
             self._runtime.close_slot(slot)
             raise
@@ -84,17 +103,41 @@ class Runner:
     def denoise(self, plan: StepPlan) -> StepResult:
         """Run the plan's steps; returns when a sequence has completed its block, or after max_steps."""
         sequences, spans = self._pack(plan.sequences)
-        outcomes, commits = self._runtime.denoise(sequences, spans, plan.max_steps)
-        by_row: list[list[Commit]] = [[] for _ in plan.sequences]
-        columns = ("sequence", "position", "token", "confidence", "step")
-        for row, position, token, confidence, step in zip(*(commits[c].tolist() for c in columns), strict=True):
-            by_row[row].append(Commit(position, token, confidence, step))
-        return StepResult(
-            tuple(
-                SequenceResult(rows, refreshes, steps, masked, bool(done), tuple(placed), bad if bad >= 0 else None)
-                for (rows, refreshes, steps, masked, done, bad), placed in zip(outcomes.tolist(), by_row, strict=True)
+        targets = [target for row in plan.sequences for target in row.targets]
+        if targets:
+            outcomes, commits, scored = self._runtime.denoise(
+                sequences, spans, plan.max_steps, np.asarray(targets, dtype=np.int32)
             )
-        )
+        else:
+            outcomes, commits = self._runtime.denoise(sequences, spans, plan.max_steps)
+            scored = np.empty(0)
+        by_row: list[list[Commit]] = [[] for _ in plan.sequences]
+        columns = ("sequence", "position", "token", "confidence", "step", "log_prob")
+        for row, *commit in zip(*(commits[c].tolist() for c in columns), strict=True):
+            by_row[row].append(Commit(*commit))
+        results, begin = [], 0
+        for row, (rows, refreshes, steps, masked, done, bad) in enumerate(outcomes.tolist()):
+            wanted = sum(target >= 0 for target in plan.sequences[row].targets) if steps and bad < 0 else 0
+            log_probs = tuple(scored[begin : begin + wanted].tolist())
+            begin += wanted
+            results.append(
+                SequenceResult(
+                    rows,
+                    refreshes,
+                    steps,
+                    masked,
+                    bool(done),
+                    tuple(by_row[row]),
+                    log_probs=log_probs,
+                    bad_position=bad if bad >= 0 else None,
+                )
+            )
+        return StepResult(tuple(results))
+
+    def canvas(self, slot: int) -> list[int]:
+        """The tokens in a slot."""
+        tokens: list[int] = self._runtime.canvas(slot).tolist()
+        return tokens
 
     def _pack(self, plans: Sequence[SequencePlan]) -> tuple[NDArray[np.void], NDArray[np.void]]:
         """One row per sequence, and the query spans that its ranges point into."""
@@ -106,6 +149,7 @@ class Runner:
             return begin, len(spans)
 
         sequences = np.zeros(len(plans), dtype=self._sequence_dtype)
+        num_targets = 0
         for row, plan in enumerate(plans):
             first_begin, first_end = place(plan.first_query)
             next_begin, next_end = place(plan.next_query)
@@ -136,7 +180,10 @@ class Runner:
                 "unconfident_token_1": sampling.unconfident_tokens[1],
                 "propose_mask": sampling.propose_mask,
                 "compact": plan.compact,
+                "targets_begin": num_targets,
+                "targets_end": num_targets + len(plan.targets),
             }
+            num_targets += len(plan.targets)
             for name, value in record.items():
                 sequences[name][row] = value
         packed = np.zeros(len(spans), dtype=self._span_dtype)
@@ -155,18 +202,6 @@ class Runner:
         """
         packed = np.array([(q.start, q.stop, q.visible) for q in spans], dtype=self._span_dtype)
         return self._runtime.logits(slot, packed, np.asarray(positions, dtype=np.int32))
-
-    def log_probs(
-        self,
-        rows: Sequence[NDArray[np.int32]],
-        targets: Sequence[NDArray[np.int32]],
-        guides: Sequence[NDArray[np.int32]] | None,
-        cfg_scale: float,
-    ) -> list[NDArray[np.float64]]:
-        """log p(target) at each asked position (target >= 0) of each row, in order of position."""
-        return self._runtime.log_probs(
-            list(rows), list(targets), None if guides is None else list(guides), float(cfg_scale)
-        )
 
     def close(self) -> None:
         """Free the weights and every slot."""

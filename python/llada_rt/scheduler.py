@@ -1,7 +1,8 @@
 """Scheduler: waiting and running sequences -> StepPlan, StepResult -> who has finished.
 
-Continuous: a finished sequence leaves and a waiting one joins while the others are in the middle of a block.
-Pure bookkeeping: it owns no slot and calls nobody; the engine opens and closes slots around it.
+Continuous: a finished sequence leaves and a waiting one joins while the others are in the middle of a block. The draws
+of a score take part in the same steps.
+Pure bookkeeping: it owns no slot and calls nobody; the dispatcher opens and closes slots around it.
 """
 
 from __future__ import annotations
@@ -10,22 +11,60 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from .audit import Audit
 from .caches import CachePolicy
 from .canvas import Canvas
 from .decoders import Decoder
-from .plan import Commit, QuerySpan, SamplingRule, SequencePlan, SequenceResult, StepPlan, StepResult
+from .plan import Commit, QuerySpan, SamplingRule, SequencePlan, SequenceResult, StepPlan
 
 
 class Placed(NamedTuple):
-    """How a position got its token: in which forward and block of the request, with what confidence."""
+    """How a position got its token: in which forward and block of the request, how sure and how likely."""
 
     token: int
     step: int
     block: int
     confidence: float
+    log_prob: float
+
+
+class Member(Protocol):
+    """What takes part in steps: a sequence, or a draw of a score."""
+
+    slot: int
+    guide_slot: int
+    last_served: int
+    audit: Audit | None
+
+    @property
+    def is_seated(self) -> bool:
+        """Counts in max_num_seqs. The others stay for one step, and together take no more than a step's rows."""
+
+    @property
+    def length(self) -> int:
+        """Positions of its canvas."""
+
+    @property
+    def is_guided(self) -> bool:
+        """It has a second canvas of that length."""
+
+    @property
+    def block_index(self) -> int:
+        """The block it is in."""
+
+    @property
+    def is_finished(self) -> bool: ...
+
+    def slot_tokens(self) -> tuple[list[int], list[int] | None]:
+        """What its slots are opened with: the canvas and, if it is guided, the unconditional one."""
+
+    def plan(self) -> SequencePlan: ...
+
+    def steps_alike(self, most: int) -> int: ...
+
+    def apply(self, result: SequenceResult) -> None: ...
 
 
 @dataclass(eq=False, slots=True)
@@ -41,6 +80,8 @@ class Sequence:
     end_tokens: frozenset[int] = frozenset()  # once settled, later blocks are not computed; empty: never
     end_fill: int = -1  # what the positions not computed become
     audit: Audit | None = None
+    max_forwards: int | None = None  # no call takes it beyond
+    step_by_step: bool = False  # a call runs one step of it
     slot: int = -1
     guide_slot: int = -1
     num_forwards: int = 0
@@ -57,8 +98,29 @@ class Sequence:
         return self.sampling.guidance_scale > 0
 
     @property
+    def is_seated(self) -> bool:
+        return True
+
+    @property
+    def length(self) -> int:
+        return len(self.canvas)
+
+    @property
+    def block_index(self) -> int:
+        return self.canvas.block_index
+
+    @property
     def is_finished(self) -> bool:
         return self.canvas.is_complete
+
+    @property
+    def is_spent(self) -> bool:
+        """It has run as many forwards as it may."""
+        return self.max_forwards is not None and self.num_forwards >= self.max_forwards
+
+    def slot_tokens(self) -> tuple[list[int], list[int] | None]:
+        tokens = self.canvas.tokens
+        return tokens, [self.sampling.mask_id] * len(tokens) if self.is_guided else None
 
     def query(self, ahead: int) -> tuple[QuerySpan, ...]:
         """What the cache policy asks for `ahead` steps from now, if the block lasts so long."""
@@ -71,6 +133,10 @@ class Sequence:
 
     def steps_alike(self, most: int) -> int:
         """For how many steps, at most `most`, a plan made now holds: those after the first ask the same."""
+        if self.step_by_step:
+            return 1
+        if self.max_forwards is not None:
+            most = min(most, self.max_forwards - self.num_forwards)
         most = min(most, self.canvas.num_masked)  # a block has no more steps left than masks
         if self.audit:
             most = self.audit.steps_alike(most, self.first_query(), len(self.canvas))
@@ -111,7 +177,7 @@ class Sequence:
         block = self.canvas.block_index
         for commit in result.commits:
             self.placed[commit.position] = Placed(
-                commit.token, self.num_forwards + commit.step, block, commit.confidence
+                commit.token, self.num_forwards + commit.step, block, commit.confidence, commit.log_prob
             )
         self.canvas.commit(result.commits)
         self.new_commits = result.commits
@@ -133,20 +199,44 @@ class Sequence:
             self.canvas.next_block()
 
 
+class PlanError(Exception):
+    """`cause` was raised by one member, while the scheduler dealt with all of them."""
+
+    def __init__(self, member: Member, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.member = member
+        self.cause = cause
+
+
+class Draws:
+    """The draws of one score: members without a seat that wait together and are admitted one after another."""
+
+    def __init__(self, members: Iterable[Member]) -> None:
+        self.members = deque(members)
+
+
 class Scheduler:
     """Who runs next. At most `max_num_seqs` sequences hold a slot, and a step recomputes at most
     `max_num_batched_tokens` positions, unless one sequence alone needs more.
+
+    Fair, with bounds. Waiting: first come, first served; nobody overtakes one whom only memory keeps waiting. Scores
+    take turns draw by draw. Running: whoever has waited longest is served in any case, the others as far as they fit;
+    so between two calls for the same sequence there are fewer than `max_num_seqs` calls without it, one more while
+    draws run.
     """
 
     def __init__(self, *, max_num_seqs: int, max_num_batched_tokens: int) -> None:
         self.max_num_seqs = max_num_seqs
         self.max_num_batched_tokens = max_num_batched_tokens
-        self._waiting: deque[Sequence] = deque()
-        self._running: dict[int, Sequence] = {}  # by slot, in order of admission
+        self._waiting: deque[Sequence | Draws] = deque()
+        self._running: dict[int, Member] = {}  # by slot, in order of admission
+        self._num_seated = 0
+        self._draw_rows = 0  # of the running draws
         self._round = 0
 
     @property
     def num_waiting(self) -> int:
+        """Sequences and scores in the queue."""
         return len(self._waiting)
 
     @property
@@ -154,64 +244,98 @@ class Scheduler:
         return len(self._running)
 
     @property
-    def running(self) -> Iterable[Sequence]:
+    def running(self) -> Iterable[Member]:
         return self._running.values()
 
-    def add(self, sequence: Sequence) -> None:
-        """Queue a sequence: first come, first served."""
-        self._waiting.append(sequence)
+    def add(self, source: Sequence | Draws) -> None:
+        """Queue a sequence, or the draws of a score."""
+        self._waiting.append(source)
 
-    def next_waiting(self) -> Sequence | None:
-        """The sequence to admit next, if there is one and a place for it. It stays queued until `start`."""
-        return self._waiting[0] if self._waiting and len(self._running) < self.max_num_seqs else None
+    def next_waiting(self) -> Member | None:
+        """The one to admit next, if there is a place for any. It stays queued until `start`."""
+        for source in self._waiting:
+            if isinstance(source, Draws):
+                draw = source.members[0]
+                if not self._draw_rows or self._draw_rows + _num_rows(draw) <= self.max_num_batched_tokens:
+                    return draw
+            elif self._num_seated < self.max_num_seqs:
+                return source
+        return None
 
-    def start(self, sequence: Sequence, slot: int, guide_slot: int = -1) -> None:
-        """Move the head of the queue to the running sequences; its slots have been opened."""
-        assert self._waiting[0] is sequence
+    def start(self, member: Member, slot: int, guide_slot: int = -1) -> None:
+        """Move what `next_waiting` gave to the running ones; its slots have been opened."""
+        assert self.next_waiting() is member
         assert slot not in self._running
-        self._waiting.popleft()
-        sequence.slot, sequence.guide_slot = slot, guide_slot
-        sequence.last_served = self._round
-        self._running[slot] = sequence
+        self._take(member)
+        member.slot, member.guide_slot = slot, guide_slot
+        member.last_served = self._round
+        self._running[slot] = member
+        self._count(member, 1)
 
-    def remove(self, sequence: Sequence) -> None:
-        """Forget a sequence, wherever it is; its slots are the caller's to close. Removing twice does nothing."""
-        if self._running.get(sequence.slot) is sequence:
-            del self._running[sequence.slot]
-        elif sequence in self._waiting:
-            self._waiting.remove(sequence)
+    def _take(self, member: Member) -> None:
+        """Out of the queue. A score with draws left goes to its end."""
+        for index, source in enumerate(self._waiting):
+            if source is member:
+                del self._waiting[index]
+                return
+            if isinstance(source, Draws) and source.members[0] is member:
+                del self._waiting[index]
+                source.members.popleft()
+                if source.members:
+                    self._waiting.append(source)
+                return
+
+    def _count(self, member: Member, sign: int) -> None:
+        if member.is_seated:
+            self._num_seated += sign
+        else:
+            self._draw_rows += sign * _num_rows(member)
+
+    def remove(self, gone: Member | Draws) -> None:
+        """Forget one, wherever it is; its slots are the caller's to close. Removing twice does nothing."""
+        if isinstance(gone, Draws) or self._running.get(gone.slot) is not gone:
+            self._waiting = deque(source for source in self._waiting if source is not gone)
+            return
+        del self._running[gone.slot]
+        self._count(gone, -1)
 
     def schedule(self, max_steps: int) -> StepPlan:
-        """The next call: those that waited longest first, as many as fit the row budget, always at least one."""
-        self._round += 1
-        chosen: list[SequencePlan] = []
+        """The next call: those that waited longest first, as many as fit the row budget, always at least one.
+
+        What a member raises comes out as a PlanError that names it, and nothing has changed.
+        """
+        chosen: list[tuple[Member, SequencePlan]] = []
         rows = 0
-        for sequence in sorted(self._running.values(), key=lambda s: s.last_served):
-            plan = sequence.plan()
+        for member in sorted(self._running.values(), key=lambda m: m.last_served):
+            try:
+                plan, alike = member.plan(), member.steps_alike(max_steps)
+            except Exception as error:
+                raise PlanError(member, error) from error
             needs = max(_rows(plan.first_query), _rows(plan.next_query)) * (2 if plan.guide_slot >= 0 else 1)
             if chosen and rows + needs > self.max_num_batched_tokens:
                 continue
             rows += needs
-            sequence.last_served = self._round
-            max_steps = sequence.steps_alike(max_steps)
-            chosen.append(plan)
-        return StepPlan(tuple(chosen), max_steps)
+            max_steps = alike
+            chosen.append((member, plan))
+        self._round += 1
+        for member, _ in chosen:
+            member.last_served = self._round
+        return StepPlan(tuple(plan for _, plan in chosen), max_steps)
 
-    def apply(self, plan: StepPlan, result: StepResult) -> list[Sequence]:
-        """Take over a result; the sequences that are finished by it leave and are returned."""
-        assert len(plan.sequences) == len(result.sequences)
-        finished = []
-        for row, outcome in zip(plan.sequences, result.sequences, strict=True):
-            sequence = self._running[row.slot]
-            sequence.apply(outcome)
-            if sequence.is_finished:
-                finished.append(sequence)
-                del self._running[row.slot]
-        return finished
+    def settle(self, member: Member, outcome: SequenceResult) -> bool:
+        """Give a running one its part of a result. True: it is finished by it, and has left."""
+        member.apply(outcome)
+        if member.is_finished:
+            self.remove(member)
+        return member.is_finished
 
-    def of(self, plan: StepPlan) -> list[Sequence]:
-        """The sequences of a plan, in its order."""
+    def of(self, plan: StepPlan) -> list[Member]:
+        """The members of a plan, in its order."""
         return [self._running[row.slot] for row in plan.sequences]
+
+
+def _num_rows(member: Member) -> int:
+    return member.length * (2 if member.is_guided else 1)
 
 
 def _rows(spans: tuple[QuerySpan, ...]) -> int:

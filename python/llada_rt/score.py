@@ -1,4 +1,4 @@
-"""Likelihood of an answer by Monte Carlo, as LLaDA's get_log_likelihood: the noise and the arithmetic, no model.
+"""Likelihood of an answer by Monte Carlo, as LLaDA's get_log_likelihood: the noise, its steps and the arithmetic.
 
 A draw masks l of the L answer tokens; its loss is the cross-entropy at the masked tokens / (l / L). The estimate is
 minus the mean over draws.
@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .audit import Audit
 from .errors import InvalidRequestError
 from .outputs import ScoreOutput
+from .plan import QuerySpan, SamplingRule, SelectRule, SequencePlan, SequenceResult, Span
 
 # Draws that share one random start of the mask count, as published.
 DRAWS_TOGETHER = 16
@@ -28,6 +30,62 @@ class Draw:
     tokens: NDArray[np.int32]  # (prompt + answer,)
     targets: NDArray[np.int32]  # (prompt + answer,)
     mask_ratio: float
+    group: int | None = None  # draws of one group depend on each other; None: on no other
+
+
+class ScoredDraw:
+    """A draw as a member of a step: one forward, no commits."""
+
+    def __init__(self, draw: Draw, guide: NDArray[np.int32] | None, cfg_scale: float) -> None:
+        self.slot = self.guide_slot = self.last_served = -1
+        self.audit: Audit | None = None  # it has no cache
+        self.log_probs: tuple[float, ...] = ()  # of the targets, in order of position
+        self.is_finished = False
+        self._draw = draw
+        self._guide = guide
+        self._cfg_scale = cfg_scale
+
+    @property
+    def is_seated(self) -> bool:
+        return False
+
+    @property
+    def length(self) -> int:
+        return len(self._draw.tokens)
+
+    @property
+    def is_guided(self) -> bool:
+        return self._guide is not None
+
+    @property
+    def block_index(self) -> int:
+        return 0
+
+    def slot_tokens(self) -> tuple[list[int], list[int] | None]:
+        return self._draw.tokens.tolist(), None if self._guide is None else self._guide.tolist()
+
+    def plan(self) -> SequencePlan:
+        length = len(self._draw.tokens)
+        whole = (QuerySpan(0, length, length),)
+        return SequencePlan(
+            slot=self.slot,
+            guide_slot=self.guide_slot,
+            first_query=whole,
+            next_query=whole,
+            block=Span(0, length),
+            commit_start=0,
+            select=SelectRule("top_k", num_steps=1),
+            sampling=SamplingRule(mask_id=-1, guidance_scale=self._cfg_scale),
+            step=0,
+            targets=tuple(self._draw.targets.tolist()),
+        )
+
+    def steps_alike(self, most: int) -> int:
+        return 1
+
+    def apply(self, result: SequenceResult) -> None:
+        self.log_probs = result.log_probs
+        self.is_finished = True
 
 
 def draw_noise(prompt: Sequence[int], answer: Sequence[int], *, mc_num: int, seed: int, mask_id: int) -> list[Draw]:
@@ -49,14 +107,16 @@ def draw_noise(prompt: Sequence[int], answer: Sequence[int], *, mc_num: int, see
             tokens, targets = clean.copy(), np.full_like(clean, -1)
             targets[positions] = clean[positions]
             tokens[positions] = mask_id
-            draws.append(Draw(tokens, targets, float(count) / length))
+            draws.append(Draw(tokens, targets, float(count) / length, group=begin // DRAWS_TOGETHER))
     return draws
 
 
 def replay_noise(
     prompt: Sequence[int], answer: Sequence[int], noise: Sequence[Mapping[str, object]], *, mask_id: int
 ) -> list[Draw]:
-    """Recorded draws: {"tokens": noisy prompt + answer, "mask_ratio": in (0, 1]}."""
+    """Recorded draws: {"tokens": noisy prompt + answer, "mask_ratio": in (0, 1]}, and "group" where draws depend on
+    each other.
+    """
     if not isinstance(noise, (list, tuple)) or not noise:
         raise InvalidRequestError("noise: expected a non-empty list of draws", param="noise")
     clean = np.array([*prompt, *answer], dtype=np.int32)
@@ -64,8 +124,11 @@ def replay_noise(
 
 
 def _replayed(clean: NDArray[np.int32], num_prompt: int, row: object, name: str, mask_id: int) -> Draw:
-    if not isinstance(row, Mapping) or set(row) != {"tokens", "mask_ratio"}:
-        raise InvalidRequestError(f"{name}: expected an object with tokens and mask_ratio", param="noise")
+    if not isinstance(row, Mapping) or set(row) - {"group"} != {"tokens", "mask_ratio"}:
+        raise InvalidRequestError(f"{name}: expected an object with tokens and mask_ratio (and group)", param="noise")
+    group = row.get("group")
+    if group is not None and (isinstance(group, bool) or not isinstance(group, int)):
+        raise InvalidRequestError(f"{name}.group: expected an integer, got {str(group)[:40]}", param="noise")
     ratio = row["mask_ratio"]
     if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 < ratio <= 1:
         raise InvalidRequestError(
@@ -90,7 +153,7 @@ def _replayed(clean: NDArray[np.int32], num_prompt: int, row: object, name: str,
             f"{name}.tokens[{at}]: expected {clean[at]}{' or the mask' if at >= num_prompt else ''}, got {tokens[at]}",
             param="noise",
         )
-    return Draw(tokens.astype(np.int32), np.where(masked, clean, -1).astype(np.int32), float(ratio))
+    return Draw(tokens.astype(np.int32), np.where(masked, clean, -1).astype(np.int32), float(ratio), group)
 
 
 def guide_of(draw: Draw, num_prompt: int, mask_id: int) -> NDArray[np.int32]:
@@ -100,8 +163,25 @@ def guide_of(draw: Draw, num_prompt: int, mask_id: int) -> NDArray[np.int32]:
     return guide
 
 
-def estimate(draws: Sequence[Draw], log_probs: Sequence[NDArray[np.float64]]) -> ScoreOutput:
-    """The mean over draws of sum(log p) / mask ratio, and its standard error (nan for a single draw)."""
-    values = np.array([row.sum() / draw.mask_ratio for draw, row in zip(draws, log_probs, strict=True)])
-    error = float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return ScoreOutput(float(values.mean()), error, len(values))
+def estimate(draws: Sequence[Draw], log_probs: Sequence[Sequence[float]]) -> ScoreOutput:
+    """The mean over draws of sum(log p) / mask ratio, and its standard error.
+
+    The draws of a group are spread evenly over the mask counts from one random start, so they are not independent; the
+    groups are. The standard error is therefore that of the weighted mean of group means, as for a cluster sample. Of a
+    single group it is the successive-difference estimate of a systematic sample, in order of mask counts (Wolter,
+    Introduction to Variance Estimation, ch. 8). nan for a single draw.
+    """
+    values = np.array([sum(row) / draw.mask_ratio for draw, row in zip(draws, log_probs, strict=True)])
+    groups: dict[tuple[str, int], list[int]] = {}
+    for index, draw in enumerate(draws):
+        groups.setdefault(("alone", index) if draw.group is None else ("group", draw.group), []).append(index)
+    mean, count = float(values.mean()), len(values)
+    if len(groups) > 1:
+        parts = np.array([len(rows) / count * (values[rows].mean() - mean) for rows in groups.values()])
+        error = math.sqrt(len(parts) / (len(parts) - 1) * float(np.square(parts).sum()))
+    elif count > 1:
+        ordered = values[np.argsort([draw.mask_ratio for draw in draws], kind="stable")]
+        error = math.sqrt(float(np.square(np.diff(ordered)).sum()) / (2 * (count - 1) * count))
+    else:
+        error = math.nan
+    return ScoreOutput(mean, error, count)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from llada_rt import _core
-from llada_rt.errors import ContextLengthError, InvalidRequestError, LladaRtError
+from llada_rt.errors import ContextLengthError, InvalidRequestError, LladaRtError, OutOfMemoryError
 from tests.data.make_goldens import CHECKPOINT, IDS
 from tests.reference.denoise import Params, denoise
 from tests.reference.forward import Model
@@ -341,3 +341,77 @@ def test_bad_tokens_for_a_slot(runtime):
     with pytest.raises(InvalidRequestError, match="open slot"):
         runtime.write_slot(slot + 1, CANVAS)
     assert np.array_equal(runtime.canvas(slot), CANVAS)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"targets_end": LENGTH - 1},
+        {"targets_end": LENGTH + 1},
+        {"targets_begin": -1, "targets_end": LENGTH - 1},
+        {"targets_begin": 1, "targets_end": LENGTH + 1},
+        {"targets_end": LENGTH, "num_masked": 16},
+    ],
+    ids=str,
+)
+def test_targets_that_do_not_fit_are_refused(runtime, changes):
+    slot = runtime.open_slot(CANVAS)
+    sequences, spans = plan(slot, **{"num_masked": 0, **changes})
+    with pytest.raises(InvalidRequestError, match="target"):
+        runtime.denoise(sequences, spans, 1, np.zeros(LENGTH, np.int32))
+    beyond = np.full(LENGTH, 160, np.int32)
+    sequences, spans = plan(slot, num_masked=0, targets_end=LENGTH)
+    with pytest.raises(InvalidRequestError, match="vocabulary"):
+        runtime.denoise(sequences, spans, 1, beyond)
+
+
+def test_a_scored_sequence_beside_a_decoded_one_commits_nothing_and_changes_nothing(runtime):
+    """It takes one step, and the other sequence's step is the same as alone."""
+    alone, beside, row = (runtime.open_slot(CANVAS) for _ in range(3))
+    _, commits = runtime.denoise(*plan(alone), 1)
+    sequences, spans = plan(beside, row)
+    sequences[1]["num_masked"], sequences[1]["targets_end"] = 0, LENGTH
+    outcomes, together, log_probs = runtime.denoise(sequences, spans, 100, np.arange(LENGTH, dtype=np.int32))
+    assert outcomes["num_steps"].tolist() == [1, 1]
+    assert np.array_equal(together, commits)
+    assert np.array_equal(runtime.canvas(row), CANVAS)
+    assert len(log_probs) == LENGTH
+    assert (log_probs < 0).all()
+
+
+def test_slots_share_an_arena_and_give_it_back(runtime):
+    """First fit, neighbours merged: whatever the order of closing, all of it can be had again."""
+    one = runtime.kv_slot_bytes(LENGTH)
+    assert one >= runtime.kv_bytes_per_token * 64
+    runtime.reserve_kv(4 * one)
+    for order in ([0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2], [2, 0, 3, 1]):
+        slots = [runtime.open_slot(CANVAS) for _ in range(4)]
+        assert runtime.kv_used_bytes == 4 * one
+        with pytest.raises(OutOfMemoryError, match=f"expected {one} bytes .* got 0 free of {4 * one}"):
+            runtime.open_slot(CANVAS)
+        for index in order:
+            runtime.close_slot(slots[index])
+        assert runtime.kv_used_bytes == 0
+    slots = [runtime.open_slot(CANVAS) for _ in range(4)]
+    for index in (0, 2):
+        runtime.close_slot(slots[index])
+    with pytest.raises(OutOfMemoryError, match="in one piece"):
+        runtime.open_slot(np.full(65, 1, np.int32))
+    with pytest.raises(LladaRtError, match="no open slot"):
+        runtime.reserve_kv(one)
+    for index in (1, 3):
+        runtime.close_slot(slots[index])
+    with pytest.raises(OutOfMemoryError, match="reserve"):
+        runtime.reserve_kv(2**62)
+    assert runtime.open_slot(CANVAS) >= 0  # the arena from before is still there
+
+
+def test_a_slot_begins_with_zeros_where_another_one_was(runtime):
+    """Nobody reads positions that were never computed, but NaN in them would spoil sums: fresh pages are zeros."""
+    logits = []
+    for _ in range(2):
+        slot = runtime.open_slot(CANVAS)
+        _, commits = runtime.denoise(*plan(slot, spans=((3, LENGTH, LENGTH), (3, LENGTH, LENGTH))), 4)
+        logits.append(commits)
+        runtime.close_slot(slot)
+    assert np.array_equal(*logits)

@@ -44,8 +44,13 @@ def test_a_drawn_score_can_be_replayed(engine: Engine):
     prompt, answer = [3, 1, 4], [15, 92, 65, 35, 89]
     drawn = engine.score(prompt, answer, mc_num=40, seed=3)
     draws = draw_noise(prompt, answer, mc_num=40, seed=3, mask_id=IDS.mask)
-    noise = [{"tokens": draw.tokens.tolist(), "mask_ratio": draw.mask_ratio} for draw in draws]
+    noise = [{"tokens": d.tokens.tolist(), "mask_ratio": d.mask_ratio, "group": d.group} for d in draws]
     assert engine.score(prompt, answer, noise=noise) == drawn
+    unrelated = engine.score(
+        prompt, answer, noise=[{name: d[name] for name in ("tokens", "mask_ratio")} for d in noise]
+    )
+    assert unrelated.log_likelihood == drawn.log_likelihood
+    assert unrelated.standard_error != drawn.standard_error
     assert engine.score(prompt, answer, mc_num=40, seed=3) == drawn
     assert engine.score(prompt, answer, mc_num=40, seed=4) != drawn
 

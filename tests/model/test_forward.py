@@ -66,6 +66,31 @@ def test_forward_does_not_feel_the_threads(dtype: str, table: str):
     assert np.array_equal(logits[0], logits[2])
 
 
+def scored(runtime, tokens, targets, guides, cfg_scale: float) -> list[np.ndarray]:
+    """log p of the targets of each sequence, all in one step."""
+    sequences = np.zeros(len(tokens), _core.SEQUENCE_DTYPE)
+    sequences["num_steps"], sequences["guidance_scale"], sequences["mask_id"] = 1, cfg_scale, -1
+    begin = 0
+    for i, row in enumerate(tokens):
+        length = len(row)
+        sequences[i]["slot"] = runtime.open_slot(row)
+        sequences[i]["guide_slot"] = runtime.open_slot(guides[i]) if guides else -1
+        for name in ("first", "next"):
+            sequences[i][name + "_begin"], sequences[i][name + "_end"] = i, i + 1
+        sequences[i]["block_stop"] = length
+        sequences[i]["targets_begin"], sequences[i]["targets_end"] = begin, begin + length
+        begin += length
+    for name in ("suppressed_token", "unconfident_token_0", "unconfident_token_1"):
+        sequences[name] = -1
+    spans = np.array([(0, len(row), len(row)) for row in tokens], _core.SPAN_DTYPE)
+    outcomes, commits, log_probs = runtime.denoise(sequences, spans, 100, np.concatenate(targets))
+    assert outcomes["num_steps"].tolist() == [1] * len(tokens)
+    assert outcomes["block_done"].all()
+    assert len(commits) == 0
+    counts = [int((row >= 0).sum()) for row in targets]
+    return np.split(log_probs, np.cumsum(counts)[:-1])
+
+
 @pytest.mark.parametrize("cfg_scale", [0.0, 0.5])
 def test_log_probs_equal_reference(cfg_scale: float):
     """log p(target) at the asked positions of ragged sequences, with and without guidance."""
@@ -74,7 +99,7 @@ def test_log_probs_equal_reference(cfg_scale: float):
     tokens = [rng.integers(0, 160, n).astype(np.int32) for n in (1, 17, 64)]
     targets = [np.where(rng.random(len(t)) < 0.5, rng.integers(0, 160, len(t)), -1).astype(np.int32) for t in tokens]
     guides = [np.where(np.arange(len(t)) < 5, 156, t).astype(np.int32) for t in tokens] if cfg_scale else None
-    got = runtime.log_probs(tokens, targets, guides, cfg_scale)
+    got = scored(runtime, tokens, targets, guides, cfg_scale)
     for i, asked in enumerate(targets):
         logits = model.forward(tokens[i])
         if guides is not None:

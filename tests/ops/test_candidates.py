@@ -10,7 +10,7 @@ from tests.reference.candidates import SCORES, candidates, guide
 from tests.reference.matmul import matmul
 from tests.tolerance import assert_accurate
 
-FIGURES = ("confidence", "probability", "entropy", "margin")
+FIGURES = ("confidence", "probability", "log_prob", "entropy", "margin")
 
 
 def make(seed: int, rows: int, vocab: int, d: int, dtype: str, scale: float = 4.0):

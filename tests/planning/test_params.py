@@ -29,10 +29,17 @@ def test_defaults_are_those_of_the_published_loop():
         "error_budget": None,
         "cfg_scale": 0.0,
         "seed": None,
+        "n": 1,
+        "stop": [],
+        "stop_token_ids": [],
+        "include_stop_str_in_output": False,
+        "max_nfe": None,
+        "timeout_s": None,
         "logits_eos_inf": False,
         "confidence_eos_eot_inf": False,
         "eos_early_stop": False,
         "return_tokens": False,
+        "logprobs": False,
         "preset": "reference",
     }
 

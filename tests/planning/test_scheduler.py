@@ -102,6 +102,12 @@ def make_sequence(name, *, prompt=3, guided=False, stop=False, **options):
     )
 
 
+def apply(scheduler, plan, result):
+    """Give each its part; those that are finished by it."""
+    pairs = zip(scheduler.of(plan), result.sequences, strict=True)
+    return [member for member, outcome in pairs if scheduler.settle(member, outcome)]
+
+
 def run(scheduler, runner, *, max_steps=64, watch=lambda: None):
     finished = []
     while scheduler.num_running or scheduler.num_waiting:
@@ -111,7 +117,7 @@ def run(scheduler, runner, *, max_steps=64, watch=lambda: None):
         if not scheduler.num_running:
             continue
         plan = scheduler.schedule(max_steps)
-        done = scheduler.apply(plan, runner.denoise(plan))
+        done = apply(scheduler, plan, runner.denoise(plan))
         for sequence in done:
             runner.close(sequence)
         finished += done
@@ -171,7 +177,7 @@ def test_a_call_ends_where_a_policy_asks_for_something_else():
         scheduler.start(sequence, *runner.open(sequence))
     plan = scheduler.schedule(64)
     assert plan.max_steps == 7  # the response is due in the eighth
-    scheduler.apply(plan, runner.denoise(plan))
+    apply(scheduler, plan, runner.denoise(plan))
     plan = scheduler.schedule(64)
     assert [[(q.start, q.stop) for q in row.first_query] for row in plan.sequences] == [[(3, 35)], [(3, 19)]]
     assert scheduler.schedule(5).max_steps == 5
@@ -186,7 +192,7 @@ def test_a_sequence_in_mid_block_goes_on_with_the_next_query():
         scheduler.start(sequence, *runner.open(sequence))
     plan = scheduler.schedule(64)
     assert [len(row.first_query[0]) for row in plan.sequences] == [5, 15]
-    assert scheduler.apply(plan, runner.denoise(plan)) == [short]
+    assert apply(scheduler, plan, runner.denoise(plan)) == [short]
     (row,) = scheduler.schedule(64).sequences
     assert row.first_query == row.next_query
     assert (row.step, row.select.next_step, row.select.num_masked) == (2, 2, 4)
@@ -218,7 +224,7 @@ def test_the_row_budget_is_kept_and_nobody_starves():
         assert sum(rows) <= 40 or len(rows) == 1
         for sequence in scheduler.of(plan):
             served[sequence.request_id].append(turn)
-        scheduler.apply(plan, runner.denoise(plan))
+        apply(scheduler, plan, runner.denoise(plan))
         if not scheduler.num_running:
             break
     for turns in served.values():
@@ -270,7 +276,7 @@ def test_leftover_masks_of_the_reference_do_not_hold_a_request_up():
         assert row.commit_start == 0
         assert row.block.start == 3 + 4 * block
         commits = () if block == 0 else (Commit(3 + block, 5, 1.0, 0),)
-        finished = scheduler.apply(plan, StepResult((SequenceResult(60, 4, 4, 4, True, commits),)))
+        finished = apply(scheduler, plan, StepResult((SequenceResult(60, 4, 4, 4, True, commits),)))
     assert finished == [sequence]
     assert sequence.canvas.tokens.count(MASK) == 10
 

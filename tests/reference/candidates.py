@@ -18,6 +18,7 @@ class Candidates:
     token: np.ndarray  # (n,) int
     confidence: np.ndarray  # (n,) by `score`; larger is surer
     probability: np.ndarray  # (n,) softmax probability of token
+    log_prob: np.ndarray  # (n,) its logarithm; of a token in `unconfident`, as if it alone were not
     entropy: np.ndarray  # (n,) natural log
     margin: np.ndarray  # (n,) largest minus second largest probability
 
@@ -50,7 +51,9 @@ def candidates(
         noisy -= temperature * np.log(-np.log(u))
     noisy[:, list(never)] = -np.inf
     token = noisy.argmax(-1)  # the first, that is the lower id, among equals
+    own = logits[np.arange(len(logits)), token]
     logits[:, list(unconfident)] = -np.inf
+    log_prob = own - np.logaddexp(np.logaddexp.reduce(logits, -1), np.where(np.isin(token, unconfident), own, -np.inf))
     p = np.exp(logits - logits.max(-1, keepdims=True))
     p /= p.sum(-1, keepdims=True)
     entropy = -(p * np.log(np.where(p > 0, p, 1))).sum(-1)
@@ -58,4 +61,4 @@ def candidates(
     chosen = p[np.arange(len(p)), token]
     draw = uniform(seed, step=step, positions=positions, tokens=np.zeros(1, int), stream=CONFIDENCE_STREAM)[:, 0]
     by_score = {"low_confidence": chosen, "random": draw, "margin": first - second, "entropy": -entropy}
-    return Candidates(token, by_score[score], chosen, entropy, first - second)
+    return Candidates(token, by_score[score], chosen, log_prob, entropy, first - second)

@@ -1,0 +1,34 @@
+// Address space reserved once and lent in pieces. A page costs memory only while it is lent and written: fresh pages
+// are zeros, and a piece that comes back returns its pages to the system at once.
+#pragma once
+
+#include <cstdint>
+#include <map>
+
+namespace llada {
+
+class Arena {
+ public:
+  // Throws OutOfMemory if the system refuses the address space.
+  explicit Arena(std::int64_t num_bytes);
+  ~Arena();
+  Arena(const Arena&) = delete;
+  Arena& operator=(const Arena&) = delete;
+
+  // Zeroed memory, aligned to a page. Throws OutOfMemory, with the numbers, if no free run is long enough.
+  char* take(std::int64_t num_bytes);
+  // `memory` is what take(num_bytes) returned.
+  void give_back(char* memory, std::int64_t num_bytes);
+
+  static std::int64_t whole_pages(std::int64_t num_bytes);
+  std::int64_t num_bytes() const { return num_bytes_; }
+  std::int64_t used_bytes() const { return used_bytes_; }
+
+ private:
+  const std::int64_t num_bytes_;
+  std::int64_t used_bytes_ = 0;
+  char* base_ = nullptr;
+  std::map<std::int64_t, std::int64_t> free_;  // runs by offset: their bytes; no two of them touch
+};
+
+}  // namespace llada

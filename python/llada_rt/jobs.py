@@ -1,0 +1,349 @@
+"""Jobs: requests on their way, and what has come of them. A generate has a sequence for each sample, a score its draws.
+
+The dispatcher tells a job what its members did; the job makes outputs and events of it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from collections.abc import Sequence as SequenceOf
+from typing import Literal
+
+from .errors import RequestCancelledError
+from .outputs import (
+    CompletionOutput,
+    DiffusionStats,
+    FinishReason,
+    RequestMetrics,
+    RequestOutput,
+    ScoreOutput,
+    StepEvent,
+    TextEvent,
+    TokenInfo,
+)
+from .params import SamplingParams
+from .requests import Request
+from .scheduler import Draws, Member, Sequence
+from .score import Draw, ScoredDraw, estimate
+from .tokenizer import Tokenizer
+from .transcript import StopRule, Transcript
+
+StreamMode = Literal["append", "denoise"]
+Event = TextEvent | StepEvent
+
+
+class Job:
+    """What all requests have in common."""
+
+    def __init__(self, request_id: str, timeout_s: float | None = None) -> None:
+        self.request_id = request_id
+        self.arrived = time.monotonic()
+        self.deadline = math.inf if timeout_s is None else self.arrived + timeout_s
+        self.error: Exception | None = None
+        self.notify: Callable[[], None] | None = None  # called by whoever steps, when there is something new
+
+    @property
+    def sources(self) -> SequenceOf[Sequence | Draws]:
+        """What it puts into the queue."""
+        raise NotImplementedError
+
+    @property
+    def members(self) -> SequenceOf[Member]:
+        raise NotImplementedError
+
+    @property
+    def has_result(self) -> bool:
+        raise NotImplementedError
+
+    @property
+    def finish_reason(self) -> str:
+        """Under which the engine counts it."""
+        raise NotImplementedError
+
+    @property
+    def is_done(self) -> bool:
+        return self.has_result or self.error is not None
+
+    def admitted(self, member: Member) -> None:
+        """The member has its slots."""
+
+    def stepped(self, member: Member, block: int) -> bool:
+        """The member has run steps, those of `block`. True: the job needs no more of it."""
+        raise NotImplementedError
+
+    def end(self, reason: Literal["timeout", "abort"]) -> None:
+        """End it as it is."""
+        raise NotImplementedError
+
+
+class Sample:
+    """One response of a generate: its sequence, its text, and in the end its completion."""
+
+    def __init__(self, index: int, seed: int, sequence: Sequence, transcript: Transcript) -> None:
+        self.index = index
+        self.seed = seed
+        self.sequence = sequence
+        self.transcript = transcript
+        self.completion: CompletionOutput | None = None
+
+
+class GenerateJob(Job):
+    """One prompt; `params.n` samples. `stream`: events are made too."""
+
+    def __init__(
+        self,
+        request: Request,
+        params: SamplingParams,
+        sequences: Iterable[Sequence],
+        tokenizer: Tokenizer | None,
+        stream: StreamMode | None = None,
+    ) -> None:
+        super().__init__(request.request_id, params.timeout_s)
+        self.request = request
+        self.params = params
+        self.events: deque[Event] = deque()
+        self.output: RequestOutput | None = None
+        self._tokenizer = tokenizer
+        self._stream = stream
+        rule = self._stop_rule()
+        decode, incremental = (tokenizer.decode, tokenizer.is_incremental) if tokenizer else (None, True)
+        self._samples: dict[Member, Sample] = {
+            sequence: Sample(
+                index, params.seed_of(index), sequence, Transcript(decode, rule, is_incremental=incremental)
+            )
+            for index, sequence in enumerate(sequences)
+        }
+        self._has_stops = bool(rule.strings or rule.token_ids)
+        for sample in self._samples.values():
+            sample.sequence.max_forwards = params.max_nfe
+            sample.sequence.step_by_step = stream is not None or self._has_stops
+        self._queue_s: float | None = None
+        self._first_text_s: float | None = None
+
+    def _stop_rule(self) -> StopRule:
+        is_cut = self.request.template is None and self.params.preset != "reference"
+        return StopRule(
+            end_tokens=self.request.end_tokens if is_cut else frozenset(),
+            token_ids=frozenset(self.params.stop_token_ids),
+            strings=self.params.stop,
+            include=self.params.include_stop_str_in_output,
+        )
+
+    @property
+    def sources(self) -> SequenceOf[Sequence]:
+        return [sample.sequence for sample in self._samples.values()]
+
+    @property
+    def members(self) -> SequenceOf[Member]:
+        return self.sources
+
+    @property
+    def has_result(self) -> bool:
+        return self.output is not None
+
+    @property
+    def finish_reason(self) -> str:
+        assert self.output is not None
+        return self.output.outputs[0].finish_reason
+
+    def result(self) -> RequestOutput:
+        if self.error is not None:
+            raise self.error
+        assert self.output is not None
+        return self.output
+
+    def admitted(self, member: Member) -> None:
+        if self._queue_s is None:
+            self._queue_s = time.monotonic() - self.arrived
+
+    def stepped(self, member: Member, block: int) -> bool:
+        sample = self._samples[member]
+        sequence, transcript = sample.sequence, sample.transcript
+        if self._first_text_s is None and sequence.canvas.tokens[sequence.canvas.span.start] != self.request.mask_id:
+            self._first_text_s = time.monotonic() - self.arrived
+        given = len(transcript.text)
+        if sequence.is_finished:
+            self._complete(sample, None)
+        else:
+            if self._stream or self._has_stops:
+                transcript.update(self._settled(sequence))
+            # An end token of the model does not end it here: that is the scheduler's to decide, at the block's end.
+            if transcript.stop_reason is not None:
+                self._complete(sample, None)
+            elif sequence.is_spent:
+                self._complete(sample, "max_nfe")
+        self._publish(sample, given, block)
+        return sample.completion is not None
+
+    def end(self, reason: Literal["timeout", "abort"]) -> None:
+        for sample in self._samples.values():
+            if sample.completion is None:
+                given = len(sample.transcript.text)
+                sample.sequence.new_commits = ()
+                self._complete(sample, reason)
+                self._publish(sample, given, sample.sequence.canvas.block_index)
+
+    def _settled(self, sequence: Sequence) -> list[int]:
+        """Ids of the response before its first mask."""
+        ids = sequence.canvas.tokens[len(self.request.prompt_token_ids) :]
+        return _until(ids, frozenset([self.request.mask_id]))
+
+    # ---------------------------------------------------------------- events
+
+    def _publish(self, sample: Sample, given: int, block: int) -> None:
+        """The event of what has just happened; `given`: characters that earlier events told."""
+        if self._stream is None:
+            return
+        text = sample.transcript.text
+        is_finished = sample.completion is not None
+        if self._stream == "append":
+            if len(text) > given or is_finished:
+                event: Event = TextEvent(
+                    self.request_id, sample.index, text[given:], text, is_finished, self.output if is_finished else None
+                )
+                self.events.append(event)
+            return
+        sequence = sample.sequence
+        self.events.append(
+            StepEvent(
+                request_id=self.request_id,
+                index=sample.index,
+                step=sequence.num_forwards - 1,
+                block=block,
+                nfe=sequence.num_forwards,
+                unmasked=[(commit.position, commit.token, commit.confidence) for commit in sequence.new_commits],
+                text_delta=text[given:],
+                text=text,
+                canvas=list(sequence.canvas.tokens),
+                prompt_length=len(self.request.prompt_token_ids),
+                finished=is_finished,
+                output=self.output if is_finished else None,
+            )
+        )
+
+    # ---------------------------------------------------------------- the end
+
+    def _complete(self, sample: Sample, reason: Literal["max_nfe", "timeout", "abort"] | None) -> None:
+        """Make the completion; `reason`: what ended it before its canvas was full."""
+        sequence, transcript = sample.sequence, sample.transcript
+        start = len(self.request.prompt_token_ids)
+        response = sequence.canvas.tokens[start:]
+        ids = response if sequence.is_finished else self._settled(sequence)
+        transcript.update(ids, is_complete=True)
+        finish: FinishReason = reason or "length"
+        if transcript.is_ended or (self.request.template is None and self._ends(ids)):
+            finish = "stop"
+        tokens = self._token_infos(transcript.token_ids, start, sequence)
+        sample.completion = CompletionOutput(
+            index=sample.index,
+            text=transcript.text,
+            token_ids=transcript.token_ids,
+            finish_reason=finish,
+            stop_reason=transcript.stop_reason,
+            seed=sample.seed,
+            tokens=tokens if self.params.return_tokens else None,
+            logprobs=[token.logprob for token in tokens] if self.params.logprobs else None,
+            diffusion=self._stats(sequence, transcript.token_ids),
+            audit=sequence.audit.report if sequence.audit else None,
+        )
+        completions = [each.completion for each in self._samples.values() if each.completion is not None]
+        if len(completions) == len(self._samples):
+            metrics = RequestMetrics(self._queue_s, self._first_text_s, time.monotonic() - self.arrived)
+            request = self.request
+            self.output = RequestOutput(
+                self.request_id, request.prompt, list(request.prompt_token_ids), completions, self.params, metrics
+            )
+
+    def _ends(self, ids: list[int]) -> bool:
+        return any(token in self.request.end_tokens for token in ids)
+
+    def _stats(self, sequence: Sequence, ids: list[int]) -> DiffusionStats:
+        template, mask_id = self.request.template, self.request.mask_id
+        confidences = [placed.confidence for placed in sequence.placed.values()]
+        if template is None:
+            num_decoded = len(sequence.canvas.span)
+            emitted = sum(token != mask_id for token in _until(ids, self.request.end_tokens))
+        else:
+            num_decoded, emitted = template.count(mask_id), len(sequence.placed)
+        return DiffusionStats(
+            nfe=sequence.num_forwards,
+            num_blocks=len({placed.block for placed in sequence.placed.values()}),
+            tokens_per_forward=len(sequence.placed) / max(sequence.num_forwards, 1),
+            num_refreshes=sequence.num_refreshes,
+            num_query_rows=sequence.num_query_rows,
+            canvas_tokens=num_decoded,
+            emitted_tokens=emitted,
+            padding_tokens=num_decoded - emitted,
+            mean_confidence=sum(confidences) / len(confidences) if confidences else None,
+            min_confidence=min(confidences, default=None),
+        )
+
+    def _token_infos(self, ids: list[int], start: int, sequence: Sequence) -> list[TokenInfo]:
+        if not (self.params.return_tokens or self.params.logprobs):
+            return []
+        infos = []
+        for position, token in enumerate(ids, start):
+            placed = sequence.placed.get(position)
+            infos.append(
+                TokenInfo(
+                    id=token,
+                    text=self._tokenizer.token_text(token) if self._tokenizer else "",
+                    position=position,
+                    step=placed.step if placed else None,
+                    block=placed.block if placed else None,
+                    confidence=placed.confidence if placed else None,
+                    logprob=placed.log_prob if placed else None,
+                )
+            )
+        return infos
+
+
+class ScoreJob(Job):
+    """One likelihood: its draws, each a step of its own. Their order plays no part in the result."""
+
+    def __init__(self, request_id: str, draws: list[Draw], members: list[ScoredDraw]) -> None:
+        super().__init__(request_id)
+        self.output: ScoreOutput | None = None
+        self._draws = draws
+        self._members = members
+        self._source = Draws(members)
+        self._num_left = len(members)
+
+    @property
+    def sources(self) -> SequenceOf[Draws]:
+        return [self._source]
+
+    @property
+    def members(self) -> SequenceOf[Member]:
+        return self._members
+
+    @property
+    def has_result(self) -> bool:
+        return self.output is not None
+
+    @property
+    def finish_reason(self) -> str:
+        return "score"
+
+    def result(self) -> ScoreOutput:
+        if self.error is not None:
+            raise self.error
+        assert self.output is not None
+        return self.output
+
+    def stepped(self, member: Member, block: int) -> bool:
+        self._num_left -= 1
+        if self._num_left == 0:
+            self.output = estimate(self._draws, [each.log_probs for each in self._members])
+        return True
+
+    def end(self, reason: Literal["timeout", "abort"]) -> None:
+        self.error = RequestCancelledError(f"{self.request_id}: the score was aborted")
+
+
+def _until(ids: list[int], ends: frozenset[int]) -> list[int]:
+    """The ids before the first of `ends`."""
+    return ids[: next((index for index, token in enumerate(ids) if token in ends), len(ids))]

@@ -1,0 +1,258 @@
+"""Stepper: admits, runs, takes over. One call into the compiled loop for whoever is due, and what it means for jobs.
+
+Whoever calls it has the dispatcher's lock.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from typing import Literal
+
+from .config import EngineConfig
+from .errors import InternalError, ModelError, OutOfMemoryError
+from .jobs import Job
+from .outputs import EngineStats
+from .plan import SequencePlan, SequenceResult, StepPlan, StepResult
+from .runner import Runner
+from .scheduler import Member, PlanError, Scheduler
+
+# A call into the compiled loop lasts about this long at most, so that Ctrl-C and other threads get their turn.
+_CALL_SECONDS = 0.2
+_MAX_STEPS = 256
+
+
+class Stepper:
+    """The scheduler of one engine, the slots of its members, and the jobs they belong to."""
+
+    def __init__(self, config: EngineConfig, runner: Runner) -> None:
+        self.runner = runner
+        self.queue_lock = threading.RLock()  # over the scheduler's queue and `jobs`
+        self.jobs: dict[str, Job] = {}  # submitted and not done, by request id
+        self.call_began: float | None = None  # the call under way
+        self._scheduler = Scheduler(
+            max_num_seqs=config.max_num_seqs, max_num_batched_tokens=config.max_num_batched_tokens
+        )
+        self._job_of: dict[Member, Job] = {}  # of the members queued and running
+        self._kv_bytes: dict[Member, int] = {}  # held by the running ones
+        self._seconds_per_step = _CALL_SECONDS
+        self._finished: Counter[str] = Counter()
+        self._num = Counter(failed=0, dropped=0, calls=0, forwards=0, query_rows=0, committed=0)
+        self._busy_s = 0.0
+
+    @property
+    def num_running(self) -> int:
+        return self._scheduler.num_running
+
+    @property
+    def num_waiting(self) -> int:
+        return self._scheduler.num_waiting
+
+    def stats(self, *, num_waiting: int) -> EngineStats:
+        """From any thread."""
+        call_began = self.call_began
+        return EngineStats(
+            num_running=self.num_running,
+            num_waiting=num_waiting,
+            kv_bytes=self.runner.memory.kv_bytes,
+            kv_used_bytes=sum(list(self._kv_bytes.values())),
+            num_finished=dict(self._finished),
+            num_failed=self._num["failed"],
+            num_dropped=self._num["dropped"],
+            num_calls=self._num["calls"],
+            num_forwards=self._num["forwards"],
+            num_query_rows=self._num["query_rows"],
+            num_committed=self._num["committed"],
+            busy_s=self._busy_s,
+            call_s=None if call_began is None else time.monotonic() - call_began,
+        )
+
+    def add(self, job: Job) -> None:
+        """Queue what the job is made of."""
+        self._job_of.update((member, job) for member in job.members)
+        for source in job.sources:
+            self._scheduler.add(source)
+
+    def kv_bytes_of(self, member: Member) -> int:
+        """Of K/V memory, while it has its slots."""
+        return self.runner.slot_bytes(member.length) * (2 if member.is_guided else 1)
+
+    def step(self) -> None:
+        """End those whose time is over, admit, run, take over."""
+        now = time.monotonic()
+        for job in [job for job in list(self.jobs.values()) if job.deadline <= now]:
+            self.end(job, "timeout")
+        self._admit()
+        plan = self._audited(self._schedule())
+        if not plan.sequences:
+            return
+        members = self._scheduler.of(plan)
+        blocks = {member: member.block_index for member in members}
+        try:
+            for member, outcome in self._run(plan):
+                self._take_over(member, outcome, blocks[member])
+        except BaseException:
+            # The canvases below may be ahead of those here, so none of these requests can go on.
+            for member in members:
+                if (hit := self._job_of.get(member)) is not None:
+                    self.fail(hit, InternalError("interrupted in the middle of a step"))
+            raise
+
+    def _admit(self) -> None:
+        """Open slots for those at the head of the queue."""
+        while (member := self._scheduler.next_waiting()) is not None:
+            job = self._job_of[member]
+            try:
+                slots = self.runner.open(*member.slot_tokens())
+            except OutOfMemoryError as error:
+                if self._scheduler.num_running:
+                    return  # a place is made when one of these ends
+                self.fail(job, error)
+            except Exception as error:
+                self.fail(job, error)
+            else:
+                with self.queue_lock:
+                    self._scheduler.start(member, *slots)
+                self._kv_bytes[member] = self.kv_bytes_of(member)
+                job.admitted(member)
+
+    def _schedule(self) -> StepPlan:
+        while True:
+            try:
+                return self._scheduler.schedule(self._max_steps())
+            except PlanError as error:
+                self.fail(self._job_of[error.member], error.cause)
+
+    def _audited(self, plan: StepPlan) -> StepPlan:
+        """The plan, after the audits that are due; a request whose audit fails has left it."""
+        rows = []
+        for row, member in zip(plan.sequences, self._scheduler.of(plan), strict=True):
+            try:
+                if member.audit and member.audit.is_due(row, member.length):
+                    row = member.audit.examine(self.runner, row, member.slot_tokens()[0])
+            except Exception as error:
+                self.fail(self._job_of[member], error)
+            else:
+                rows.append(row)
+        return StepPlan(tuple(rows), plan.max_steps)
+
+    def _max_steps(self) -> int:
+        """As many as end in time: for other callers, and for the next deadline."""
+        soonest = min((job.deadline for job in self.jobs.values()), default=float("inf"))
+        seconds = min(_CALL_SECONDS, soonest - time.monotonic())
+        return max(1, min(_MAX_STEPS, int(seconds / self._seconds_per_step)))
+
+    def _run(self, plan: StepPlan) -> list[tuple[Member, SequenceResult]]:
+        """What came of the members of the plan, less those that failed.
+
+        If the call fails, each is tried alone, so that a fault ends the requests that have it and no others.
+        """
+        members = self._scheduler.of(plan)
+        try:
+            result = self._denoise(plan)
+        except Exception as error:
+            if len(members) == 1:
+                self.fail(self._job_of[members[0]], error)
+                return []
+            rows = zip(plan.sequences, members, strict=True)
+            return [pair for row, member in rows for pair in self._run_alone(row, member, error)]
+        return list(zip(members, result.sequences, strict=True))
+
+    def _run_alone(self, row: SequencePlan, member: Member, error: Exception) -> list[tuple[Member, SequenceResult]]:
+        job = self._job_of.get(member)
+        if job is None:  # another sample of the request has failed
+            return []
+        try:
+            is_as_before = self.runner.canvas(row.slot) == member.slot_tokens()[0]
+        except Exception as worse:
+            self.fail(job, worse)
+            return []
+        if not is_as_before:  # earlier steps of the call have committed what nobody was told
+            self.fail(job, error)
+            return []
+        return self._run(StepPlan((row,), 1))
+
+    def _denoise(self, plan: StepPlan) -> StepResult:
+        self.call_began = began = time.monotonic()
+        try:
+            result = self.runner.denoise(plan)
+        finally:
+            self.call_began = None
+            spent = time.monotonic() - began
+            self._busy_s += spent
+        steps = max((outcome.num_steps for outcome in result.sequences), default=0)
+        self._seconds_per_step = max(spent / max(steps, 1), 1e-6)
+        self._num["calls"] += 1
+        self._num["forwards"] += steps
+        self._num["query_rows"] += sum(outcome.num_query_rows for outcome in result.sequences)
+        self._num["committed"] += sum(len(outcome.commits) for outcome in result.sequences)
+        return result
+
+    def _take_over(self, member: Member, outcome: SequenceResult, block: int) -> None:
+        job = self._job_of.get(member)
+        if job is None:  # another sample of the request has failed
+            return
+        if outcome.bad_position is not None:
+            self.fail(job, ModelError(f"the model gave no finite logits at position {outcome.bad_position}"))
+            return
+        try:
+            self._scheduler.settle(member, outcome)
+            if job.stepped(member, block):
+                self._release(member)
+        except Exception as error:
+            self.fail(job, error)
+            return
+        self._tell(job)
+
+    def end(self, job: Job, reason: Literal["timeout", "abort"]) -> None:
+        """End a job as it is."""
+        try:
+            job.end(reason)
+        except Exception as error:
+            job.error = error
+        self._tell(job)
+
+    def fail(self, job: Job, error: Exception) -> None:
+        """End a job with an error."""
+        if not job.is_done:
+            job.error = error
+            self._tell(job)
+
+    def drop(self, job: Job) -> None:
+        """Forget a job for which nobody waits."""
+        if not job.is_done:
+            job.error = InternalError("dropped")  # nobody will see it
+            self._num["dropped"] += 1
+            self._forget(job)
+
+    def _tell(self, job: Job) -> None:
+        """The job has something new; if it is done, forget it first."""
+        if job.is_done:
+            if job.error is None:
+                self._finished[job.finish_reason] += 1
+            else:
+                self._num["failed"] += 1
+            self._forget(job)
+        if job.notify is not None:
+            job.notify()
+
+    def _forget(self, job: Job) -> None:
+        with self.queue_lock:
+            if self.jobs.get(job.request_id) is job:
+                del self.jobs[job.request_id]
+            for source in job.sources:
+                self._scheduler.remove(source)
+        for member in job.members:
+            self._release(member)
+
+    def _release(self, member: Member) -> None:
+        """Forget a member, and free its slots."""
+        if self._job_of.pop(member, None) is None:
+            return
+        with self.queue_lock:
+            self._scheduler.remove(member)
+        self._kv_bytes.pop(member, None)
+        slots = member.slot, member.guide_slot
+        member.slot = member.guide_slot = -1
+        self.runner.close_slots(*slots)
