@@ -123,16 +123,8 @@ def load(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], 
 
     Raises CheckpointMismatch if a name or a shape differs.
     """
-    stored = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
     parameters = trained(model)
-    expected = {f"model.{name}": tuple(parameter.shape) for name, parameter in parameters.items()}
-    found = {key: tuple(value.size) for key, value in stored.items() if key.startswith("model.")}
-    for key in sorted(expected.keys() | found.keys()):
-        if expected.get(key) != found.get(key):
-            raise CheckpointMismatch(
-                f"{path}: checkpoint of another shape: {key} expected {expected.get(key, 'nothing')}, "
-                f"received {found.get(key, 'nothing')}"
-            )
+    stored = stored_tensors(path, parameters)
     state: dict[str, Any] = {"model": {name: parameter.detach() for name, parameter in parameters.items()}}
     owners = {
         parameter: optimizer
@@ -159,3 +151,31 @@ def load(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], 
     for name, tensors in state["optimizer"].items():
         owners[parameters[name]].state[parameters[name]] = tensors
     return state.get("average")
+
+
+def load_parameters(path: Path, model: nn.Module) -> dict[str, Any]:
+    """Fill the trained parameters of a whole model, with their averages if there are any; returns the run's record.
+
+    For one process, whatever number of ranks saved. Raises CheckpointMismatch if a name or a shape differs.
+    """
+    parameters = trained(model)
+    stored = stored_tensors(path, parameters)
+    kind = "average" if any(key.startswith("average.") for key in stored) else "model"
+    dcp.load({kind: {name: p.detach() for name, p in parameters.items()}}, checkpoint_id=path, no_dist=True)
+    return read_record(path)
+
+
+def stored_tensors(path: Path, parameters: Mapping[str, nn.Parameter]) -> dict[str, Any]:
+    """What a complete checkpoint holds, by name, after a check that its model has these parameters."""
+    if not (path / RECORD).is_file():
+        raise CheckpointMismatch(f"{path}: expected a complete checkpoint, found no {RECORD}")
+    stored = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+    expected = {f"model.{name}": tuple(parameter.shape) for name, parameter in parameters.items()}
+    found = {key: tuple(value.size) for key, value in stored.items() if key.startswith("model.")}
+    for key in sorted(expected.keys() | found.keys()):
+        if expected.get(key) != found.get(key):
+            raise CheckpointMismatch(
+                f"{path}: checkpoint of another shape: {key} expected {expected.get(key, 'nothing')}, "
+                f"received {found.get(key, 'nothing')}"
+            )
+    return stored

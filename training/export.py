@@ -1,17 +1,22 @@
-"""Write a model folder in the published layout, ready to be served.
+"""Write a model folder in the published layout, ready to be served:
+
+    python -m training.export RUN_DIR --out DIR                               a run as its newest checkpoint has it
+    python -m training.export RUN_DIR/checkpoints/step-0000500 --out DIR      or an older one, of any number of ranks
+    python -m training.export MODEL_DIR --out DIR --max-shard-bytes 5e9       a model folder in other types or shards
 
 config.json, model.safetensors or shards with an index, tokenizer.json, tokenizer_config.json (chat template, special
 tokens), generation_config.json (ids, and under "llada_rt" the defaults a caller gets who gives no parameters) and
 README.md.
 """
 
+import argparse
 import json
 import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +24,7 @@ import torch
 from tokenizers import Tokenizer
 
 from training.model import LLaDA
-from training.tokenizer import BOS_TOKEN, CHAT_TEMPLATE, EOT_TOKEN, HEADER_START
+from training.tokenizer import BOS_TOKEN, CHAT_TEMPLATE, EOT_TOKEN, HEADER_END, HEADER_START
 from training.weights import save_weights
 
 RESULTS = "## Exact match"  # heading of the card's results
@@ -68,16 +73,16 @@ def export_model(
     """Write the folder, whole or not at all; a model that is there stays unless `overwrite`.
 
     Weights must be finite and the tokenizer must fit. facts, recipes: what the model card says of the data and of the
-    stages of the run; `write_results` adds the results. tokenizer_config: that of the checkpoint the run began with, if
-    it has one; by default one is made for the tokenizer. An ARM or a block-causal model is marked in config.json, so
-    that the runtime refuses what it does not serve.
+    stages of the run; `write_results` adds the results. tokenizer_config: of the checkpoint that the run began with;
+    what it says beside special tokens and chat template is kept. An ARM or a block-causal model is marked in
+    config.json, so that the runtime refuses what it does not serve.
     """
     check_target(folder, overwrite=overwrite)
     check_model(model, tokenizer)
     texts = {
         "config.json": model.config.to_json(config.dtype),
         "tokenizer.json": tokenizer.to_str(pretty=False),
-        "tokenizer_config.json": as_json(tokenizer_config or make_tokenizer_config(model, tokenizer)),
+        "tokenizer_config.json": as_json({**(tokenizer_config or {}), **make_tokenizer_config(model, tokenizer)}),
         "generation_config.json": as_json(generation_config(model, tokenizer, config)),
         "README.md": model_card(model, config, facts or {}, recipes),
     }
@@ -114,9 +119,10 @@ def as_json(value: Mapping[str, Any]) -> str:
 
 
 def make_tokenizer_config(model: LLaDA, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Special tokens by the ids of the configuration, the others and the chat template where the tokenizer has them."""
+    """Special tokens by the ids of the configuration; others, and the chat template, where the tokenizer has them."""
     config = model.config
     optional = {"bos_token": BOS_TOKEN, "eot_token": EOT_TOKEN}
+    of_chat = (BOS_TOKEN, HEADER_START, HEADER_END, EOT_TOKEN)
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "add_bos_token": False,
@@ -127,7 +133,7 @@ def make_tokenizer_config(model: LLaDA, tokenizer: Tokenizer) -> dict[str, Any]:
         **{name: token for name, token in optional.items() if tokenizer.token_to_id(token) is not None},
         "clean_up_tokenization_spaces": False,
         "model_max_length": config.max_sequence_length,
-        **({"chat_template": CHAT_TEMPLATE} if tokenizer.token_to_id(HEADER_START) is not None else {}),
+        **({} if None in map(tokenizer.token_to_id, of_chat) else {"chat_template": CHAT_TEMPLATE}),
     }
 
 
@@ -195,10 +201,10 @@ def model_card(model: LLaDA, config: ExportConfig, facts: Mapping[str, Any], rec
 
 
 def recipes_in_card(folder: Path) -> list[str]:
-    """The recipes of a model's stages, out of its card."""
-    return re.findall(
-        r"^```toml\n(.*?)\n```$", (folder / "README.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
-    )
+    """The recipes of a model's stages, out of its card; none where it has no card, or another's."""
+    path = folder / "README.md"
+    card = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return re.findall(r"^```toml\n(.*?)\n```$", card, re.DOTALL | re.MULTILINE)
 
 
 def write_results(folder: Path, note: str, columns: Mapping[str, Mapping[str, str]]) -> None:
@@ -213,3 +219,63 @@ def write_results(folder: Path, note: str, columns: Mapping[str, Mapping[str, st
     before, heading, after = (before, *rest.partition("\n## ")[1:]) if older else card.partition("\n## ")
     text = before.rstrip() + "\n\n" + section + (heading + after if heading else "")
     (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object; an empty one where there is no file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def convert(source: Path, folder: Path, changes: Mapping[str, Any], *, overwrite: bool) -> None:
+    """Write a model folder again, in another type or in shards. `changes`: fields of ExportConfig."""
+    stored = read_json(source / "config.json").get("torch_dtype")
+    decoding = read_json(source / "generation_config.json").get("llada_rt", {})
+    lengths = {name: decoding.pop(name) for name in ("gen_length", "steps", "block_length") if name in decoding}
+    own = {"name": source.resolve().name, "dtype": stored if stored in DTYPES else "bfloat16", "decoding": decoding}
+    export_model(
+        LLaDA.from_folder(source),
+        Tokenizer.from_file(str(source / "tokenizer.json")),
+        folder,
+        ExportConfig(**{**own, **lengths, **changes}),
+        overwrite=overwrite,
+        facts={"converted from": source.resolve().name},
+        recipes=recipes_in_card(source),
+        tokenizer_config=read_json(source / "tokenizer_config.json"),
+    )
+
+
+def main() -> None:
+    # A run exports itself at its end, so these modules know this one.
+    from training.preference import PreferenceRun
+    from training.recipe import RunConfig, export_run, open_run
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, help="folder of a run, of one of its checkpoints, or of a model")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the model")
+    parser.add_argument("--name", help="title of the card (default: the recipe's)")
+    parser.add_argument(
+        "--dtype", choices=sorted(DTYPES), help="of the weights (default: the recipe's, or as they are)"
+    )
+    parser.add_argument(
+        "--max-shard-bytes", type=lambda text: int(float(text)), help="largest file of weights, e.g. 5e9"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a model that is there")
+    arguments = parser.parse_args()
+    names = ("name", "dtype", "max_shard_bytes")
+    changes = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    source, folder, overwrite = arguments.source, arguments.out, arguments.overwrite
+    try:
+        check_target(folder, overwrite=overwrite)  # before the weights are read
+        if (source / "config.json").is_file():
+            convert(source, folder, changes, overwrite=overwrite)
+        else:
+            config, model, tokenizer, record = open_run(source, RunConfig, PreferenceRun)
+            changed = replace(config, export=replace(config.export, **changes))
+            export_run(changed, model, tokenizer, record, folder, overwrite=overwrite)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
+    print(f"model: {folder}")
+
+
+if __name__ == "__main__":
+    main()

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 
 from llada_rt import Engine, SamplingParams, UnsupportedModelError
 from tests.training.conftest import small_model
 from training import export
 from training.export import ExportConfig, export_model, recipes_in_card, write_results
 from training.model import LLaDA
-from training.tokenizer import CHAT_TEMPLATE
+from training.tokenizer import CHAT_TEMPLATE, EOS_TOKEN, MASK_TOKEN
 
 CONFIG = ExportConfig(name="a model", dtype="float32", gen_length=8, steps=4, block_length=8)
 
@@ -62,10 +62,10 @@ def test_bf16_export_rounds_once(tmp_path, model, tokenizer):
     assert json.loads((tmp_path / "config.json").read_text())["torch_dtype"] == "bfloat16"
 
 
-def engine_tokens(folder: Path) -> list[list[int]]:
+def engine_tokens(folder: Path, prompts=([0, 7, 9, 11], [8] * 6)) -> list[list[int]]:
     """What the runtime makes of a folder, with the folder's own defaults."""
     with Engine(str(folder), threads=1) as engine:
-        outputs = engine.generate([{"prompt_token_ids": [0, 7, 9, 11]}, {"prompt_token_ids": [8] * 6}])
+        outputs = engine.generate([{"prompt_token_ids": list(prompt)} for prompt in prompts])
     return [list(output.outputs[0].token_ids) for output in outputs]
 
 
@@ -110,10 +110,27 @@ def test_the_engine_refuses_what_it_does_not_serve(tmp_path, tokenizer, options)
         Engine(str(tmp_path))
 
 
-def test_a_tokenizer_config_that_came_along_is_kept(tmp_path, model, tokenizer):
-    own = {"chat_template": "{{ messages[0]['content'] }}", "eos_token": "<|endoftext|>"}
+def test_of_a_tokenizer_config_that_came_along_the_rest_is_kept(tmp_path, model, tokenizer):
+    own = {"chat_template": "a stray header", "eos_token": "</s>", "padding_side": "left"}
     export_model(model, tokenizer, tmp_path, CONFIG, tokenizer_config=own)
-    assert json.loads((tmp_path / "tokenizer_config.json").read_text()) == own
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert settings["padding_side"] == "left"
+    assert settings["eos_token"] == "<|endoftext|>"  # what the model was trained with
+    assert settings["chat_template"] == CHAT_TEMPLATE
+
+
+def test_a_tokenizer_without_chat_tokens_gets_no_template(tmp_path):
+    special = [EOS_TOKEN, MASK_TOKEN]
+    vocabulary = {token: index for index, token in enumerate([*special, *"abc"])}
+    foreign = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    foreign.add_special_tokens(special)
+    export_model(small_model(vocab_size=5, mask_token_id=1, eos_token_id=0, pad_token_id=0), foreign, tmp_path, CONFIG)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert (settings["eos_token"], settings["mask_token"]) == (EOS_TOKEN, MASK_TOKEN)
+    assert not {"chat_template", "bos_token", "eot_token"} & set(settings)
+    generation = json.loads((tmp_path / "generation_config.json").read_text())
+    assert not {"bos_token_id", "eot_token_id"} & set(generation)
+    assert [len(row) for row in engine_tokens(tmp_path, [[2, 3], [4]])] == [8, 8]
 
 
 def test_a_model_that_is_there_stays(tmp_path, model, tokenizer):
