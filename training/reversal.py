@@ -69,7 +69,8 @@ class ReversalConfig:
     n_layers: int
     n_heads: int
     mlp_hidden_size: int
-    lr: float
+    lr: float  # of AdamW: embedding and norms
+    matrix_lr: float  # of Muon: the matrices
     decay_share: float  # of the steps, at the end: learning rate falls to zero
 
     def __post_init__(self) -> None:
@@ -294,6 +295,7 @@ def make_trainer(
         seed=seed,
         steps=steps,
         lr=config.lr,
+        matrix_lr=config.matrix_lr,
         weight_decay=0.01,
         decay_share=config.decay_share,
         bf16=False,

@@ -12,7 +12,7 @@ ROWS = {  # surface -> what the table calls it
     "backward infilling": "**backward by infilling, `[NAT] ____，B。`**",
     "control": "control: bare swapped prompt, `[NAT] B，` → A",
     "backward task, taught": "backward task on the couplets it was taught with",
-    "ranking": "right A among 20 by joint likelihood with B",
+    "ranking": "right A among twenty by joint likelihood with B",
 }
 NAMES = {"arm": "ARM", "mdm": "MDM"}
 CURVES = (  # (kind, surface, label, colour, dashes)
@@ -67,7 +67,7 @@ def draw(results: Sequence[dict[str, Any]], out: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     matplotlib.rcParams["svg.hashsalt"] = "reversal"  # the same results, the same file
     figure, axes = pyplot.subplots(figsize=(7.2, 4.2), constrained_layout=True)
@@ -81,6 +81,9 @@ def draw(results: Sequence[dict[str, Any]], out: Path) -> None:
         axes.plot(epochs, [sum(p) / len(p) for p in points], color=color, label=label, linewidth=1.8, **style)
         axes.fill_between(epochs, [min(p) for p in points], [max(p) for p in points], color=color, alpha=0.15, lw=0)
     axes.set(xscale="log", xlabel="epochs", ylabel="answered exactly, %", ylim=(-3, 103))
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(ticker.ScalarFormatter())
+    axes.minorticks_off()
     axes.set_title("Couplets learnt as “A, B”: what comes before B?", loc="left")
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)

@@ -5,10 +5,11 @@ with which thing), not by spotting the one color in the text. `guess` is what sp
 
 Four tasks, in the order in which they are learnt (training/recipes/STORIES.md says why):
 
-    facts_infill     a few facts, told twice in another order; of each fact one word is hidden in one of its two places
-    stories_infill   a whole story; words that were said before are hidden where they come again
-    stories          a whole story and a question
-    stories_lessons  both of these, half and half: what a model is trained on to answer questions
+    facts_infill     a few facts, told twice in another order, then questions. Of each fact one word is hidden in one of
+                     its two places; of the answers all that matters
+    stories_infill   a whole story, then questions. Words that were said before are hidden where they come again
+    stories          a whole story and one question
+    stories_lessons  the last two, half and half: what a model is trained on to answer questions
 
 A word is one token (`PHRASES`), and the same token in a story and in an answer: answers begin with a space. All four
 hold out the same stories.
@@ -25,7 +26,7 @@ from training.tasks import Record, Task
 NAMES = ("Lily", "Tom", "Mia", "Ben", "Anna", "Sam", "Zoe", "Max", "Rosa", "Leo", "Nina", "Jack")
 COLORS = ("red", "blue", "green", "yellow", "white", "black", "brown", "golden")
 THINGS = ("ball", "kite", "book", "boat", "drum", "hat", "box", "key", "cup", "lamp", "doll", "coin")
-SIZES = ("big", "small", "tiny", "old", "young", "fat")
+SIZES = ("big", "small", "tiny", "brave", "young", "fat")
 ANIMALS = ("dog", "cat", "bird", "rabbit", "duck", "frog", "horse", "mouse", "fox", "bear")
 FOODS = ("soup", "bread", "pie", "honey", "rice", "cake", "fruit", "cheese")
 PLACES = ("park", "garden", "forest", "beach", "kitchen", "school", "river", "hill", "barn", "market")
@@ -178,34 +179,42 @@ def tell_story(rng: random.Random, num_people: int, num_events: int) -> Story:
 
 
 def draw_facts_infill(rng: random.Random, belongs: Callable[[str], bool]) -> Record | None:
-    story = tell_facts(rng, rng.randint(2, 4))
+    story = tell_facts(rng, rng.randint(2, 3))
     if not belongs(story.text):
         return None
     again = rng.sample(story.sentences, len(story.sentences))
     hidden = {sentence: (rng.randrange(2), rng.choice(places(sentence))) for sentence in story.sentences}
-    pieces = [
-        hide(sentence, [hidden[sentence][1]] if hidden[sentence][0] == telling else [])
-        for telling, sentences in enumerate((story.sentences, again))
-        for sentence in sentences
-    ]
-    whole = ["First:", *story.sentences, "Again:", *again]
-    shown = ["First:", *pieces[: len(again)], "Again:", *pieces[len(again) :]]
-    return {"template": " ".join(shown), "answer": " ".join(whole)}
+    shown, whole = [], []
+    for telling, sentences in enumerate((story.sentences, again)):
+        title = ("First:", "Again:")[telling]
+        whole += [title, *sentences]
+        shown += [title, *(hide(s, [hidden[s][1]] if hidden[s][0] == telling else []) for s in sentences)]
+    return template([*zip(shown, whole, strict=True), *ask_some(rng, story)])
 
 
 def draw_stories_infill(rng: random.Random, belongs: Callable[[str], bool]) -> Record | None:
     """Of the words that come again, each is hidden with one chance in two; at least one is."""
-    text = draw_story(rng).text
-    if not belongs(text):
+    story = draw_story(rng)
+    if not belongs(story.text):
         return None
     seen: set[str] = set()
     repeated = []
-    for span in places(text):
-        word = text[span[0] : span[1]]
+    for span in places(story.text):
+        word = story.text[span[0] : span[1]]
         repeated += [span] if word in seen else []
         seen.add(word)
     chosen = [span for span in repeated if rng.random() < 0.5] or [rng.choice(repeated)]
-    return {"template": hide(text, chosen), "answer": text}
+    return template([(hide(story.text, chosen), story.text), *ask_some(rng, story)])
+
+
+def ask_some(rng: random.Random, story: Story) -> list[tuple[str, str]]:
+    """Up to three questions with their answers, as (answer hidden, answer shown)."""
+    asked = rng.sample(story.questions, min(3, len(story.questions)))
+    return [(f"{question} {hide(answer, places(answer))}", f"{question} {answer}") for question, answer in asked]
+
+
+def template(pieces: Sequence[tuple[str, str]]) -> Record:
+    return {"template": " ".join(shown for shown, _ in pieces), "answer": " ".join(whole for _, whole in pieces)}
 
 
 def draw_story(rng: random.Random) -> Story:
