@@ -75,8 +75,8 @@ def is_held_out(key: str) -> bool:
 
 
 def exact_match(row: Mapping[str, str], answer: str) -> bool:
-    """The check of a task with one right answer."""
-    return answer == row["answer"]
+    """The check of a task with one right answer; outer white space does not count."""
+    return answer.strip() == row["answer"].strip()
 
 
 def find_task(name: str) -> Task:

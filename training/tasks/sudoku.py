@@ -4,6 +4,7 @@ The solved grid is the key: no puzzle of a test has a solution that training sho
 character a cell, `.` (in a template the hole sign) for an empty one.
 """
 
+import bisect
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -60,16 +61,19 @@ class Board:
                     free[peer] &= ~(1 << digit)
         found: list[list[int]] = []
 
+        empty = {cell for cell, digit in enumerate(grid) if not digit}
+
         def search() -> None:
+            if not empty:
+                found.append(list(work))
+                return
             best, fewest = -1, self.size + 1
-            for cell, digit in enumerate(work):
-                if not digit and (count := free[cell].bit_count()) < fewest:
+            for cell in empty:
+                if (count := free[cell].bit_count()) < fewest:
                     best, fewest = cell, count
                     if count < 2:
                         break
-            if best < 0:
-                found.append(list(work))
-                return
+            empty.remove(best)
             digits = [digit for digit in range(1, self.size + 1) if free[best] >> digit & 1]
             if rng is not None:
                 rng.shuffle(digits)
@@ -80,28 +84,35 @@ class Board:
                     free[peer] -= bit
                 work[best] = digit
                 search()
-                work[best] = 0
                 for peer in touched:
                     free[peer] += bit
                 if len(found) >= limit:
-                    return
+                    break
+            empty.add(best)
 
         search()
         return found
 
     def puzzle(self, rng: random.Random, solution: list[int]) -> list[int]:
         """Clues taken away in a random order, as long as the solution stays the only one, down to a number drawn."""
-        grid, target = list(solution), rng.randint(self.fewest, self.most)
-        left = len(grid)
-        for cell in rng.sample(range(len(grid)), len(grid)):
-            if left <= target:
+        order = rng.sample(range(len(solution)), len(solution))
+        target = rng.randint(self.fewest, self.most)
+
+        def is_unique(clues: list[int]) -> bool:
+            shown = set(clues)
+            grid = [digit if cell in shown else 0 for cell, digit in enumerate(solution)]
+            return len(self.solutions(grid, 2)) == 1
+
+        # The first cells of the order that suffice, by bisection: with more clues a puzzle stays unique.
+        enough = bisect.bisect_left(range(len(order)), True, lo=target, key=lambda count: is_unique(order[:count]))
+        clues = order[:enough]
+        for cell in order[:enough]:
+            if len(clues) <= target:
                 break
-            digit, grid[cell] = grid[cell], 0
-            if len(self.solutions(grid, 2)) == 1:
-                left -= 1
-            else:
-                grid[cell] = digit
-        return grid
+            fewer = [clue for clue in clues if clue != cell]
+            if is_unique(fewer):
+                clues = fewer
+        return [digit if cell in set(clues) else 0 for cell, digit in enumerate(solution)]
 
     def draw(self, rng: random.Random, belongs: Callable[[str], bool], *, infill: bool) -> Record | None:
         (solution,) = self.solutions([0] * self.size**2, 1, rng)
