@@ -6,8 +6,8 @@ Only the first rank speaks; on the others everything here does nothing.
 import json
 import os
 import sys
-import time
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +30,20 @@ class Progress:
         if not self.is_first:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        records = read_metrics(self.folder)
-        if any(record["step"] > step for record in records):
-            kept = "".join(json.dumps(record) + "\n" for record in records if record["step"] <= step)
-            scratch = self.folder / (METRICS + ".partial")
+        path = self.folder / METRICS
+        kept = "".join(json.dumps(record) + "\n" for record in read_metrics(self.folder) if record["step"] <= step)
+        if path.exists() and path.read_text(encoding="utf-8") != kept:
+            scratch = path.with_suffix(".partial")
             scratch.write_text(kept, encoding="utf-8")
-            os.replace(scratch, self.folder / METRICS)
+            os.replace(scratch, path)
         if sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
-            columns = [TextColumn("{task.completed}/{task.total}"), BarColumn(), TextColumn("{task.description}")]
-            self._bar = Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True))
+            columns = [TextColumn("{task.completed}/{task.total}"), BarColumn(12), TextColumn("{task.description}")]
+            clock = TimeRemainingColumn(compact=True)
+            self._bar = Bar(*columns, clock, console=Console(stderr=True), refresh_per_second=2)
             self._task = self._bar.add_task("", total=self.total, completed=step)
             self._bar.start()
 
@@ -58,11 +59,13 @@ class Progress:
         if self._writer is not None:
             for name, value in record.items():
                 self._writer.add_scalar(name, value, record["step"])
-        text = f"loss {record['loss']:.4f} {self.unit}  lr {record['lr']:.2e}  {record['tokens_per_s']:,.0f} tokens/s"
+        held_out = f"  held out {record['held_out']:.4f}" if "held_out" in record else ""
+        speed = f"{record['tokens_per_s']:,.0f} tokens/s"
+        text = f"loss {record['loss']:.4f}{held_out}  lr {record['lr']:.2e}  {speed}"
         if self._bar is not None:
             self._bar.update(self._task, completed=record["step"], description=text)
         else:
-            left = time.strftime("%H:%M:%S", time.gmtime((self.total - record["step"]) * record["step_s"]))
+            left = timedelta(seconds=round((self.total - record["step"]) * record["step_s"]))
             print(f"step {record['step']}/{self.total}  {text}  left {left}", file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:

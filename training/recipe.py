@@ -101,7 +101,8 @@ def read_command(arguments: Sequence[str], doc: str, kind: type[Run] = RunConfig
     if not arguments or arguments[0].startswith("-"):
         if not {"-h", "--help"} & set(arguments):
             raise SystemExit(f"error: expected RECIPE.toml first, received {' '.join(arguments) or 'nothing'}")
-        return tyro.cli(kind, args=["--help"], **options)
+        more = "RECIPE.toml --help shows the recipe's own values, and the tables without defaults ([model], [lora])."
+        return tyro.cli(kind, args=["--help"], **{**options, "description": f"{doc}\n\n{more}"})
     try:
         recipe = read_recipe(Path(arguments[0]), tyro.MISSING, kind)
         return tyro.cli(kind, args=arguments[1:], default=recipe, **options)
@@ -126,7 +127,8 @@ def read_recipe(path: Path, out: Path, kind: type[Run] = RunConfig) -> Run:
         raise ValueError(f"{path}: unknown table [{unknown[0]}], {nearest(unknown[0], list(hints))}")
     content["out"] = str(out)
     for field in dataclasses.fields(kind):
-        if field.default is dataclasses.MISSING and field.name not in content:
+        has_default = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+        if not has_default and field.name not in content:
             raise ValueError(f"{path}: expected the table [{field.name}], which is missing")
     return replace(make(kind, content, str(path)), out=out)
 
@@ -264,7 +266,8 @@ def train_and_export(
         (config.out / "tokenizer.json").write_text(data.tokenizer.to_str(), encoding="utf-8")
     trainer.progress.say(
         f"{trainer.num_parameters:,} parameters; {', '.join(f'{k} {v}' for k, v in data.facts.items())}; "
-        f"step {trainer.step} of {config.train.steps}" + (" (resumed)" if resumed else "")
+        f"step {trainer.step} of {config.train.steps}{' (resumed)' if resumed else ''}; "
+        f"loss in {trainer.progress.unit}"
     )
     trainer.run()
     if trainer.interrupted:
@@ -318,12 +321,17 @@ def export_run(
     )
 
 
-def open_run(folder: Path, kind: type[Run] = RunConfig) -> tuple[Run, LLaDA, Tokenizer, dict[str, Any]]:
-    """A run as its newest checkpoint has it, or as the checkpoint `folder` does: what `export_run` takes."""
+def open_run(folder: Path, *kinds: type[RunConfig]) -> tuple[RunConfig, LLaDA, Tokenizer, dict[str, Any]]:
+    """A run as its newest checkpoint has it, or as the checkpoint `folder` does: what `export_run` takes.
+
+    kinds: configurations of stages; the first that knows all tables of the run's is its own.
+    """
     run = folder if (folder / "config.toml").is_file() else folder.parent.parent
     checkpoint = Checkpoints(run / "checkpoints", World(), keep_last=1).newest() if run == folder else folder
     if checkpoint is None:
         raise FileNotFoundError(f"{run}: no complete checkpoint")
+    tables = set(read_toml(run / "config.toml"))
+    kind = next((kind for kind in kinds if tables <= set(typing.get_type_hints(kind))), kinds[0])
     config = read_recipe(run / "config.toml", run, kind)
     tokenizer, _ = load_tokenizer(run)
     model = open_model(config, tokenizer)

@@ -11,6 +11,7 @@ from tests.training.conftest import small_model
 from training.config import TrainConfig
 from training.data import Batch, Noise
 from training.distributed import World, join
+from training.lora import LoraConfig, add_adapters
 from training.objectives import MaskedObjective, NextTokenObjective
 from training.trainer import Trainer
 
@@ -21,6 +22,7 @@ OPTIONS = {
     "parts": {"micro_tokens": 20, "ema": 0.9, "activation_checkpointing": True},
     "tokens": {"normalisation": "tokens", "counted_masks": False},
     "arm": {"matrix_lr": None},
+    "adapters": {"matrix_lr": None},
 }
 
 
@@ -48,6 +50,8 @@ def make_trainer(folder: Path, name: str, world: World, **changes) -> Trainer:
     options = {"seed": 5, "steps": 24, "lr": 0.01, "matrix_lr": 0.02, "warmup_steps": 3, "log_every": 1, "bf16": False}
     config = TrainConfig(**{**options, **OPTIONS[name], "checkpoint_every": 10, **changes})
     model = small_model(causal=name == "arm", weight_tying=name == "parts", n_heads=4)
+    if name == "adapters":
+        add_adapters(model, LoraConfig(rank=3), seed=1)
     normalisation = config.normalisation or "answers"
     masked = MaskedObjective(2, normalisation, config.counted_masks)
     objective = NextTokenObjective(1, normalisation) if name == "arm" else masked

@@ -99,6 +99,22 @@ def losses_of(folder, **options) -> list[float]:
     return [record["loss"] for record in trainer.run()]
 
 
+def test_compiled_blocks_compute_the_same(tmp_path, monkeypatch):
+    """Traced and differentiated as torch.compile does, without minutes of a C++ compiler."""
+    compile_ = torch.nn.Module.compile
+    compiled = []
+
+    def compile_quickly(module):
+        compiled.append(module)
+        compile_(module, backend="aot_eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_quickly)
+    expected = losses_of(tmp_path / "eager", steps=4)
+    received = losses_of(tmp_path / "compiled", steps=4, compile=True, activation_checkpointing=True)
+    assert received == pytest.approx(expected, abs=RANKS["loss"])
+    assert len(compiled) == 2
+
+
 @pytest.mark.parametrize("micro_tokens", [1, 20, 1000])
 def test_micro_batches_change_nothing(tmp_path, micro_tokens):
     expected = losses_of(tmp_path / "whole")
