@@ -225,6 +225,14 @@ def evaluate_and_record(
     return results
 
 
+def line_rows(items: Sequence[Item], tokenizer: Tokenizer) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """(prompt, answer) tokens of the questions about lines; of several right answers the first in their order."""
+    end = tokenizer.token_to_id(EOT_TOKEN)
+    lines = [item for item in items if item.task in ("next_line", "previous_line")]
+    answers = [tokenizer.encode(min(item.accepted), add_special_tokens=False).ids for item in lines]
+    return [(item.canvas[: item.start], (*answer, end)) for item, answer in zip(lines, answers, strict=True)]
+
+
 # ------------------------------------------------------------------------------------------------------------ command
 
 
@@ -334,6 +342,11 @@ def main() -> None:
         raise SystemExit(f"error: {error}") from None
     for name, cells in results.items():
         print(json.dumps({"setting": name, **{row: round(value, 4) for row, value in cells.items()}}))
+    if arguments.bound:
+        tokenizer = Tokenizer.from_file(str(arguments.model / "tokenizer.json"))
+        rows = line_rows(verse_items(book, tokenizer, gen_length=16), tokenizer)[:: arguments.every]
+        found = evaluate_likelihood(arguments.model, rows, num_draws=arguments.draws, estimator=arguments.estimator)
+        print(json.dumps({"likelihood of line answers": found}))
 
 
 if __name__ == "__main__":

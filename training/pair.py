@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 from torch import nn
 
 from training.distributed import World
 from training.evaluate import arm_sampler, evaluate, evaluate_likelihood, load_items, torch_sampler
+from training.model import LLaDA
 from training.objectives import choose_objective
 from training.progress import read_metrics
 from training.recipe import RunConfig, open_data, read_recipe, run_command, train_and_export
@@ -39,7 +41,7 @@ SHOWN = 4  # answers in samples.txt
 class Exam:
     """Questions put to a model while it learns: a line of exam.jsonl each time, some answers as sample text."""
 
-    def __init__(self, items: Sequence[Item], tokenizer: Any, folder: Path) -> None:
+    def __init__(self, items: Sequence[Item], tokenizer: Tokenizer, folder: Path) -> None:
         self.items, self.tokenizer, self.folder = items, tokenizer, folder
         self.trainer: Trainer | None = None
 
@@ -105,8 +107,6 @@ def train(config: RunConfig, *, num_questions: int) -> bool:
 
 def examine(folder: Path, config: RunConfig, *, num: int, seed: int = 1) -> dict[str, Any]:
     """What a trained model of the pair can do: its curve, its answers to new questions, its likelihood."""
-    from tokenizers import Tokenizer
-
     assert config.data is not None
     assert config.data.task is not None
     model = folder / "model"
@@ -128,7 +128,9 @@ def examine(folder: Path, config: RunConfig, *, num: int, seed: int = 1) -> dict
     last = read_metrics(folder)[-1]
     lines = (folder / EXAM).read_text(encoding="utf-8").splitlines()
     curve = {record["step"]: record for record in map(json.loads, lines)}  # a step done twice counts once
+    parameters = LLaDA.from_folder(model).num_parameters
     return {
+        "parameters": parameters,
         "train": {key: last[key] for key in ("step", "tokens", "cpu_s", "loss")},
         "answers": answers,
         "likelihood": evaluate_likelihood(model, rows, num_draws=128, estimator="counted"),
