@@ -110,7 +110,7 @@ class Transcript:
         low, high = 0, len(self.token_ids)
         while low < high:
             middle = (low + high) // 2
-            if len(self._text_of(self.token_ids[:middle], is_final=False)) >= len(text):
+            if len(self._decode(self.token_ids[:middle]).rstrip(REPLACEMENT)) >= len(text):
                 high = middle
             else:
                 low = middle + 1

@@ -1,12 +1,14 @@
 """score: the published estimator, replayed and drawn."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from llada_rt import Engine
-from llada_rt.score import draw_noise
+from llada_rt import Engine, SamplingParams
+from llada_rt.score import draw_noise, estimate
 from tests.data.make_goldens import IDS
 
 
@@ -90,3 +92,50 @@ def test_noise_is_the_published_draw(length):
         spread = [(round(start + i * (length / 16) * 16 / 15 * 15 / 16 * 16 / 16) - 1) % length + 1 for i in range(1)]
         assert spread[0] == start
         assert max(np.bincount(group, minlength=length + 1)[1:]) <= math.ceil(16 / length) + 1
+
+
+@pytest.mark.parametrize(("length", "mc_num"), [(8, 64), (24, 32), (5, 80)])
+def test_the_standard_error_is_the_deviation_of_the_estimate(length, mc_num):
+    """Over many seeds, with made-up log-probabilities that depend on how much is masked, as a model's do. Draws taken
+    for independent would claim far too much: the mask counts are spread, not drawn.
+    """
+    answer, made_up = list(range(10, 10 + length)), np.random.default_rng(0).normal(-2, 0.1, length)
+    estimates, errors, naive = [], [], []
+    for seed in range(400):
+        draws = draw_noise([1], answer, mc_num=mc_num, seed=seed, mask_id=IDS.mask)
+        rows = [made_up[draw.targets[1:] >= 0] * (1 + 3 * draw.mask_ratio) for draw in draws]
+        score = estimate(draws, rows)
+        values = [row.sum() / draw.mask_ratio for row, draw in zip(rows, draws, strict=True)]
+        estimates.append(score.log_likelihood)
+        errors.append(score.standard_error)
+        naive.append(np.std(values, ddof=1) / math.sqrt(mc_num))
+    true = np.std(estimates)
+    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(true, rel=0.15)
+    assert np.mean(naive) > 1.5 * true
+
+
+def test_a_single_group_has_an_error_too():
+    draws = draw_noise([1], list(range(40)), mc_num=16, seed=3, mask_id=IDS.mask)
+    smooth = estimate(draws, [[-draw.mask_ratio * (1 + draw.mask_ratio)] for draw in draws])
+    independent = estimate(
+        [replace(draw, group=None) for draw in draws], [[-d.mask_ratio * (1 + d.mask_ratio)] for d in draws]
+    )
+    assert smooth.log_likelihood == independent.log_likelihood
+    assert 0 < smooth.standard_error < independent.standard_error
+
+
+def test_many_scores_at_once_are_as_alone(engine: Engine):
+    """Beside each other and beside a generation; in whatever order their draws run."""
+    calls = [([n, n + 1], list(range(n, n + 1 + n % 7)), n % 2 / 2) for n in range(24)]
+    alone = [engine.score(prompt, answer, mc_num=20, cfg_scale=scale) for prompt, answer, scale in calls]
+    params = SamplingParams(gen_length=32, block_length=4, preset="quality", eos_early_stop=False)
+    expected = engine.generate([[1]], params)[0].outputs[0].token_ids
+
+    def ask(index):
+        if index == len(calls):
+            return engine.generate([[1]], params)[0].outputs[0].token_ids
+        prompt, answer, scale = calls[index]
+        return engine.score(prompt, answer, mc_num=20, cfg_scale=scale)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(ask, range(len(calls) + 1))) == [*alone, expected]

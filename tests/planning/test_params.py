@@ -95,6 +95,12 @@ BAD = [
         for value in (1, None, "yes")
     ],
     ("eos_early_stop", 1),
+    *[("n", value) for value in (0, -1, 10**6, 1.5, "2", None, True)],
+    *[("stop", value) for value in ("", [""], ["x"] * 10_000, ["x" * 2**20], [3], None, 3, {"a": 1}, ["\ud800"], b"x")],
+    *[("stop_token_ids", value) for value in ([-1], [1.5], ["a"], [True], [2**31], [1] * 65, 3, None, "12")],
+    *[("max_nfe", value) for value in (0, -1, 1.5, "8", True)],
+    *[("timeout_s", value) for value in (0, -1, math.nan, math.inf, "1", True)],
+    *[(name, value) for name in ("logprobs", "include_stop_str_in_output") for value in (-1, 10**6, None, "yes")],
 ]
 
 
@@ -155,6 +161,24 @@ def test_json_round_trip(preset):
 def test_from_dict_refuses_what_is_no_object(bad):
     with pytest.raises(InvalidRequestError):
         SamplingParams.from_dict(bad)
+
+
+def test_stops_are_tuples_inside_and_lists_in_json():
+    params = SamplingParams(stop="END", stop_token_ids=np.array([3, 4]))
+    assert (params.stop, params.stop_token_ids) == (("END",), (3, 4))
+    assert params == SamplingParams(stop=["END"], stop_token_ids=[3, 4])
+    assert SamplingParams.from_dict(json.loads(json.dumps(params.to_dict()))) == params
+    assert hash(params) != hash(SamplingParams())
+
+
+def test_seeds_of_samples_differ_and_begin_with_the_seed():
+    params = SamplingParams(seed=2**64 - 1)
+    seeds = [params.seed_of(index) for index in range(1024)]
+    assert seeds[0] == 2**64 - 1
+    assert len(set(seeds)) == 1024
+    assert all(0 <= seed < 2**64 for seed in seeds)
+    with pytest.raises(InvalidRequestError, match="seed"):
+        SamplingParams().seed_of(0)
 
 
 def test_frozen_and_replaceable():

@@ -1,0 +1,200 @@
+"""AsyncEngine: the same answers, cancellation by task, and an event loop that is never held up."""
+
+import asyncio
+import gc
+import random
+import time
+
+import pytest
+
+from llada_rt import AsyncEngine, Engine, EngineClosedError, InvalidRequestError, QueueFullError, SamplingParams
+from tests.data.make_goldens import CHECKPOINT, IDS
+
+OPTIONS = {"compute_type": "float32", "threads": 2, "eot_token_id": IDS.eot}
+PARAMS = SamplingParams(gen_length=16, block_length=4, preset="quality", seed=1)
+LONG = SamplingParams(gen_length=100, block_length=1, preset="quality", eos_early_stop=False)
+
+
+def tokens(outputs):
+    return [output.outputs[0].token_ids for output in outputs]
+
+
+async def idle(engine):
+    """Its counters back at zero within a second."""
+    for _ in range(200):
+        stats = engine.stats()
+        if (stats.num_running, stats.num_waiting, stats.kv_used_bytes) == (0, 0, 0):
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError(stats)
+
+
+def test_answers_are_those_of_engine(engine: Engine):
+    async def main():
+        async with AsyncEngine(CHECKPOINT, **OPTIONS) as service:
+            many = await asyncio.gather(*(service.generate([[n], [n, n]], PARAMS) for n in range(20)))
+            for n, outputs in enumerate(many):
+                assert tokens(outputs) == tokens(engine.generate([[n], [n, n]], PARAMS))
+            assert (await service.infill([[1], 3], PARAMS)).outputs == engine.infill([[1], 3], PARAMS).outputs
+            assert await service.score([1], [2, 3], mc_num=20) == engine.score([1], [2, 3], mc_num=20)
+            assert ((await service.forward([1, 2])) == engine.forward([1, 2])).all()
+            for mode in ("append", "denoise"):
+                events = [event async for event in service.stream([1, 2], PARAMS, mode=mode)]
+                assert tokens([events[-1].output]) == tokens(engine.generate([[1, 2]], PARAMS))
+            # Its Engine is there for other threads.
+            assert tokens(await asyncio.to_thread(service.engine.generate, [[7]], PARAMS)) == tokens(
+                engine.generate([[7]], PARAMS)
+            )
+            await idle(service)
+
+    asyncio.run(main())
+
+
+def test_text_and_chat(text_folder):
+    async def main():
+        async with AsyncEngine(text_folder, threads=1) as service:
+            output = await service.chat([{"role": "user", "content": "hi"}], PARAMS)
+            told = [
+                e.text_delta
+                async for e in service.stream({"messages": [{"role": "user", "content": "hi"}]}, PARAMS, mode="append")
+            ]
+            assert "".join(told) == output.text
+
+    asyncio.run(main())
+
+
+def test_errors_come_as_they_are():
+    async def main():
+        async with AsyncEngine(CHECKPOINT, **OPTIONS, max_num_seqs=1, max_num_queued_reqs=3) as service:
+            with pytest.raises(InvalidRequestError):
+                await service.generate([[999]], PARAMS)
+            with pytest.raises(InvalidRequestError):
+                service.stream([], PARAMS)
+            calls = [asyncio.create_task(service.generate([[n]], LONG)) for n in range(30)]
+            done = await asyncio.gather(*calls, return_exceptions=True)
+            refused = [result for result in done if isinstance(result, QueueFullError)]
+            assert refused
+            assert len(refused) < 30
+            await idle(service)
+            assert await service.generate([[1]], PARAMS)
+
+    asyncio.run(main())
+
+
+def test_the_event_loop_is_not_held_up(monkeypatch):
+    async def main():
+        async with AsyncEngine(CHECKPOINT, **OPTIONS) as service:
+            denoise = service.engine._runner.denoise
+            service.engine._runner.denoise = lambda plan: (time.sleep(0.2), denoise(plan))[1]
+            tasks = [asyncio.create_task(service.generate([[n]], PARAMS, request_ids=[str(n)])) for n in range(3)]
+            await asyncio.sleep(0.05)
+            longest, last = 0.0, time.monotonic()
+            for turn in range(60):
+                if turn == 20:
+                    tasks[0].cancel()
+                    service.abort("1")
+                    service.stats()
+                    service.check_health()
+                await asyncio.sleep(0.005)
+                longest, last = max(longest, time.monotonic() - last), time.monotonic()
+            assert longest < 0.15, longest
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            assert isinstance(results[0], asyncio.CancelledError)
+            assert results[1][0].outputs[0].finish_reason == "abort"
+            assert results[2][0].outputs[0].finish_reason in ("length", "stop")
+
+    asyncio.run(main())
+
+
+async def cancel_at_random(number, seed):
+    choice = random.Random(seed)
+    async with AsyncEngine(CHECKPOINT, **OPTIONS, max_num_seqs=4, max_num_queued_reqs=64) as service:
+        expected = await service.generate([[1, 2, 3]], PARAMS)
+        steady = [asyncio.create_task(service.generate([[1, 2, 3]], PARAMS)) for _ in range(4)]
+
+        async def read(stream):
+            async for _ in stream:
+                await asyncio.sleep(0)
+
+        def victim():
+            kind = choice.randrange(5)
+            params = LONG.replace(cfg_scale=choice.choice([0, 1.0]), n=choice.choice([1, 2]))
+            if kind == 0:
+                return service.score([1, 2], [3] * 9, mc_num=64)
+            if kind == 1:
+                return read(service.stream([choice.randrange(99)], params))
+            return service.generate([[choice.randrange(99)]], params)
+
+        for _ in range(number):
+            task = asyncio.create_task(victim())
+            await asyncio.sleep(choice.choice([0, 0.0005, 0.002, 0.01]))
+            task.cancel()
+            if choice.random() < 0.5:
+                await asyncio.gather(task, return_exceptions=True)
+            if choice.random() < 0.05:
+                steady.append(asyncio.create_task(service.generate([[1, 2, 3]], PARAMS)))
+        for outputs in await asyncio.gather(*steady):
+            assert tokens(outputs) == tokens(expected)
+        await idle(service)
+        assert service.engine._dispatcher._stepper.jobs == {}
+        assert service.engine._dispatcher._stepper._job_of == {}
+        assert service.engine.num_open_slots == 0
+
+
+def test_a_hundred_cancellations():
+    asyncio.run(cancel_at_random(100, 0))
+
+
+@pytest.mark.slow
+def test_two_thousand_cancellations():
+    asyncio.run(cancel_at_random(2000, 1))
+
+
+def test_leaving_a_stream_cancels():
+    async def main():
+        async with AsyncEngine(CHECKPOINT, **OPTIONS) as service:
+            async for _ in (stream := service.stream([1], LONG)):
+                break
+            await stream.aclose()
+            await idle(service)
+            never_started = service.stream([1], LONG)
+            del never_started
+            gc.collect()
+            await idle(service)
+
+    asyncio.run(main())
+
+
+def test_close_ends_what_is_under_way():
+    async def main():
+        service = AsyncEngine(CHECKPOINT, **OPTIONS)
+        calls = [asyncio.create_task(service.generate([[n]], LONG)) for n in range(20)]
+        await asyncio.sleep(0.02)
+        await service.close()
+        await service.close()
+        for result in await asyncio.gather(*calls, return_exceptions=True):
+            assert isinstance(result, EngineClosedError) or result[0].outputs
+        with pytest.raises(EngineClosedError):
+            await service.generate([[1]], PARAMS)
+        with pytest.raises(EngineClosedError):
+            async with service:
+                pass
+        assert not service._thread.is_alive()
+
+    asyncio.run(main())
+
+
+def test_from_one_event_loop_after_another():
+    service = AsyncEngine(CHECKPOINT, **OPTIONS)
+
+    async def leave_in_the_middle():
+        asyncio.get_running_loop().create_task(service.generate([[1]] * 3, LONG))
+        await asyncio.sleep(0.01)
+
+    async def ask():
+        return await service.generate([[1]], PARAMS)
+
+    asyncio.run(leave_in_the_middle())
+    first = asyncio.run(ask())
+    assert tokens(asyncio.run(ask())) == tokens(first)
+    asyncio.run(service.close())

@@ -1,0 +1,37 @@
+"""The memory plan: what is left for K/V, and what is too little."""
+
+import resource
+
+import pytest
+
+from llada_rt import memory
+from llada_rt.errors import ConfigError
+from llada_rt.memory import MemoryPlan, machine_bytes
+
+NEEDS = {"weight_bytes": 1000, "workspace_bytes": 200, "least_kv_bytes": 50, "most_kv_bytes": 400}
+
+
+@pytest.mark.parametrize(("limit", "kv_bytes"), [(1250, 50), (1251, 51), (1600, 400), (10**9, 400)])
+def test_what_the_limit_leaves_is_for_kv(limit, kv_bytes):
+    plan = MemoryPlan.of(limit, **NEEDS)
+    assert (plan.limit_bytes, plan.kv_bytes) == (limit, kv_bytes)
+    assert plan.weight_bytes + plan.workspace_bytes + plan.kv_bytes <= limit
+
+
+def test_too_little_is_refused_with_the_numbers():
+    with pytest.raises(ConfigError, match=r"at least 1250 bytes \(1000 of weights, 200 to work in, 50 of .* got 1249"):
+        MemoryPlan.of(1249, **NEEDS)
+
+
+def test_without_a_limit_the_machine_is_one(monkeypatch):
+    monkeypatch.setattr(memory, "machine_bytes", lambda: 1500)
+    assert MemoryPlan.of(None, **NEEDS).kv_bytes == 150
+    monkeypatch.setattr(memory, "machine_bytes", lambda: 10)
+    assert MemoryPlan.of(None, **NEEDS).kv_bytes == 50  # at least one request can run
+
+
+def test_a_limited_address_space_counts(monkeypatch):
+    everything = machine_bytes()
+    assert everything > 2**20
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (2**20, 2**20))
+    assert machine_bytes() == 2**19
