@@ -8,6 +8,7 @@ With the table [lora] only adapters learn, and the reference is the same model w
 import sys
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +78,7 @@ class PreferenceObjective:
 class PreferenceRun(RunConfig):
     """A run of this stage: what every run has, and the table [preference]."""
 
+    takes_pairs: ClassVar[bool] = True
     preference: PreferenceConfig = field(default_factory=PreferenceConfig)
 
 

@@ -69,6 +69,7 @@ class ModelSizes:
 class RunConfig:
     """One run. What is not given on the command line comes from the recipe, or is the default."""
 
+    takes_pairs: typing.ClassVar[bool] = False  # rows with a better and a worse answer, and no others
     out: Path  # folder of the run; goes on where it stopped if it holds a checkpoint
     init: Path | None = None  # model folder, published or exported, whose weights the run starts from
     held_out: tuple[str, ...] = ()  # files like those of the data, never trained on; their loss is recorded
@@ -157,7 +158,9 @@ def open_rows(config: RunConfig, data: DataConfig, folder: Path, tokenizer: Toke
     context = sizes_of(config).max_sequence_length
     if not world.is_first:
         world.barrier()
-    prepared = prepare_data(data, folder, seed=config.train.seed, context=context, tokenizer=tokenizer)
+    prepared = prepare_data(
+        data, folder, seed=config.train.seed, context=context, tokenizer=tokenizer, pairs=config.takes_pairs
+    )
     if world.is_first:
         world.barrier()
     return Data(prepared.batches, prepared.tokenizer, prepared.facts, prepared.store)

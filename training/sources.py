@@ -50,12 +50,19 @@ class Prepared:
 
 
 def prepare(
-    config: DataConfig, folder: Path, *, seed: int, context: int, tokenizer: Tokenizer | None = None
+    config: DataConfig,
+    folder: Path,
+    *,
+    seed: int,
+    context: int,
+    tokenizer: Tokenizer | None = None,
+    pairs: bool = False,
 ) -> Prepared:
     """Rows, tokenizer, store (in `folder`/data, used again if nothing changed) and batches of a run.
 
     context: positions of the model; no row and no window is longer. tokenizer: that of the checkpoint the run begins
-    from; the recipe's own otherwise. DataError says which file and line is wrong.
+    from; the recipe's own otherwise. pairs: the stage is preference training, which takes better and worse answers and
+    nothing else, as the others take everything but these. DataError says which file and line is wrong.
     """
     files = [Path(name) for name in config.files] or [write_task_rows(config, folder / "data")]
     tokenizer, added = choose_tokenizer(config, files) if tokenizer is None else (tokenizer, [])
@@ -64,8 +71,15 @@ def prepare(
     rows_config = RowConfig(**{**asdict(config.rows), "max_length": None if is_packed else limit})
     encoder = RowEncoder(tokenizer, rows_config)
 
+    def checked(place: str, record: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        if pairs and "chosen" not in record:
+            raise DataError(f"{place}: expected the keys prompt, chosen and rejected, received {sorted(record)}")
+        if "rejected" in record and not pairs:
+            raise DataError(f"{place}: a rejected answer, which only training.preference keeps from being learnt")
+        return place, record
+
     def rows() -> Iterator[Row]:
-        records = (record for path in files for record in read_records(path, rows_config))
+        records = (checked(place, record) for path in files for place, record in read_records(path, rows_config))
         for row in encoder.rows(records):
             if is_packed and any(example.holes is not None for example in row.examples):
                 raise DataError("packed windows have no templates; layout = 'rows' has")
@@ -75,7 +89,7 @@ def prepare(
         if not path.is_file():
             raise DataError(f"{path}: no such file")
     store = TokenStore.load_or_build(
-        folder / "data" / "store", store_key(files, tokenizer, repr(rows_config)), rows, tokenizer
+        folder / "data" / "store", store_key(files, tokenizer, f"{rows_config} {pairs}"), rows, tokenizer
     )
     if config.sha256 not in (None, store.data_hash):
         raise DataError(f"data: sha256 expected {config.sha256}, received {store.data_hash}")

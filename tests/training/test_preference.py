@@ -10,7 +10,7 @@ import torch
 
 from tests.tolerance import FORWARD_FLOOR
 from tests.training.conftest import small_model
-from training import preference
+from training import preference, sft
 from training.data import BatchConfig
 from training.export import ExportConfig, export_model
 from training.lora import LoraConfig, add_adapters
@@ -354,6 +354,20 @@ def test_a_run_that_makes_no_sense_is_refused(start, monkeypatch, options, messa
     (start / "recipe.toml").write_text(RECIPE.format(folder=start) + ("" if options else sizes))
     with pytest.raises(SystemExit, match=message):
         run_stage(monkeypatch, start, *(option.format(start) for option in options))
+
+
+def test_pairs_are_for_this_stage_and_nothing_else_is(start, monkeypatch):
+    (start / "pairs.jsonl").write_text(json.dumps({"prompt": "1+1=", "answer": "2"}) + "\n")
+    with pytest.raises(SystemExit, match=r"pairs\.jsonl:1: expected the keys prompt, chosen and rejected"):
+        run_stage(monkeypatch, start, "--init", start / "init")
+    (start / "pairs.jsonl").write_text(json.dumps(RECORDS[0]) + "\n")
+    text = (start / "recipe.toml").read_text()
+    (start / "recipe.toml").write_text(text.replace("[preference]\nn_time = 4\n", ""))
+    monkeypatch.setattr(
+        sys, "argv", ["sft", f"{start}/recipe.toml", "--init", f"{start}/init", "--out", f"{start}/tuned"]
+    )
+    with pytest.raises(SystemExit, match=r"pairs\.jsonl:1: a rejected answer"):
+        sft.main()
 
 
 def test_an_autoregressive_start_is_refused(start, monkeypatch, tokenizer):
