@@ -256,7 +256,8 @@ def _answer(
 ) -> list[RequestOutput]:
     """Run the requests and print their texts."""
     params = params_over(engine.default_params, params_options)
-    live = animate and not as_json and len(requests) == 1 and sys.stdout.isatty() and sys.stderr.isatty()
+    is_one = len(requests) == 1 and params.n == 1
+    live = animate and not as_json and is_one and sys.stdout.isatty() and sys.stderr.isatty()
     began = time.perf_counter()
     if live:
         outputs = [_play(engine, requests[0], params, delay)]
@@ -287,12 +288,13 @@ def _print(engine: Engine, output: RequestOutput, as_json: bool) -> None:
     if as_json:
         _emit(json.dumps(output.to_dict(), ensure_ascii=False))
         return
-    text = output.text if engine.tokenizer else ", ".join(map(str, output.outputs[0].token_ids))
-    if sys.stdout.isatty():
-        from .animate import printable
+    for completion in output.outputs:
+        text = completion.text if engine.tokenizer else ", ".join(map(str, completion.token_ids))
+        if sys.stdout.isatty():
+            from .animate import printable
 
-        text = printable(text)
-    _emit(text)
+            text = printable(text)
+        _emit(text)
 
 
 def _emit(text: str) -> None:
@@ -304,8 +306,8 @@ def _emit(text: str) -> None:
 
 
 def _summary(outputs: Sequence[RequestOutput], seconds: float | None) -> str:
-    tokens = sum(output.outputs[0].diffusion.emitted_tokens for output in outputs)
-    forwards = sum(output.outputs[0].diffusion.nfe for output in outputs)
+    costs = [completion.diffusion for output in outputs for completion in output.outputs]
+    tokens, forwards = sum(cost.emitted_tokens for cost in costs), sum(cost.nfe for cost in costs)
     took = f" in {seconds:.2f} s" if seconds is not None else ""
     return f"{tokens} tokens, {forwards} forwards{took}"
 

@@ -66,6 +66,17 @@ def test_flags_reach_the_params(run, folder):
     assert SamplingParams.from_dict(lines[0]["params"]) == expected
 
 
+def test_samples_and_stops(run, folder):
+    flags = ["--temperature", "1.5", "--seed", "7", "--n", "3", "--stop", "z", "--stop", "qu", "--timeout-s", "60"]
+    code, out, _ = run("generate", "a", "-m", folder, "--json", "--raw", *flags)
+    answer = json.loads(out)
+    assert (code, answer["params"]["stop"], answer["params"]["n"]) == (0, ["z", "qu"], 3)
+    texts = [completion["text"] for completion in answer["outputs"]]
+    code, out, _ = run("generate", "a", "-m", folder, "--raw", *flags)
+    assert (code, out) == (0, "".join(text + "\n" for text in texts))
+    assert len(set(texts)) == 3
+
+
 def test_another_length_keeps_one_token_a_step(run, folder):
     _, out, _ = run("generate", "a", "-m", folder, "--json", "--gen-length", "20")
     params = json.loads(out)["params"]

@@ -61,6 +61,13 @@ def test_a_context_manager_closes_on_an_error():
         "import threading\nthreading.Thread(target=engine.generate, daemon=True, "
         "args=([[1]] * 8, SamplingParams(gen_length=100, block_length=1))).start()",
         "raise SystemExit(0)",
+        "import asyncio; from llada_rt import AsyncEngine; service = AsyncEngine(engine.config.model_dir, threads=1)\n"
+        "asyncio.run(asyncio.wait_for(service.generate([1], SamplingParams(gen_length=4)), 30))",
+        "import asyncio; from llada_rt import AsyncEngine; service = AsyncEngine(engine.config.model_dir, threads=1)\n"
+        "async def main():\n"
+        "    asyncio.create_task(service.generate([1], SamplingParams(gen_length=100, block_length=1)))\n"
+        "    await asyncio.sleep(0.01)\n"
+        "asyncio.run(main())",
     ],
 )
 def test_leaving_python_without_close(body):
