@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "bindings/convert.h"
+#include "model/quantization.h"
 #include "ops/ops.h"
 
 namespace llada {
@@ -16,6 +17,12 @@ inline DType parse_dtype(const std::string& name) {
   return name == "float32" ? DType::kFloat32 : DType::kBFloat16;
 }
 
+// What multiplies what, by the name of a compute type.
+inline const ComputeType& parse_compute_type(const std::string& name) {
+  check(name != "auto", ErrorKind::kConfig, "expected the name of a compute type, got \"auto\"");
+  return find_compute_type(name, "", DType::kFloat32);
+}
+
 // Owned values in T, (rows, cols).
 struct Rounded {
   Buffer memory;
@@ -24,7 +31,7 @@ struct Rounded {
 
 inline Rounded allot(std::int64_t rows, std::int64_t cols, DType dtype) {
   Rounded out;
-  out.memory = Buffer(rows * cols * size_of(dtype), /*zero=*/true);
+  out.memory = Buffer(rows * row_bytes(dtype, cols), /*zero=*/true);
   out.tensor = {out.memory.data(), dtype, rows, cols};
   return out;
 }
@@ -60,6 +67,69 @@ inline View view(const FloatArray& array, int ndim, const char* name) {
   std::int64_t cols = 1;
   for (int i = 1; i < ndim; ++i) cols *= array.shape(i);
   return {array.data(), array.shape(0), cols};
+}
+
+// A weight by the rule of model/quantization.h.
+struct Quantized {
+  Quantized(Stream stream, ConstTensor weight, DType dtype)
+      : form(nullptr, dtype, weight.rows, weight.cols),
+        values(weight.rows * bytes_of(dtype, weight.cols)),
+        scales(weight.rows * num_scale_groups(dtype, weight.cols) * 4) {
+    check(quantize_weight(stream, weight, dtype, values.data(), reinterpret_cast<float*>(scales.data())),
+          ErrorKind::kInvalidRequest, "expected finite weights");
+  }
+  StoredWeight stored() const { return {{values.data(), form.dtype, form.rows, form.cols}, scales.data()}; }
+
+  const ConstTensor form;
+  const Buffer values;
+  const Buffer scales;
+};
+
+struct Packed {
+  Buffer memory;
+  PackedWeight weight;
+};
+
+// A weight that is not finite is refused by the loader; as floats it may be what the test wants to see.
+inline Packed pack(const Ops& ops, Stream stream, const View& w, const ComputeType& type, bool paired = false) {
+  Packed packed;
+  packed.weight = {nullptr, type.weight, w.rows, w.cols, paired};
+  packed.memory = Buffer(ops.packed_bytes(packed.weight));
+  packed.weight.data = packed.memory.data();
+  const ConstTensor whole{w.data, DType::kFloat32, w.rows, w.cols};
+  if (is_float(type.weight))
+    ops.pack(stream, {whole, nullptr}, packed.weight, packed.memory.data());
+  else
+    ops.pack(stream, Quantized(stream, whole, type.weight).stored(), packed.weight, packed.memory.data());
+  return packed;
+}
+
+// Rows as they meet a weight. An odd number of bfloat16 values would end inside a pack: the engine's widths are even,
+// so they are padded here.
+inline Rounded operands(const Ops& ops, Stream stream, const float* values, std::int64_t rows, std::int64_t cols,
+                        const ComputeType& type) {
+  if (type.operand == DType::kInt8) {
+    Rounded out = allot(rows, cols, DType::kInt8);
+    ops.quantize(stream, {values, DType::kFloat32, rows, cols}, out.tensor);
+    return out;
+  }
+  const std::int64_t whole = type.operand == DType::kBFloat16 ? (cols + 1) / 2 * 2 : cols;
+  std::vector<float> padded(static_cast<std::size_t>(rows * whole));
+  for (std::int64_t r = 0; r < rows; ++r) std::copy_n(values + r * cols, cols, padded.data() + r * whole);
+  return rounded(padded.data(), rows, whole, type.operand);
+}
+
+// (values, scales) of int8 rows: (rows, cols) int8 and (rows) float32.
+inline py::tuple int8_rows(const Tensor& rows) {
+  py::array_t<std::int8_t> values({rows.rows, rows.cols});
+  py::array_t<float> scales(rows.rows);
+  for (std::int64_t r = 0; r < rows.rows; ++r) {
+    const char* row = static_cast<const char*>(rows.data) + r * row_bytes(rows.dtype, rows.cols);
+    for (std::int64_t i = 0; i < rows.cols; ++i)
+      *values.mutable_data(r, i) = static_cast<std::int8_t>(static_cast<unsigned char>(row[i]) - 128);
+    std::memcpy(scales.mutable_data(r), row + row_bytes(rows.dtype, rows.cols) - 4, 4);
+  }
+  return py::make_tuple(values, scales);
 }
 
 // A slot for one layer, with head-major K and V as KvView describes.

@@ -42,18 +42,27 @@ class OpsHandle {
     return result(out.tensor, {in.rows, in.cols});
   }
 
-  FloatArray matmul(const FloatArray& x, const FloatArray& weight, const std::string& dtype_name,
+  py::tuple rms_norm_int8(const FloatArray& x, const FloatArray& weight, float eps) {
+    const View in = view(x, 2, "x");
+    const Rounded out = allot(in.rows, in.cols, DType::kInt8);
+    ops_.rms_norm(stream_, {in.data, DType::kFloat32, in.rows, in.cols},
+                  {weight.data(), DType::kFloat32, 1, weight.size()}, eps, out.tensor);
+    return int8_rows(out.tensor);
+  }
+
+  py::tuple quantize(const FloatArray& x) {
+    const View in = view(x, 2, "x");
+    return int8_rows(operands(ops_, stream_, in.data, in.rows, in.cols, parse_compute_type("int8")).tensor);
+  }
+
+  FloatArray matmul(const FloatArray& x, const FloatArray& weight, const std::string& compute_type,
                     const std::optional<FloatArray>& residual) {
-    const DType dtype = parse_dtype(dtype_name);
+    const ComputeType& type = parse_compute_type(compute_type);
     const View in = view(x, 2, "x");
     const View w = view(weight, 2, "weight");
     check(in.cols == w.cols, ErrorKind::kInvalidRequest, "expected ", w.cols, " columns of x, got ", in.cols);
-    // Rows of an odd number of bfloat16 values would end inside a pack: the engine's widths are even, so pad here.
-    const std::int64_t cols = dtype == DType::kBFloat16 ? (in.cols + 1) / 2 * 2 : in.cols;
-    std::vector<float> padded(static_cast<std::size_t>(in.rows * cols));
-    for (std::int64_t r = 0; r < in.rows; ++r) std::copy_n(in.data + r * in.cols, in.cols, padded.data() + r * cols);
-    const Rounded rows = rounded(padded.data(), in.rows, cols, dtype);
-    const Packed packed = pack(w, dtype);
+    const Rounded rows = operands(ops_, stream_, in.data, in.rows, in.cols, type);
+    const Packed packed = pack(ops_, stream_, w, type);
     FloatArray out({static_cast<py::ssize_t>(in.rows), static_cast<py::ssize_t>(w.rows)});
     if (residual) {
       check(residual->size() == out.size(), ErrorKind::kInvalidRequest, "expected a residual of ", out.size(),
@@ -126,18 +135,24 @@ class OpsHandle {
     return ragged_attention(q, {k}, {v}, wide, dtype);
   }
 
-  FloatArray swiglu(const FloatArray& gate_up, const std::string& dtype) {
-    const View in = view(gate_up, 2, "gate_up");
-    check(in.cols % 2 == 0, ErrorKind::kInvalidRequest, "expected an even number of columns, got ", in.cols);
-    const Rounded out = allot(in.rows, in.cols / 2, parse_dtype(dtype));
-    ops_.swiglu(stream_, {in.data, DType::kFloat32, in.rows, in.cols}, out.tensor);
-    return result(out.tensor, {in.rows, in.cols / 2});
+  FloatArray matmul_swiglu(const FloatArray& x, const FloatArray& weight, const std::string& compute_type,
+                           const std::string& out_dtype) {
+    const View in = view(x, 2, "x");
+    const View w = view(weight, 2, "weight");
+    check(in.cols == w.cols && w.rows % 2 == 0, ErrorKind::kInvalidRequest,
+          "expected an even number of outputs, and as many columns of x as of the weight");
+    const ComputeType& type = parse_compute_type(compute_type);
+    const Packed packed = pack(ops_, stream_, w, type, /*paired=*/true);
+    const Rounded rows = operands(ops_, stream_, in.data, in.rows, in.cols, type);
+    const Rounded out = allot(in.rows, w.rows / 2, parse_dtype(out_dtype));
+    ops_.matmul_swiglu(stream_, rows.tensor, packed.weight, out.tensor);
+    return result(out.tensor, {in.rows, w.rows / 2});
   }
 
-  py::dict candidates(const FloatArray& hidden, const FloatArray& head, const std::string& dtype_name,
+  py::dict candidates(const FloatArray& hidden, const FloatArray& head, const std::string& compute_type,
                       const std::optional<FloatArray>& guide_hidden, const SamplingRule& rule,
                       const IntArray& positions, const std::optional<IntArray>& targets) {
-    const DType dtype = parse_dtype(dtype_name);
+    const ComputeType& type = parse_compute_type(compute_type);
     const View in = view(hidden, 2, "hidden");
     const View w = view(head, 2, "head");
     check(in.cols == w.cols && in.cols % 2 == 0, ErrorKind::kInvalidRequest, "expected ", w.cols,
@@ -150,7 +165,7 @@ class OpsHandle {
       check(guide_hidden->size() == hidden.size(), ErrorKind::kInvalidRequest, "expected guide_hidden like hidden");
       all.insert(all.end(), guide_hidden->data(), guide_hidden->data() + guide_hidden->size());
     }
-    const Rounded rows = rounded(all.data(), num_hidden, in.cols, dtype);
+    const Rounded rows = operands(ops_, stream_, all.data(), num_hidden, in.cols, type);
     std::vector<CandidateRow> requests(static_cast<std::size_t>(in.rows));
     for (std::size_t r = 0; r < requests.size(); ++r) {
       requests[r].hidden_row = static_cast<std::int32_t>(r);
@@ -159,7 +174,7 @@ class OpsHandle {
       requests[r].target = targets ? targets->data()[r] : -1;
     }
     std::vector<Candidate> out(requests.size());
-    const Packed packed = pack(w, dtype);
+    const Packed packed = pack(ops_, stream_, w, type);
     ops_.candidates(stream_, rows.tensor, packed.weight, &rule, requests.data(), in.rows, out.data());
     for (std::size_t r = 0; r < out.size(); ++r)
       check(out[r].token >= 0, ErrorKind::kInternal, "expected finite logits in row ", r, ", got NaN or infinity");
@@ -208,26 +223,25 @@ class OpsHandle {
     return py::make_tuple(to_array(after), to_array(committed));
   }
 
+  py::tuple quantize_weight(const FloatArray& weight, const std::string& dtype) {
+    const View w = view(weight, 2, "weight");
+    const Quantized quantized(stream_, {w.data, DType::kFloat32, w.rows, w.cols}, parse_compute_type(dtype).weight);
+    const StoredWeight stored = quantized.stored();
+    const std::int64_t row = bytes_of(stored.values.dtype, w.cols);
+    const std::int64_t num_groups = num_scale_groups(stored.values.dtype, w.cols);
+    py::array_t<std::uint8_t> values({w.rows, row});
+    std::memcpy(values.mutable_data(), stored.values.data, static_cast<std::size_t>(w.rows * row));
+    FloatArray scales({w.rows, num_groups});
+    std::memcpy(scales.mutable_data(), stored.scales, static_cast<std::size_t>(w.rows * num_groups * 4));
+    return py::make_tuple(values, scales);
+  }
+
   double measure_peak(const std::string& dtype) {
     const py::gil_scoped_release release;
-    return ops_.measure_peak(stream_, parse_dtype(dtype));
+    return ops_.measure_peak(stream_, dtype == "int8" ? DType::kInt8 : parse_dtype(dtype));
   }
 
  private:
-  struct Packed {
-    Buffer memory;
-    PackedWeight weight;
-  };
-
-  Packed pack(const View& w, DType dtype) {
-    Packed packed;
-    packed.memory = Buffer(ops_.packed_bytes(w.rows, w.cols, dtype));
-    // A weight that is not finite is refused by the loader; here it may be what the test wants to see.
-    ops_.pack(stream_, {w.data, DType::kFloat32, w.rows, w.cols}, dtype, packed.memory.data());
-    packed.weight = {packed.memory.data(), dtype, w.rows, w.cols};
-    return packed;
-  }
-
   static Rounded widened(const Rounded& from) {
     Rounded out = allot(from.tensor.rows, from.tensor.cols, DType::kFloat32);
     widen(from.tensor, static_cast<float*>(out.tensor.data));
@@ -304,15 +318,18 @@ void bind_ops(py::module_& module) {
       .def_property_readonly("name", &OpsHandle::name)
       .def("embed", &OpsHandle::embed, "tokens"_a, "weight"_a, "dtype"_a)
       .def("rms_norm", &OpsHandle::rms_norm, "x"_a, "weight"_a, "eps"_a, "dtype"_a)
-      .def("matmul", &OpsHandle::matmul, "x"_a, "weight"_a, "dtype"_a, "residual"_a = py::none())
+      .def("rms_norm_int8", &OpsHandle::rms_norm_int8, "x"_a, "weight"_a, "eps"_a)
+      .def("quantize", &OpsHandle::quantize, "x"_a)
+      .def("quantize_weight", &OpsHandle::quantize_weight, "weight"_a, "dtype"_a)
+      .def("matmul", &OpsHandle::matmul, "x"_a, "weight"_a, "compute_type"_a, "residual"_a = py::none())
       .def("rope_kv_write", &OpsHandle::rope_kv_write, "q"_a, "k"_a, "v"_a, "positions"_a, "length"_a, "theta"_a,
            "dtype"_a)
       .def("attention", &OpsHandle::attention, "q"_a, "k"_a, "v"_a, "spans"_a, "dtype"_a)
       .def("ragged_attention", &OpsHandle::ragged_attention, "q"_a, "ks"_a, "vs"_a, "spans"_a, "dtype"_a)
-      .def("swiglu", &OpsHandle::swiglu, "gate_up"_a, "dtype"_a)
+      .def("matmul_swiglu", &OpsHandle::matmul_swiglu, "x"_a, "weight"_a, "compute_type"_a, "out_dtype"_a)
       .def(
           "candidates",
-          [](OpsHandle& ops, const FloatArray& hidden, const FloatArray& head, const std::string& dtype,
+          [](OpsHandle& ops, const FloatArray& hidden, const FloatArray& head, const std::string& compute_type,
              const std::optional<FloatArray>& guide_hidden, double guidance_scale, double temperature,
              std::uint64_t seed, std::int32_t step, const IntArray& positions, std::int32_t score, std::int32_t mask_id,
              bool propose_mask, std::int32_t suppressed_token, std::int32_t unconfident_token_0,
@@ -320,11 +337,11 @@ void bind_ops(py::module_& module) {
             const SamplingRule rule =
                 sampling_rule(guidance_scale, temperature, seed, step, score, mask_id, propose_mask, suppressed_token,
                               unconfident_token_0, unconfident_token_1);
-            return ops.candidates(hidden, head, dtype, guide_hidden, rule, positions, targets);
+            return ops.candidates(hidden, head, compute_type, guide_hidden, rule, positions, targets);
           },
-          "hidden"_a, "head"_a, "dtype"_a, py::kw_only(), "guide_hidden"_a = py::none(), "guidance_scale"_a = 0.0,
-          "temperature"_a = 0.0, "seed"_a = 0, "step"_a = 0, "positions"_a, "score"_a = 0, "mask_id"_a = -1,
-          "propose_mask"_a = true, "suppressed_token"_a = -1, "unconfident_token_0"_a = -1,
+          "hidden"_a, "head"_a, "compute_type"_a, py::kw_only(), "guide_hidden"_a = py::none(),
+          "guidance_scale"_a = 0.0, "temperature"_a = 0.0, "seed"_a = 0, "step"_a = 0, "positions"_a, "score"_a = 0,
+          "mask_id"_a = -1, "propose_mask"_a = true, "suppressed_token"_a = -1, "unconfident_token_0"_a = -1,
           "unconfident_token_1"_a = -1, "targets"_a = py::none())
       .def("commit", &OpsHandle::commit, "canvas"_a, "positions"_a, "tokens"_a, "confidence"_a, "select"_a, "count"_a,
            "select_value"_a, "mask_id"_a, "alternatives"_a = py::none())

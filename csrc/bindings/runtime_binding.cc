@@ -124,7 +124,7 @@ void bind_runtime(py::module_& module) {
                }),
            py::arg("path"), py::arg("compute_type") = "auto", py::arg("table") = "", py::arg("num_threads") = 0)
       .def_property_readonly("config", [](const RuntimeHandle& h) { return config_dict(*h.get()); })
-      .def_property_readonly("compute_type", [](const RuntimeHandle& h) { return name_of(h.get()->weights().dtype); })
+      .def_property_readonly("compute_type", [](const RuntimeHandle& h) { return h.get()->weights().type.name; })
       .def_property_readonly("table", [](const RuntimeHandle& h) { return h.get()->ops().name; })
       .def_property_readonly("num_threads", [](const RuntimeHandle& h) { return h.get()->num_threads(); })
       .def_property_readonly("num_parameters", [](const RuntimeHandle& h) { return h.get()->weights().num_parameters; })

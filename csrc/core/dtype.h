@@ -9,12 +9,22 @@
 
 namespace llada {
 
-enum class DType : std::int32_t { kFloat32, kBFloat16, kFloat16 };
+// kInt4: two values in a byte, each plus 8, the first one in the low half.
+enum class DType : std::int32_t { kFloat32, kBFloat16, kFloat16, kInt8, kInt4 };
 
-LLADA_INLINE std::int64_t size_of(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
+LLADA_INLINE bool is_float(DType dtype) { return dtype != DType::kInt8 && dtype != DType::kInt4; }
+
+// Of one element; an int4 has none of its own.
+LLADA_INLINE std::int64_t size_of(DType dtype) { return dtype == DType::kFloat32 ? 4 : is_float(dtype) ? 2 : 1; }
+
+// Of `count` elements in a row.
+LLADA_INLINE std::int64_t bytes_of(DType dtype, std::int64_t count) {
+  return dtype == DType::kInt4 ? (count + 1) / 2 : count * size_of(dtype);
+}
 
 LLADA_INLINE const char* name_of(DType dtype) {
-  return dtype == DType::kFloat32 ? "float32" : dtype == DType::kBFloat16 ? "bfloat16" : "float16";
+  constexpr const char* kNames[] = {"float32", "bfloat16", "float16", "int8", "int4"};
+  return kNames[static_cast<int>(dtype)];
 }
 
 LLADA_INLINE std::uint32_t bits_of(float value) {

@@ -7,8 +7,10 @@ namespace llada {
 int default_num_threads();
 
 struct CpuFeatures {
-  bool avx2 = false;        // with FMA and F16C
-  bool avx512bf16 = false;  // AVX-512 F, BW, VL, DQ, BF16 and VNNI
+  bool avx2 = false;        // with FMA
+  bool avx2vnni = false;    // and AVX-VNNI: Alder Lake and later
+  bool avx512vnni = false;  // AVX-512 F, BW, VL, DQ and VNNI: Cascade Lake, Ice Lake and later
+  bool avx512bf16 = false;  // and BF16: Cooper Lake, Sapphire Rapids, Zen 4 and later
 };
 CpuFeatures cpu_features();
 

@@ -7,8 +7,7 @@
 #include "core/parallel.h"
 #include "core/random.h"
 #include "cpu/kernels.h"
-#include "cpu/simd/math.h"
-#include "cpu/simd/tile.h"
+#include "cpu/simd/panel.h"
 
 namespace llada::cpu::LLADA_TABLE {
 namespace {
@@ -214,8 +213,7 @@ LLADA_INLINE bool ordinary(const SamplingRule& rule, const CandidateRow& row, st
 std::int64_t candidates(Stream stream, ConstTensor hidden, const PackedWeight& head, const SamplingRule* rules,
                         const CandidateRow* rows, std::int64_t num_rows, Candidate* out) {
   if (num_rows == 0) return 0;
-  const std::int64_t num_packs = (head.num_in + pack_of(hidden.dtype) - 1) / pack_of(hidden.dtype);
-  const std::int64_t num_panels = (head.num_out + kPanel - 1) / kPanel;
+  const std::int64_t num_panels = num_panels_of(head);
   const std::int64_t num_chunks = (num_panels + kChunkPanels - 1) / kChunkPanels;
   const std::int64_t state_bytes = num_chunks * num_rows * static_cast<std::int64_t>(sizeof(RowState));
   RowState* states = reinterpret_cast<RowState*>(stream.pool->shared_scratch(state_bytes));  // (num_chunks, num_rows)
@@ -223,13 +221,12 @@ std::int64_t candidates(Stream stream, ConstTensor hidden, const PackedWeight& h
   parallel_for(*stream.pool, num_chunks, [&](std::int64_t chunk, int worker) {
     RowState* state = states + chunk * num_rows;
     for (std::int64_t r = 0; r < num_rows; ++r) state[r] = RowState{};
-    float* logits = reinterpret_cast<float*>(stream.pool->scratch(worker, (hidden.rows + 1) * kPanel * 4));
+    char* wide = stream.pool->scratch(worker, kWideBytes + (hidden.rows + 1) * kPanel * 4);
+    float* logits = reinterpret_cast<float*>(wide + kWideBytes);
     float* mixed = logits + hidden.rows * kPanel;
     const std::int64_t end = (chunk + 1) * kChunkPanels < num_panels ? (chunk + 1) * kChunkPanels : num_panels;
     for (std::int64_t panel = chunk * kChunkPanels; panel < end; ++panel) {
-      panel_product(hidden.dtype, static_cast<const char*>(hidden.data), hidden.cols * size_of(hidden.dtype),
-                    static_cast<const char*>(head.data) + panel * num_packs * kPanel * 4, num_packs, hidden.rows,
-                    logits, kPanel);
+      panel_product(panel_rows(hidden, 0, hidden.rows, logits, kPanel), hidden, head, panel, wide);
       const std::int32_t first = static_cast<std::int32_t>(panel * kPanel);
       const std::int64_t n = head.num_out - first < kPanel ? head.num_out - first : kPanel;
       for (std::int64_t r = 0; r < num_rows; ++r) {

@@ -8,7 +8,7 @@
 namespace llada::cpu::LLADA_TABLE {
 
 extern const Ops table;
-const Ops table = {LLADA_NAME(LLADA_TABLE), packed_bytes, pack,   embed,      rms_norm, matmul,      rope,
-                   rope_kv_write,           attention,    swiglu, candidates, commit,   measure_peak};
+const Ops table = {LLADA_NAME(LLADA_TABLE), packed_bytes, pack,          embed,     rms_norm,   quantize, matmul,
+                   matmul_swiglu,           rope,         rope_kv_write, attention, candidates, commit,   measure_peak};
 
 }  // namespace llada::cpu::LLADA_TABLE

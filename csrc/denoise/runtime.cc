@@ -30,7 +30,7 @@ Runtime::Runtime(const std::string& folder, const RuntimeOptions& options)
       pool_(checked_num_threads(options.num_threads)),
       stream_{&pool_},
       weights_(load_weights(folder, config_, options.compute_type, ops_, stream_)),
-      kv_(config_, weights_.dtype),
+      kv_(config_, weights_.type.rows),
       model_(config_, weights_, ops_),
       loop_(model_, kv_, weights_, ops_) {}
 

@@ -70,6 +70,10 @@ class Fields {
     check(value->as_bool(where(key)) == supported, ErrorKind::kUnsupportedModel, where(key), ": expected ",
           supported ? "true" : "false", ", got ", supported ? "false" : "true");
   }
+  void only_integer(const char* key, std::int64_t supported) const {
+    const std::int64_t value = required(key).as_integer(where(key));
+    check(value == supported, ErrorKind::kUnsupportedModel, where(key), ": expected ", supported, ", got ", value);
+  }
   void absent(const char* key) const {
     check(optional(key) == nullptr, ErrorKind::kUnsupportedModel, where(key), ": expected null, got a value");
   }
@@ -89,6 +93,21 @@ std::int64_t num_kv_heads(const Fields& fields, std::int64_t num_heads) {
   check(num_heads % heads == 0, ErrorKind::kModelFormat, fields.where("n_kv_heads"), ": expected a divisor of n_heads ",
         num_heads, ", got ", heads);
   return heads;
+}
+
+// The record that `llada-rt convert` writes. Anything in it that this version does not know is another format.
+std::string quantization_of(const Fields& fields) {
+  const Json* record = fields.optional("quantization");
+  if (record == nullptr) return "";
+  record->as_object(fields.where("quantization"));
+  const Fields own(*record, fields.where("quantization"));
+  own.only("method", "llada_rt");
+  own.only_integer("version", 1);
+  const std::string& type = own.required("compute_type").as_string(own.where("compute_type"));
+  check(type == "int8" || type == "int4", ErrorKind::kUnsupportedModel, own.where("compute_type"),
+        ": expected \"int8\" or \"int4\", got \"", type, "\"");
+  own.only_integer("group_size", type == "int8" ? 0 : 32);
+  return type;
 }
 
 }  // namespace
@@ -142,6 +161,7 @@ ModelConfig load_config(const std::string& folder) {
   config.rope_theta = fields.positive("rope_theta");
   config.rms_norm_eps = fields.positive("rms_norm_eps");
   config.weight_tying = fields.required("weight_tying").as_bool(fields.where("weight_tying"));
+  config.quantization = quantization_of(fields);
   config.mask_token_id = fields.token_id("mask_token_id", config.vocab_size);
   config.eos_token_id = fields.token_id("eos_token_id", config.vocab_size);
   config.pad_token_id = fields.token_id("pad_token_id", config.vocab_size);

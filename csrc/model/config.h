@@ -19,6 +19,7 @@ struct ModelConfig {
   double rope_theta = 0;
   double rms_norm_eps = 0;
   bool weight_tying = false;
+  std::string quantization;         // of the stored matrices: "" (none), "int8" or "int4", see model/quantization.h
   std::int64_t mask_token_id = -1;  // -1: not given
   std::int64_t eos_token_id = -1;
   std::int64_t pad_token_id = -1;

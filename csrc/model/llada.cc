@@ -35,7 +35,7 @@ Llada::Llada(const ModelConfig& config, const Weights& weights, const Ops& ops)
       angles_(angle_memory_.data(), DType::kFloat32, config.max_sequence_length, config.head_dim) {}
 
 Tensor Llada::tensor(Buffer& buffer, DType dtype, std::int64_t rows, std::int64_t cols) {
-  buffer.reserve(rows * cols * size_of(dtype));
+  buffer.reserve(rows * row_bytes(dtype, cols));
   return {buffer.data(), dtype, rows, cols};
 }
 
@@ -49,7 +49,7 @@ ConstTensor Llada::forward(Stream stream, const ForwardBatch& batch) {
     attention_block(stream, layer, batch, last);
     if (x_.rows > 0) mlp_block(stream, weights_.layers[static_cast<std::size_t>(layer)]);
   }
-  normed_rows_ = tensor(normed_, weights_.dtype, x_.rows, config_.d_model);
+  normed_rows_ = tensor(normed_, weights_.type.operand, x_.rows, config_.d_model);
   ops_.rms_norm(stream, x_, weights_.norm, static_cast<float>(config_.rms_norm_eps), normed_rows_);
   return normed_rows_;
 }
@@ -58,10 +58,10 @@ ConstTensor Llada::forward(Stream stream, const ForwardBatch& batch) {
 // rows go on: nobody reads the hidden state of the others.
 void Llada::attention_block(Stream stream, std::int64_t layer, const ForwardBatch& batch, bool last) {
   const LayerWeights& w = weights_.layers[static_cast<std::size_t>(layer)];
-  const DType dtype = weights_.dtype;
+  const DType dtype = weights_.type.rows;
   const std::int64_t q_size = config_.num_heads * config_.head_dim;
 
-  normed_rows_ = tensor(normed_, dtype, x_.rows, config_.d_model);
+  normed_rows_ = tensor(normed_, weights_.type.operand, x_.rows, config_.d_model);
   ops_.rms_norm(stream, x_, w.attn_norm, static_cast<float>(config_.rms_norm_eps), normed_rows_);
   const Tensor kv = tensor(projected_, DType::kFloat32, x_.rows, w.key_value.num_out);
   ops_.matmul(stream, normed_rows_, w.key_value, /*accumulate=*/false, kv);
@@ -78,21 +78,31 @@ void Llada::attention_block(Stream stream, std::int64_t layer, const ForwardBatc
   ops_.matmul(stream, normed_rows_, w.query, /*accumulate=*/false, q);
   const Tensor rotated = tensor(queries_, dtype, x_.rows, q_size);
   ops_.rope(stream, q, angles_, positions_.data(), config_.head_dim, rotated);
-  const Tensor attended = tensor(attended_, dtype, x_.rows, q_size);
+  const Tensor attended = tensor(attended_, before_product(), x_.rows, q_size);
   ops_.attention(stream, rotated, shape_, spans_.data(), static_cast<std::int64_t>(spans_.size()), attended);
-  ops_.matmul(stream, attended, w.attn_out, /*accumulate=*/true, x_);
+  ops_.matmul(stream, as_operand(stream, attended), w.attn_out, /*accumulate=*/true, x_);
+}
+
+// Of rows that no op can quantise as it writes them, since their scale is known only when all of its units are done.
+DType Llada::before_product() const {
+  return weights_.type.operand == DType::kInt8 ? DType::kFloat32 : weights_.type.operand;
+}
+
+Tensor Llada::as_operand(Stream stream, const Tensor& rows) {
+  if (rows.dtype == weights_.type.operand) return rows;
+  const Tensor out = tensor(quantized_, weights_.type.operand, rows.rows, rows.cols);
+  ops_.quantize(stream, rows, out);
+  return out;
 }
 
 // x += down(silu(gate(h)) * up(h)), h = norm(x).
 void Llada::mlp_block(Stream stream, const LayerWeights& w) {
-  normed_rows_ = tensor(normed_, weights_.dtype, x_.rows, config_.d_model);
+  normed_rows_ = tensor(normed_, weights_.type.operand, x_.rows, config_.d_model);
   ops_.rms_norm(stream, x_, w.mlp_norm, static_cast<float>(config_.rms_norm_eps), normed_rows_);
-  const Tensor gate_up = tensor(projected_, DType::kFloat32, x_.rows, 2 * config_.mlp_hidden_size);
-  ops_.matmul(stream, normed_rows_, w.gate_up, /*accumulate=*/false, gate_up);
   const std::int64_t whole_packs = (config_.mlp_hidden_size + 1) / 2 * 2;
-  const Tensor activated = tensor(activated_, weights_.dtype, x_.rows, whole_packs);
-  ops_.swiglu(stream, gate_up, activated);
-  ops_.matmul(stream, activated, w.down, /*accumulate=*/true, x_);
+  const Tensor activated = tensor(activated_, before_product(), x_.rows, whole_packs);
+  ops_.matmul_swiglu(stream, normed_rows_, w.gate_up, activated);
+  ops_.matmul(stream, as_operand(stream, activated), w.down, /*accumulate=*/true, x_);
 }
 
 std::int64_t Llada::workspace_bytes(std::int64_t num_rows) const {
@@ -123,11 +133,11 @@ void Llada::fill_spans(const ForwardBatch& batch, std::int64_t layer, bool only_
 // Moves the wanted rows of the residual stream, of the normed rows and of the positions to the front, in place.
 void Llada::keep_wanted_rows(const ForwardBatch& batch) {
   const auto compact = [&](Tensor& t) {
-    const std::int64_t row_bytes = t.cols * size_of(t.dtype);
+    const std::int64_t step = row_bytes(t.dtype, t.cols);
     char* data = static_cast<char*>(t.data);
     for (std::size_t i = 0; i < batch.wanted.size(); ++i)
-      std::memmove(data + static_cast<std::int64_t>(i) * row_bytes, data + batch.wanted[i] * row_bytes,
-                   static_cast<std::size_t>(row_bytes));
+      std::memmove(data + static_cast<std::int64_t>(i) * step, data + batch.wanted[i] * step,
+                   static_cast<std::size_t>(step));
     t.rows = static_cast<std::int64_t>(batch.wanted.size());
   };
   compact(x_);

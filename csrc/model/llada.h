@@ -43,7 +43,7 @@ class Llada {
  public:
   Llada(const ModelConfig& config, const Weights& weights, const Ops& ops);
 
-  // Final normed hidden states of the wanted rows: (num_wanted, d_model) in the compute type, valid until the next
+  // Final normed hidden states of the wanted rows: (num_wanted, d_model), ready for the head, valid until the next
   // call.
   ConstTensor forward(Stream stream, const ForwardBatch& batch);
 
@@ -53,6 +53,8 @@ class Llada {
  private:
   void attention_block(Stream stream, std::int64_t layer, const ForwardBatch& batch, bool last);
   void mlp_block(Stream stream, const LayerWeights& w);
+  DType before_product() const;
+  Tensor as_operand(Stream stream, const Tensor& rows);
   Tensor tensor(Buffer& buffer, DType dtype, std::int64_t rows, std::int64_t cols);
   void fill_spans(const ForwardBatch& batch, std::int64_t layer, bool only_wanted);
   void keep_wanted_rows(const ForwardBatch& batch);
@@ -65,7 +67,7 @@ class Llada {
   const ConstTensor angles_;  // (max_sequence_length, head_dim): cos, then sin
 
   // Workspace, grown to the largest batch seen. residual: float32; rows and heads in the compute type.
-  Buffer residual_, normed_, projected_, queries_, attended_, activated_;
+  Buffer residual_, normed_, projected_, queries_, attended_, activated_, quantized_;
   Tensor x_;  // the residual stream of the current rows
   Tensor normed_rows_;
   std::vector<std::int32_t> positions_;  // of the current rows

@@ -23,7 +23,9 @@ DType parse_dtype(const std::string& text, const std::string& where) {
   if (text == "F32") return DType::kFloat32;
   if (text == "BF16") return DType::kBFloat16;
   if (text == "F16") return DType::kFloat16;
-  fail(ErrorKind::kUnsupportedModel, where, ": expected dtype F32, BF16 or F16, got ", text);
+  if (text == "I8") return DType::kInt8;
+  if (text == "U8") return DType::kInt4;
+  fail(ErrorKind::kUnsupportedModel, where, ": expected dtype F32, BF16, F16, I8 or U8, got ", text);
 }
 
 struct Extent {

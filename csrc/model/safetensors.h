@@ -15,9 +15,9 @@ namespace llada {
 
 struct StoredTensor {
   std::string name;
-  DType dtype = DType::kFloat32;
-  std::vector<std::int64_t> shape;
-  const void* data = nullptr;  // into the mapped file; 2 or 4 byte aligned only if the writer was kind
+  DType dtype = DType::kFloat32;    // U8, a byte of two values, is kInt4
+  std::vector<std::int64_t> shape;  // as in the file: of kInt4 in bytes
+  const void* data = nullptr;       // into the mapped file; 2 or 4 byte aligned only if the writer was kind
   std::string file;
 };
 

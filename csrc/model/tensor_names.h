@@ -36,6 +36,8 @@ struct TensorRecord {
   bool is_norm() const {
     return kind == WeightKind::kNorm || kind == WeightKind::kAttnNorm || kind == WeightKind::kMlpNorm;
   }
+  // A product has it as its weight; these are what may be quantised.
+  bool is_matrix() const { return !is_norm() && kind != WeightKind::kEmbedding; }
 };
 
 // In the order of the forward pass. With tied weights there is no head.

@@ -13,18 +13,12 @@
 namespace llada {
 namespace {
 
+constexpr std::int64_t kMaxInt8Inputs = 1 << 17;  // more products of 127 * 127 might leave 32 bits
+
 std::string text_of(const std::vector<std::int64_t>& shape) {
   std::string text = "(";
   for (std::size_t i = 0; i < shape.size(); ++i) text += (i > 0 ? ", " : "") + std::to_string(shape[i]);
   return text + ")";
-}
-
-DType choose_compute_type(const std::string& requested, DType checkpoint) {
-  if (requested == "float32") return DType::kFloat32;
-  if (requested == "bfloat16") return DType::kBFloat16;
-  check(requested == "auto", ErrorKind::kConfig, "compute_type: expected auto, float32 or bfloat16, got \"", requested,
-        "\"");
-  return checkpoint == DType::kFloat32 ? DType::kFloat32 : DType::kBFloat16;
 }
 
 // The checkpoint's tensors by record, after a check that the two lists agree.
@@ -33,16 +27,22 @@ class Source {
   Source(const Checkpoint& checkpoint, const ModelConfig& config) {
     std::map<std::string, bool> known;
     for (const TensorRecord& record : tensor_records(config)) {
+      const bool quantized = record.is_matrix() && !config.quantization.empty();
+      const DType dtype = !quantized ? DType::kFloat32 : config.quantization == "int8" ? DType::kInt8 : DType::kInt4;
+      const std::int64_t stored_cols = dtype == DType::kInt4 ? bytes_of(dtype, record.cols) : record.cols;
+      std::vector<std::int64_t> shape{record.rows, stored_cols};
+      if (record.is_norm()) shape = {record.cols};
+      const StoredTensor& values = find(checkpoint, record.name, dtype, shape);
       known[record.name] = true;
-      const auto found = checkpoint.tensors().find(record.name);
-      check(found != checkpoint.tensors().end(), ErrorKind::kModelFormat, "expected the tensor ", record.name,
-            ", which is missing");
-      const StoredTensor& stored = found->second;
-      const std::vector<std::int64_t> shape = record.is_norm() ? std::vector<std::int64_t>{record.cols}
-                                                               : std::vector<std::int64_t>{record.rows, record.cols};
-      check(stored.shape == shape, ErrorKind::kModelFormat, stored.file, ": ", record.name, ": expected shape ",
-            text_of(shape), " from config.json, got ", text_of(stored.shape));
-      tensors_[{record.kind, record.layer}] = {record.name, {stored.data, stored.dtype, record.rows, record.cols}};
+      Named named{record.name, {{values.data, values.dtype, record.rows, record.cols}, nullptr}};
+      if (quantized) {
+        const std::string name = record.name + ".scales";
+        shape = {record.rows};
+        if (dtype == DType::kInt4) shape.push_back(num_scale_groups(dtype, record.cols));
+        named.stored.scales = find(checkpoint, name, DType::kFloat32, shape).data;
+        known[name] = true;
+      }
+      tensors_[{record.kind, record.layer}] = named;
     }
     for (const auto& [name, tensor] : checkpoint.tensors())
       check(known.count(name) > 0, ErrorKind::kUnsupportedModel, tensor.file, ": ", name,
@@ -52,11 +52,29 @@ class Source {
 
   struct Named {
     std::string name;
-    ConstTensor tensor;
+    StoredWeight stored;
   };
   const Named& at(WeightKind kind, std::int64_t layer) const { return tensors_.at({kind, layer}); }
 
  private:
+  // kFloat32 stands for any of the float types.
+  static const StoredTensor& find(const Checkpoint& checkpoint, const std::string& name, DType dtype,
+                                  const std::vector<std::int64_t>& shape) {
+    const auto found = checkpoint.tensors().find(name);
+    check(found != checkpoint.tensors().end(), ErrorKind::kModelFormat, "expected the tensor ", name,
+          ", which is missing");
+    const StoredTensor& stored = found->second;
+    const bool right_type = is_float(dtype) ? is_float(stored.dtype) : stored.dtype == dtype;
+    check(right_type, ErrorKind::kUnsupportedModel, stored.file, ": ", name, ": expected dtype ",
+          is_float(dtype)         ? "F32, BF16 or F16"
+          : dtype == DType::kInt8 ? "I8"
+                                  : "U8",
+          ", got ", name_of(stored.dtype));
+    check(stored.shape == shape, ErrorKind::kModelFormat, stored.file, ": ", name, ": expected shape ", text_of(shape),
+          " from config.json, got ", text_of(stored.shape));
+    return stored;
+  }
+
   std::map<std::pair<WeightKind, std::int64_t>, Named> tensors_;
 };
 
@@ -65,58 +83,107 @@ class Loader {
   Loader(const Source& source, const Ops& ops, Stream stream, Weights& weights)
       : source_(source), ops_(ops), stream_(stream), weights_(weights) {}
 
-  // A norm weight: float32, but rounded to the compute type.
+  // A norm weight: float32, but rounded to T.
   ConstTensor vector(WeightKind kind, std::int64_t layer) {
     const auto& [name, stored] = source_.at(kind, layer);
-    float* out = reinterpret_cast<float*>(allot(stored.cols * 4));
-    copy_row(name, stored, 0, DType::kFloat32, reinterpret_cast<char*>(out));
-    if (weights_.dtype == DType::kBFloat16)
-      for (std::int64_t i = 0; i < stored.cols; ++i) out[i] = bf16_to_float(float_to_bf16(out[i]));
-    weights_.num_parameters += stored.cols;
-    return {out, DType::kFloat32, 1, stored.cols};
+    const ConstTensor& values = stored.values;
+    float* out = reinterpret_cast<float*>(allot(values.cols * 4));
+    copy_row(name, values, 0, DType::kFloat32, reinterpret_cast<char*>(out));
+    if (weights_.type.rows == DType::kBFloat16)
+      for (std::int64_t i = 0; i < values.cols; ++i) out[i] = bf16_to_float(float_to_bf16(out[i]));
+    weights_.num_parameters += values.cols;
+    return {out, DType::kFloat32, 1, values.cols};
   }
 
   ConstTensor table(WeightKind kind) {
     const auto& [name, stored] = source_.at(kind, -1);
-    char* out = allot(stored.rows * stored.cols * size_of(weights_.dtype));
-    copy_rows(name, stored, out);
-    weights_.num_parameters += stored.rows * stored.cols;
-    return {out, weights_.dtype, stored.rows, stored.cols};
+    const ConstTensor& values = stored.values;
+    char* out = allot(values.rows * row_bytes(weights_.type.rows, values.cols));
+    copy_rows(name, values, weights_.type.rows, out);
+    weights_.num_parameters += values.rows * values.cols;
+    return {out, weights_.type.rows, values.rows, values.cols};
   }
 
   // One packed matrix of the outputs of several tensors, one after the other.
-  PackedWeight packed(std::initializer_list<WeightKind> kinds, std::int64_t layer) {
-    if (kinds.size() == 1) {
-      const auto& [name, stored] = source_.at(*kinds.begin(), layer);
-      weights_.num_parameters += stored.rows * stored.cols;
-      return pack(name, stored);
-    }
-    Buffer joined;
-    ConstTensor whole;
+  PackedWeight packed(std::initializer_list<WeightKind> kinds, std::int64_t layer, bool paired = false) {
+    PackedWeight form;
+    form.dtype = weights_.type.weight;
+    form.num_in = source_.at(*kinds.begin(), layer).stored.values.cols;
+    form.paired = paired;
+    for (const WeightKind kind : kinds) form.num_out += source_.at(kind, layer).stored.values.rows;
+    weights_.num_parameters += form.num_out * form.num_in;
+    if (const auto& [name, stored] = source_.at(*kinds.begin(), layer);
+        kinds.size() == 1 && (is_float(form.dtype) || stored.values.dtype == form.dtype))
+      return pack(name, stored, form);
+    Joined joined(form);
     std::string names;
-    for (const WeightKind kind : kinds) whole.rows += source_.at(kind, layer).tensor.rows;
-    whole.cols = source_.at(*kinds.begin(), layer).tensor.cols;
-    joined.reserve(whole.rows * whole.cols * size_of(weights_.dtype));
-    char* at = joined.data();
     for (const WeightKind kind : kinds) {
       const auto& [name, stored] = source_.at(kind, layer);
-      copy_rows(name, stored, at);
-      at += stored.rows * stored.cols * size_of(weights_.dtype);
+      append(name, stored, joined);
       names += (names.empty() ? "" : " or ") + name;
     }
-    whole.data = joined.data();
-    whole.dtype = weights_.dtype;
-    weights_.num_parameters += whole.rows * whole.cols;
-    return pack(names, whole);
+    return pack(names, joined.whole(), form);
   }
 
-  PackedWeight pack(const std::string& name, ConstTensor matrix) {
-    char* data = allot(ops_.packed_bytes(matrix.rows, matrix.cols, weights_.dtype));
-    if (!ops_.pack(stream_, matrix, weights_.dtype, data)) not_finite(name);
-    return {data, weights_.dtype, matrix.rows, matrix.cols};
+  // A tied head is the embedding once more, as a weight: the two are read in different ways.
+  PackedWeight packed_embedding() {
+    PackedWeight form;
+    form.dtype = weights_.type.weight;
+    form.num_out = weights_.embedding.rows;
+    form.num_in = weights_.embedding.cols;
+    const std::string& name = source_.at(WeightKind::kEmbedding, -1).name;
+    if (is_float(form.dtype)) return pack(name, {weights_.embedding, nullptr}, form);
+    Joined joined(form);
+    append(name, {weights_.embedding, nullptr}, joined);
+    return pack(name, joined.whole(), form);
   }
 
  private:
+  // Memory for the rows of several matrices in the dtype of a packed form, before they are packed.
+  struct Joined {
+    explicit Joined(const PackedWeight& form_in)
+        : form(form_in),
+          values(form.num_out * bytes_of(form.dtype, form.num_in)),
+          scales(is_float(form.dtype) ? 0 : form.num_out * num_scale_groups(form.dtype, form.num_in) * 4) {}
+
+    char* next_values() const { return values.data() + num_rows * bytes_of(form.dtype, form.num_in); }
+    float* next_scales() const {
+      return reinterpret_cast<float*>(scales.data()) + num_rows * num_scale_groups(form.dtype, form.num_in);
+    }
+    StoredWeight whole() const { return {{values.data(), form.dtype, form.num_out, form.num_in}, scales.data()}; }
+
+    const PackedWeight form;
+    const Buffer values;
+    const Buffer scales;
+    std::int64_t num_rows = 0;  // so far
+  };
+
+  void append(const std::string& name, const StoredWeight& from, Joined& to) {
+    const ConstTensor& values = from.values;
+    if (is_float(to.form.dtype)) {
+      copy_rows(name, values, to.form.dtype, to.next_values());
+    } else if (is_float(values.dtype)) {
+      if (!quantize_weight(stream_, values, to.form.dtype, to.next_values(), to.next_scales())) not_finite(name);
+    } else {
+      const std::int64_t num_groups = num_scale_groups(values.dtype, values.cols);
+      std::memcpy(to.next_values(), values.data,
+                  static_cast<std::size_t>(values.rows * bytes_of(values.dtype, values.cols)));
+      std::memcpy(to.next_scales(), from.scales, static_cast<std::size_t>(values.rows * num_groups * 4));
+    }
+    to.num_rows += values.rows;
+  }
+
+  PackedWeight pack(const std::string& name, const StoredWeight& weight, PackedWeight form) {
+    check(form.dtype != DType::kInt8 || form.num_in <= kMaxInt8Inputs, ErrorKind::kUnsupportedModel, name,
+          ": expected at most ", kMaxInt8Inputs, " inputs for int8, got ", form.num_in);
+    check(is_float(weight.values.dtype) || is_quantized_weight(stream_, weight), ErrorKind::kModelFormat, name,
+          ": expected quantised weights with positive scales, got values outside the format");
+    char* data = allot(ops_.packed_bytes(form));
+    if (!ops_.pack(stream_, weight, form, data)) not_finite(name);
+    form.data = data;
+    return form;
+  }
+
   char* allot(std::int64_t num_bytes) {
     weights_.memory.emplace_back(num_bytes);
     weights_.num_bytes += num_bytes;
@@ -127,11 +194,11 @@ class Loader {
     fail(ErrorKind::kModelFormat, name, ": expected finite weights, got NaN or infinity");
   }
 
-  // All rows of a matrix, rounded to the compute type.
-  void copy_rows(const std::string& name, ConstTensor from, char* out) {
-    const std::int64_t row_bytes = from.cols * size_of(weights_.dtype);
+  // All rows of a matrix, rounded to `dtype`.
+  void copy_rows(const std::string& name, ConstTensor from, DType dtype, char* out) {
+    const std::int64_t step = row_bytes(dtype, from.cols);
     parallel_for(*stream_.pool, from.rows,
-                 [&](std::int64_t r, int) { copy_row(name, from, r, weights_.dtype, out + r * row_bytes); });
+                 [&](std::int64_t r, int) { copy_row(name, from, r, dtype, out + r * step); });
   }
 
   static void copy_row(const std::string& name, ConstTensor from, std::int64_t row, DType to, char* out) {
@@ -169,8 +236,8 @@ Weights load_weights(const std::string& folder, const ModelConfig& config, const
   const Checkpoint checkpoint(folder);
   const Source source(checkpoint, config);
   Weights weights;
-  weights.checkpoint_dtype = source.at(WeightKind::kEmbedding, -1).tensor.dtype;
-  weights.dtype = choose_compute_type(compute_type, weights.checkpoint_dtype);
+  weights.checkpoint_dtype = source.at(WeightKind::kEmbedding, -1).stored.values.dtype;
+  weights.type = find_compute_type(compute_type, config.quantization, weights.checkpoint_dtype);
   Loader loader(source, ops, stream, weights);
   weights.embedding = loader.table(WeightKind::kEmbedding);
   for (std::int64_t layer = 0; layer < config.num_layers; ++layer) {
@@ -180,16 +247,12 @@ Weights load_weights(const std::string& folder, const ModelConfig& config, const
     w.key_value = loader.packed({WeightKind::kKey, WeightKind::kValue}, layer);
     w.attn_out = loader.packed({WeightKind::kAttnOut}, layer);
     w.mlp_norm = loader.vector(WeightKind::kMlpNorm, layer);
-    w.gate_up = loader.packed({WeightKind::kGate, WeightKind::kUp}, layer);
+    w.gate_up = loader.packed({WeightKind::kGate, WeightKind::kUp}, layer, /*paired=*/true);
     w.down = loader.packed({WeightKind::kDown}, layer);
     weights.layers.push_back(w);
   }
   weights.norm = loader.vector(WeightKind::kNorm, -1);
-  // A tied head is the embedding once more in packed order: the two are read in different ways.
-  if (config.weight_tying)
-    weights.head = loader.pack("model.transformer.wte.weight", weights.embedding);
-  else
-    weights.head = loader.packed({WeightKind::kHead}, -1);
+  weights.head = config.weight_tying ? loader.packed_embedding() : loader.packed({WeightKind::kHead}, -1);
   return weights;
 }
 

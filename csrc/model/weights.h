@@ -1,29 +1,30 @@
-// The weights of a model as the ops read them: packed for the table, in the compute type. Loading copies everything;
-// the checkpoint files are closed afterwards.
+// The weights of a model as the ops read them: packed for the table, rounded or quantised for the compute type. Loading
+// copies everything; the checkpoint files are closed afterwards.
 #pragma once
 
 #include <string>
 #include <vector>
 
 #include "model/config.h"
+#include "model/quantization.h"
 #include "ops/ops.h"
 
 namespace llada {
 
 struct LayerWeights {
-  ConstTensor attn_norm;   // (1, d_model) float32, values of the compute type; so is each norm
+  ConstTensor attn_norm;   // (1, d_model) float32, values of T; so is each norm
   PackedWeight query;      // (num_heads * head_dim, d_model)
   PackedWeight key_value;  // (2 * num_kv_heads * head_dim, d_model): K, then V
   PackedWeight attn_out;   // (d_model, num_heads * head_dim)
   ConstTensor mlp_norm;
-  PackedWeight gate_up;  // (2 * mlp_hidden_size, d_model): gate, then up
+  PackedWeight gate_up;  // (2 * mlp_hidden_size, d_model), paired: gate, then up
   PackedWeight down;     // (d_model, mlp_hidden_size)
 };
 
 struct Weights {
-  DType dtype = DType::kFloat32;             // compute type
+  ComputeType type{};
   DType checkpoint_dtype = DType::kFloat32;  // of the embedding in the file
-  ConstTensor embedding;                     // (vocab_size, d_model) in the compute type
+  ConstTensor embedding;                     // (vocab_size, d_model) in T
   std::vector<LayerWeights> layers;
   ConstTensor norm;
   PackedWeight head;  // (vocab_size, d_model)
@@ -32,8 +33,9 @@ struct Weights {
   std::vector<Buffer> memory;
 };
 
-// compute_type: "auto" (bfloat16 for a 16-bit checkpoint, else float32), "float32" or "bfloat16".
-// Throws ModelNotFoundError, ModelFormatError (missing, extra, wrong shape, not finite) or UnsupportedModelError.
+// compute_type: "auto" (that of a quantised folder, bfloat16 for a 16-bit checkpoint, else float32) or a name that
+// find_compute_type knows. Throws ModelNotFoundError, ModelFormatError (missing, extra, wrong shape, not finite),
+// UnsupportedModelError or ConfigError.
 Weights load_weights(const std::string& folder, const ModelConfig& config, const std::string& compute_type,
                      const Ops& ops, Stream stream);
 

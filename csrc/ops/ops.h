@@ -1,9 +1,14 @@
 // THE PAGE: every operation that a backend carries out, with its shapes and its precision. A backend is one table of
 // these pointers. All arrays are row-major with a contiguous last dimension; inputs first, then scalars, outputs last.
 //
-// Precision. T is the compute type of the model, float32 or bfloat16. The residual stream and all products are float32;
-// what enters a product or the K/V slot is rounded to T once. Sums over a row have a fixed order that depends neither
-// on the number of rows nor on the number of threads, so a request gets the same bits alone and in a batch.
+// Precision. T is float32 or bfloat16: the type of K, V and the embedding. The residual stream and all products are
+// float32; what enters a product or the K/V slot is rounded to T once, or quantised to int8 rows. Sums over a row have
+// a fixed order that depends neither on the number of rows nor on the number of threads, so a request gets the same
+// bits alone and in a batch.
+//
+// Int8 rows. A row of kInt8 is x[i] = (byte[i] - 128) * scale: one byte for each element, up to three bytes of any
+// value to end with a whole pack of 4, then the scale, float32: max |x| / 127. Bytes are round(x * (127 / max |x|)) +
+// 128, ties to even. A row below 2^-100 has scale 0; one that is not finite has scale NaN, and so has what comes of it.
 #pragma once
 
 #include <cstdint>
@@ -19,14 +24,25 @@ struct Stream {
   ThreadPool* pool = nullptr;
 };
 
-// A weight matrix (num_out, num_in) in the order its table reads it: panels of 64 outputs, padded with zeros,
-//   [num_out / 64][num_in / pack][64][pack],  pack = 4 bytes of T (1 float32, 2 bfloat16).
-// The rows of x that it meets end with a whole pack: where num_in is odd they have one column more, of zeros.
+// A weight matrix as a checkpoint has it: float32, bfloat16 or float16, or quantised (model/quantization.h).
+struct StoredWeight {
+  ConstTensor values;            // (num_out, num_in)
+  const void* scales = nullptr;  // float32; int8: (num_out), int4: (num_out, num_in / 32 rounded up)
+};
+
+// A weight matrix (num_out, num_in) in the order its table reads it: panels of 64 outputs, padded with zeros. A panel
+// is
+//   float32, bfloat16  [num_in / pack][64][pack], pack = 4 bytes (1 float32, 2 bfloat16)
+//   int8               [num_in / 4][64][4], then 64 scales, float32, and 128 times the sum of each output, int32
+//   int4               [num_in / 32] groups: 64 scales, float32, then [16][64] bytes of two values
+// Rows of T that it meets end with a whole pack: where num_in is odd they have one column more, of zeros.
+// Rows of T meet weights of T, int8 or int4; rows of int8 meet weights of int8.
 struct PackedWeight {
   const void* data = nullptr;
   DType dtype = DType::kFloat32;
   std::int64_t num_out = 0;
   std::int64_t num_in = 0;
+  bool paired = false;  // two matrices of num_out / 2 rows, one after the other; a panel has 32 outputs of each
 };
 
 // K and V of one layer of one slot, in T. `capacity` (positions) is a multiple of 64.
@@ -105,21 +121,30 @@ struct CommitGroup {
 struct Ops {
   const char* name;  // "avx512bf16"
 
-  // Bytes of, and copy into, the packed form of `weight` (num_out, num_in), which is float32, bfloat16 or float16.
-  // False if a value is not finite. packed: num_bytes of it, 64-byte aligned, T.
-  std::int64_t (*packed_bytes)(std::int64_t num_out, std::int64_t num_in, DType dtype);
-  bool (*pack)(Stream, ConstTensor weight, DType dtype, void* packed);
+  // Bytes of, and copy into, the packed `form` of a weight (its data is not read). Floats are rounded to the form's
+  // dtype, quantised values must have it. False if a value is not finite. packed: 64-byte aligned.
+  std::int64_t (*packed_bytes)(const PackedWeight& form);
+  bool (*pack)(Stream, const StoredWeight& weight, const PackedWeight& form, void* packed);
 
   // out[r] = table[tokens[r]].  tokens: (out.rows); table: (vocabulary, d_model) in T; out: (num_rows, d_model)
   // float32.
   void (*embed)(Stream, const std::int32_t* tokens, ConstTensor table, Tensor out);
 
   // out[r] = round(x[r] * rsqrt(mean(x[r]^2) + eps)) * weight: rounds to T before the weight is applied, as the
-  // published model does. x: (num_rows, d_model) float32; weight: (1, d_model) float32, values of T; out: like x, in T.
+  // published model does, and not at all before it quantises. x: (num_rows, d_model) float32; weight: (1, d_model)
+  // float32, values of T; out: like x, in T or int8.
   void (*rms_norm)(Stream, ConstTensor x, ConstTensor weight, float eps, Tensor out);
 
-  // out = x weight^T, or out += x weight^T.  x: (num_rows, num_in) in T; out: (num_rows, num_out) float32.
+  // x: (num_rows, cols) float32; out: like x, int8.
+  void (*quantize)(Stream, ConstTensor x, Tensor out);
+
+  // out = x weight^T, or out += x weight^T.  x: (num_rows, num_in) in T or int8; out: (num_rows, num_out) float32.
+  // An int4 weight counts as value * scale rounded to bfloat16, everything else as it is.
   void (*matmul)(Stream, ConstTensor x, const PackedWeight& weight, bool accumulate, Tensor out);
+
+  // out = silu(x gate^T) * (x up^T).  weight: paired, gate first; out: (num_rows, num_out / 2 or more) in T or float32,
+  // further columns become zeros.
+  void (*matmul_swiglu)(Stream, ConstTensor x, const PackedWeight& weight, Tensor out);
 
   // Half-split rotation (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin) of each head in float32, rounded to T.
   // x: (num_rows, num_heads * head_dim) float32; angles: cos and sin, (max_positions, head_dim), halves [cos | sin];
@@ -133,15 +158,11 @@ struct Ops {
                         DType dtype, const RowSpan* spans, std::int64_t num_spans);
 
   // out = softmax(q k^T / sqrt(head_dim)) v over the visible keys of each span; online softmax over tiles of 64 keys,
-  // statistics float32. visible >= 1.  q, out: (num_rows, num_heads * head_dim) in T.
+  // statistics float32. visible >= 1.  q: (num_rows, num_heads * head_dim) in T; out: like q, in T or float32.
   void (*attention)(Stream, ConstTensor q, HeadShape, const RowSpan* spans, std::int64_t num_spans, Tensor out);
 
-  // out = silu(gate) * up.  gate_up: (num_rows, 2 * hidden) float32, gate first; out: (num_rows, hidden or more) in T,
-  // further columns become zeros.
-  void (*swiglu)(Stream, ConstTensor gate_up, Tensor out);
-
   // Candidate and confidence of each row in one pass over vocabulary tiles; logits are not stored beyond a tile.
-  // hidden: (num_hidden, d_model) in T; head: (vocabulary, d_model); rows, out: (num_rows).
+  // hidden: (num_hidden, d_model) in T or int8; head: (vocabulary, d_model); rows, out: (num_rows).
   // Ties: the lower token id wins. Returns the number of rows whose logits are not finite; their token is -1.
   std::int64_t (*candidates)(Stream, ConstTensor hidden, const PackedWeight& head, const SamplingRule* rules,
                              const CandidateRow* rows, std::int64_t num_rows, Candidate* out);
@@ -154,8 +175,8 @@ struct Ops {
   void (*commit)(Stream, const CandidateRow* rows, Candidate* candidates, const CommitGroup* groups,
                  std::int64_t num_groups, std::int64_t* chosen);
 
-  // The arithmetic roof: GFLOP/s of the multiply-adds of matmul's inner kernel on operands in the nearest cache, best
-  // of short bursts, all threads of the stream.
+  // The arithmetic roof: GFLOP/s of the multiply-adds of matmul's inner kernel for rows of `dtype` (float32, bfloat16,
+  // int8) on operands in the nearest cache, best of short bursts, all threads of the stream.
   double (*measure_peak)(Stream, DType dtype);
 };
 

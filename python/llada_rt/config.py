@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from .errors import ConfigError
 
 Device = Literal["auto", "cpu", "cuda"]
-ComputeType = Literal["auto", "float32", "bfloat16"]
+ComputeType = Literal["auto", "float32", "bfloat16", "int8", "int8_bfloat16", "int4"]
 
 # The model that comes with the package.
 DEMO_DIR = Path(__file__).parent / "demo"

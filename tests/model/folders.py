@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.data.make_goldens import CHECKPOINT
+from tests.reference.quantization import pack_int4, quantize_weight
 
 INDEX = "model.safetensors.index.json"
 CONFIG = json.loads((CHECKPOINT / "config.json").read_text())
@@ -30,6 +31,29 @@ def write_model(folder: Path, tensors: Mapping[str, torch.Tensor] = TENSORS, cha
     write_config(folder, changes)
     save_file(dict(tensors), folder / "model.safetensors", {"format": "pt"})
     return folder
+
+
+def quantized(tensors: Mapping[str, torch.Tensor], dtype: str) -> dict[str, torch.Tensor]:
+    """The tensors as a folder quantised to int8 or int4 holds them."""
+    out = {}
+    for name, tensor in tensors.items():
+        if tensor.dim() == 1 or name.endswith("wte.weight"):
+            out[name] = tensor.bfloat16()
+            continue
+        q, scales = quantize_weight(tensor.float().numpy(), dtype)
+        out[name] = torch.from_numpy(q if dtype == "int8" else pack_int4(q))
+        out[name + ".scales"] = torch.from_numpy(scales[:, 0].copy() if dtype == "int8" else scales)
+    return out
+
+
+def record_of(dtype: str) -> dict:
+    """What config.json says of such a folder."""
+    return {"method": "llada_rt", "compute_type": dtype, "group_size": 0 if dtype == "int8" else 32, "version": 1}
+
+
+def write_quantized(folder: Path, dtype: str, tensors: Mapping[str, torch.Tensor] = TENSORS, **config: object) -> Path:
+    """A whole folder of quantised weights."""
+    return write_model(folder, quantized(tensors, dtype), {"quantization": record_of(dtype), **config})
 
 
 def write_shards(folder: Path, weight_map: Mapping[str, str], shards: Mapping[str, list[str]]) -> Path:

@@ -1,4 +1,5 @@
-// AVX-512 with BF16: a lane vector is one register, a bfloat16 product step one dpbf16 instruction.
+// AVX-512 with VNNI: a lane vector is one register, an int8 product step one dpbusd instruction; with BF16 a bfloat16
+// product step is one dpbf16.
 #pragma once
 
 #include <immintrin.h>
@@ -11,10 +12,11 @@
 namespace llada::cpu::LLADA_TABLE {
 
 constexpr int kLanes = 16;
-constexpr int kTileRows = 6;  // 6 x 4 accumulators + 4 columns + 1 row of the 32 registers
 constexpr int kTileVectors = 4;
 
 typedef __m512 F32;
+// Not __m512i, which may alias anything: the compiler would keep arrays of it in memory.
+typedef std::int32_t I32 __attribute__((vector_size(64)));
 
 LLADA_INLINE void prefetch(const char* p) { _mm_prefetch(p, _MM_HINT_T1); }
 LLADA_INLINE __mmask16 lanes(std::int64_t n) { return static_cast<__mmask16>((1u << n) - 1u); }
@@ -29,6 +31,11 @@ LLADA_INLINE F32 fma(F32 a, F32 b, F32 c) { return _mm512_fmadd_ps(a, b, c); }
 LLADA_INLINE F32 max(F32 a, F32 b) { return _mm512_max_ps(a, b); }
 LLADA_INLINE F32 min(F32 a, F32 b) { return _mm512_min_ps(a, b); }
 LLADA_INLINE bool any_nan(F32 v) { return _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q) != 0; }
+
+LLADA_INLINE I32 load(const std::int32_t* p) { return (I32)_mm512_loadu_si512(p); }
+LLADA_INLINE void store(std::int32_t* p, I32 v) { _mm512_storeu_si512(p, (__m512i)v); }
+LLADA_INLINE I32 subtract(I32 a, I32 b) { return (I32)_mm512_sub_epi32((__m512i)a, (__m512i)b); }
+LLADA_INLINE F32 to_float(I32 v) { return _mm512_cvtepi32_ps((__m512i)v); }
 
 LLADA_INLINE float sum(F32 v) { return _mm512_reduce_add_ps(v); }
 LLADA_INLINE double sum_double(F32 v) {
@@ -59,19 +66,92 @@ LLADA_INLINE void store_bf16_n(std::uint16_t* p, F32 v, std::int64_t n) {
 }
 LLADA_INLINE F32 round_bf16(F32 v) { return widen(narrow(v)); }
 
+// n bytes: v rounded to integers, ties to even, plus 128. |v| <= 127.
+LLADA_INLINE void store_biased(char* p, F32 v, std::int64_t n) {
+  const __m512i values = _mm512_add_epi32(_mm512_cvtps_epi32(v), _mm512_set1_epi32(128));
+  _mm512_mask_cvtepi32_storeu_epi8(p, lanes(n), values);
+}
+
 struct Float32Step {
+  using Element = float;
+  using Sum = F32;
+  static constexpr int kRows = 6;  // 6 x 4 accumulators + 4 columns + 1 row of the 32 registers
+  static LLADA_INLINE F32 zero() { return _mm512_setzero_ps(); }
   static LLADA_INLINE F32 step(F32 acc, const char* a, const char* b) {
     float scalar;
     std::memcpy(&scalar, a, 4);
     return _mm512_fmadd_ps(_mm512_set1_ps(scalar), _mm512_loadu_ps(b), acc);
   }
 };
+
 struct BFloat16Step {
+  using Element = float;
+  using Sum = F32;
+  static LLADA_INLINE F32 zero() { return _mm512_setzero_ps(); }
+#if defined(__AVX512BF16__)
+  static constexpr int kRows = 6;
   static LLADA_INLINE F32 step(F32 acc, const char* a, const char* b) {
     int pair;
     std::memcpy(&pair, a, 4);
     return _mm512_dpbf16_ps(acc, (__m512bh)_mm512_set1_epi32(pair), (__m512bh)_mm512_loadu_si512(b));
   }
+#else
+  static constexpr int kRows = 5;  // 5 x 4 accumulators + 8 halves of the columns + 2 of a row
+  static LLADA_INLINE F32 step(F32 acc, const char* a, const char* b) {
+    std::uint32_t pair;
+    std::memcpy(&pair, a, 4);
+    const __m512i pairs = _mm512_loadu_si512(b);
+    const F32 low = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+    const F32 high = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
+    acc = _mm512_fmadd_ps(_mm512_set1_ps(float_of(pair << 16)), low, acc);
+    return _mm512_fmadd_ps(_mm512_set1_ps(float_of(pair & 0xffff0000u)), high, acc);
+  }
+#endif
 };
+
+// a: four bytes from 0 to 255; b: four signed bytes for each column.
+struct Int8Step {
+  using Element = std::int32_t;
+  using Sum = I32;
+  static constexpr int kRows = 6;
+  static LLADA_INLINE I32 zero() { return I32{}; }
+  static LLADA_INLINE I32 step(I32 acc, const char* a, const char* b) {
+    int four;
+    std::memcpy(&four, a, 4);
+    return (I32)_mm512_dpbusd_epi32((__m512i)acc, _mm512_set1_epi32(four), _mm512_loadu_si512(b));
+  }
+};
+
+// 16 columns of four int8 as two packs of bfloat16: exact, so the low halves of the floats are zero.
+LLADA_INLINE void widen_int8(const char* from, char* first, char* second) {
+  const __m512i four = _mm512_loadu_si512(from);
+  const auto wide = [](__m512i v) __attribute__((always_inline)) {
+    return _mm512_castps_si512(_mm512_cvtepi32_ps(_mm512_srai_epi32(v, 24)));
+  };
+  const __m512i k0 = wide(_mm512_slli_epi32(four, 24)), k1 = wide(_mm512_slli_epi32(four, 16));
+  const __m512i k2 = wide(_mm512_slli_epi32(four, 8)), k3 = wide(four);
+  _mm512_storeu_si512(first, _mm512_or_si512(_mm512_srli_epi32(k0, 16), k1));
+  _mm512_storeu_si512(second, _mm512_or_si512(_mm512_srli_epi32(k2, 16), k3));
+}
+
+// 16 columns of two int4, times the scales of the columns, as one pack of bfloat16; subnormal results are zero.
+LLADA_INLINE void widen_int4(const char* from, F32 scales, char* to) {
+  const __m512 values = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+  const __m512i pairs = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+  // The permutation reads the low four bits of each lane.
+  const F32 first = scales * _mm512_permutexvar_ps(pairs, values);
+  const F32 second = scales * _mm512_permutexvar_ps(_mm512_srli_epi32(pairs, 4), values);
+#if defined(__AVX512BF16__)
+  const __m256i low = (__m256i)_mm512_cvtneps_pbh(first), high = (__m256i)_mm512_cvtneps_pbh(second);
+#else
+  const auto flushed = [](F32 v) __attribute__((always_inline)) {
+    const __mmask16 normal = _mm512_cmp_ps_mask(_mm512_abs_ps(v), _mm512_set1_ps(0x1p-126f), _CMP_GE_OQ);
+    return _mm512_maskz_mov_ps(normal, v);
+  };
+  const __m256i low = narrow(flushed(first)), high = narrow(flushed(second));
+#endif
+  const __m512i halves = _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16);
+  _mm512_storeu_si512(to, _mm512_or_si512(halves, _mm512_cvtepu16_epi32(low)));
+}
 
 }  // namespace llada::cpu::LLADA_TABLE

@@ -1,10 +1,14 @@
 // Sixteen lanes out of the compiler's own vectors, as wide as the target has them: the definition that the other
 // instruction sets must agree with. Built without flags it is the `generic` table, with AVX2 and FMA flags the `avx2`
-// one.
+// one, and `avx2vnni` if AVX-VNNI is among them.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 #include "core/dtype.h"
 
@@ -12,10 +16,10 @@ namespace llada::cpu::LLADA_TABLE {
 
 #if defined(__AVX2__)
 constexpr int kPartLanes = 8;
-constexpr int kTileRows = 6;  // 6 x 2 accumulators + 2 columns + 1 row of the 16 registers
+constexpr int kFloatRows = 6;  // 6 x 2 accumulators + 2 columns + 1 row of the 16 registers
 #else
 constexpr int kPartLanes = 4;
-constexpr int kTileRows = 2;  // 2 x 4 accumulators + 4 columns + 1 row
+constexpr int kFloatRows = 2;  // 2 x 4 accumulators + 4 columns + 1 row
 #endif
 constexpr int kLanes = 16;
 constexpr int kTileVectors = 1;  // columns of the micro-kernel in units of kLanes
@@ -27,6 +31,9 @@ typedef std::int32_t Ints __attribute__((vector_size(kPartLanes * 4)));
 
 struct F32 {
   Part part[kParts];
+};
+struct I32 {
+  Bits part[kParts];  // two's complement: sums may wrap on the way
 };
 
 // out.part[i] = function(a.part[i], ...) for each part.
@@ -157,8 +164,42 @@ LLADA_INLINE F32 round_bf16(F32 v) {
   return load(lanes);
 }
 
+LLADA_INLINE I32 load(const std::int32_t* p) {
+  I32 v;
+#pragma GCC unroll 4
+  for (int i = 0; i < kParts; ++i) std::memcpy(&v.part[i], p + i * kPartLanes, sizeof(Bits));
+  return v;
+}
+LLADA_INLINE void store(std::int32_t* p, I32 v) {
+#pragma GCC unroll 4
+  for (int i = 0; i < kParts; ++i) std::memcpy(p + i * kPartLanes, &v.part[i], sizeof(Bits));
+}
+LLADA_INLINE I32 subtract(I32 a, I32 b) {
+#pragma GCC unroll 4
+  for (int i = 0; i < kParts; ++i) a.part[i] -= b.part[i];
+  return a;
+}
+LLADA_INLINE F32 to_float(I32 v) {
+  F32 out;
+#pragma GCC unroll 4
+  for (int i = 0; i < kParts; ++i) out.part[i] = __builtin_convertvector((Ints)v.part[i], Part);
+  return out;
+}
+
+// n bytes: v rounded to integers, ties to even, plus 128. |v| <= 127.
+LLADA_INLINE void store_biased(char* p, F32 v, std::int64_t n) {
+  float lanes[kLanes];
+  store(lanes, v);
+  asm("" : "+m"(lanes));  // else a product before this and the sum below may become one fused operation
+  for (std::int64_t i = 0; i < n; ++i) p[i] = static_cast<char>(bits_of(lanes[i] + 12582912.0f) + 128u);
+}
+
 // One step of a product over 4 bytes of the inner dimension: `a` holds them for one row, `b` for 16 columns.
 struct Float32Step {
+  using Element = float;
+  using Sum = F32;
+  static constexpr int kRows = kFloatRows;
+  static LLADA_INLINE F32 zero() { return set1(0.0f); }
   static LLADA_INLINE F32 step(F32 acc, const char* a, const char* b) {
     float scalar;
     std::memcpy(&scalar, a, 4);
@@ -166,6 +207,10 @@ struct Float32Step {
   }
 };
 struct BFloat16Step {
+  using Element = float;
+  using Sum = F32;
+  static constexpr int kRows = kFloatRows;
+  static LLADA_INLINE F32 zero() { return set1(0.0f); }
   static LLADA_INLINE F32 step(F32 acc, const char* a, const char* b) {
     std::uint32_t pair;
     std::memcpy(&pair, a, 4);
@@ -184,5 +229,93 @@ struct BFloat16Step {
     return acc;
   }
 };
+
+// a: four bytes from 0 to 255; b: four signed bytes for each column. Products of the even and of the odd ones fit 16
+// bits (255 * 127), their sums do not.
+struct Int8Step {
+  using Element = std::int32_t;
+  using Sum = I32;
+  static LLADA_INLINE I32 zero() { return I32{}; }
+#if defined(__AVXVNNI__)
+  static constexpr int kRows = kFloatRows;
+  static LLADA_INLINE I32 step(I32 acc, const char* a, const char* b) {
+    int four;
+    std::memcpy(&four, a, 4);
+    const __m256i row = _mm256_set1_epi32(four);
+#pragma GCC unroll 2
+    for (int i = 0; i < kParts; ++i) {
+      const __m256i columns = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b) + i);
+      acc.part[i] = (Bits)_mm256_dpbusd_avx_epi32((__m256i)acc.part[i], row, columns);
+    }
+    return acc;
+  }
+#elif defined(__AVX2__)
+  static constexpr int kRows = 4;  // 4 x 2 accumulators + 4 halves of the columns + 2 of a row
+  static LLADA_INLINE I32 step(I32 acc, const char* a, const char* b) {
+    int four;
+    std::memcpy(&four, a, 4);
+    const __m256i row = _mm256_set1_epi32(four);
+    const __m256i even_row = _mm256_and_si256(row, _mm256_set1_epi16(255)), odd_row = _mm256_srli_epi16(row, 8);
+#pragma GCC unroll 2
+    for (int i = 0; i < kParts; ++i) {
+      const __m256i columns = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b) + i);
+      const __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(columns, 8), 8), odd = _mm256_srai_epi16(columns, 8);
+      acc.part[i] += (Bits)_mm256_madd_epi16(even, even_row);
+      acc.part[i] += (Bits)_mm256_madd_epi16(odd, odd_row);
+    }
+    return acc;
+  }
+#else
+  static constexpr int kRows = 2;
+  typedef std::int16_t Halves __attribute__((vector_size(kPartLanes * 4)));
+  static LLADA_INLINE I32 step(I32 acc, const char* a, const char* b) {
+    std::uint32_t four;
+    std::memcpy(&four, a, 4);
+    const Bits row = Bits{} + four;
+    const Halves even_row = (Halves)(row & 0x00ff00ffu), odd_row = (Halves)(row >> 8 & 0x00ff00ffu);
+#pragma GCC unroll 4
+    for (int i = 0; i < kParts; ++i) {
+      Bits columns;
+      std::memcpy(&columns, b + i * sizeof columns, sizeof columns);
+      const Ints even = (Ints)(((Halves)(columns << 8 & 0xff00ff00u) >> 8) * even_row);
+      const Ints odd = (Ints)(((Halves)columns >> 8) * odd_row);
+      acc.part[i] += (Bits)((Ints)((Bits)even << 16) >> 16) + (Bits)(even >> 16);
+      acc.part[i] += (Bits)((Ints)((Bits)odd << 16) >> 16) + (Bits)(odd >> 16);
+    }
+    return acc;
+  }
+#endif
+};
+
+// 16 columns of four int8 as two packs of bfloat16: exact.
+LLADA_INLINE void widen_int8(const char* from, char* first, char* second) {
+  std::uint32_t packs[2][kLanes];
+  for (int lane = 0; lane < kLanes; ++lane) {
+    std::uint32_t half[4];
+    for (int k = 0; k < 4; ++k)
+      half[k] = bits_of(static_cast<float>(static_cast<signed char>(from[4 * lane + k]))) >> 16;
+    packs[0][lane] = half[0] | half[1] << 16;
+    packs[1][lane] = half[2] | half[3] << 16;
+  }
+  std::memcpy(first, packs[0], sizeof packs[0]);
+  std::memcpy(second, packs[1], sizeof packs[1]);
+}
+
+// 16 columns of two int4, times the scales of the columns, as one pack of bfloat16; subnormal results are zero.
+LLADA_INLINE void widen_int4(const char* from, F32 scales, char* to) {
+  float scale[kLanes];
+  store(scale, scales);
+  std::uint32_t pack[kLanes];
+  const auto half = [](float v) __attribute__((always_inline)) {
+    const std::uint32_t bits = bits_of(v);
+    return (bits & 0x7f800000u) == 0 ? 0u : (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+  };
+  for (int lane = 0; lane < kLanes; ++lane) {
+    const int two = static_cast<unsigned char>(from[lane]);
+    pack[lane] = half(scale[lane] * static_cast<float>((two & 15) - 8)) |
+                 half(scale[lane] * static_cast<float>((two >> 4) - 8)) << 16;
+  }
+  std::memcpy(to, pack, sizeof pack);
+}
 
 }  // namespace llada::cpu::LLADA_TABLE

@@ -1,5 +1,6 @@
-// The one inner kernel of the house: a tile of float32 sums of rows times columns, the rows broadcast, the columns in
-// lanes. Matrix products, q k^T, p v and the head all run on it; only the strides differ.
+// The one inner kernel of the house: a tile of sums of rows times columns, the rows broadcast, the columns in lanes.
+// Matrix products, q k^T, p v and the head all run on it; only the strides and the step differ. A step multiplies 4
+// bytes of the inner dimension: one float32, two bfloat16 (both summed in float32) or four int8 (summed in int32).
 #pragma once
 
 #include "cpu/simd/simd.h"
@@ -8,7 +9,7 @@ namespace llada::cpu::LLADA_TABLE {
 
 constexpr std::int64_t kPanel = 64;  // columns of a packed panel and of every scratch tile
 
-// All steps in bytes; the inner dimension counts packs of 4 bytes (1 float32 or 2 bfloat16).
+// All steps in bytes; the inner dimension counts packs of 4 bytes.
 struct TileInput {
   const char* a;  // rows
   std::int64_t row_step;
@@ -24,12 +25,12 @@ struct TileInput {
 // c[r][16 j ..] (+)= a[r] b for ROWS rows and VECTORS vectors. The loops over the accumulators must be unrolled for
 // them to stay in registers; the sum of one element runs in the order of the inner dimension whatever the tile.
 template <class Step, int ROWS, int VECTORS>
-LLADA_INLINE void tile_kernel(const TileInput& in, float* c, std::int64_t c_step, bool accumulate) {
-  F32 acc[ROWS][VECTORS];
+LLADA_INLINE void tile_kernel(const TileInput& in, typename Step::Element* c, std::int64_t c_step, bool accumulate) {
+  typename Step::Sum acc[ROWS][VECTORS];
 #pragma GCC unroll 8
   for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 4
-    for (int j = 0; j < VECTORS; ++j) acc[r][j] = accumulate ? load(c + r * c_step + j * kLanes) : zero();
+    for (int j = 0; j < VECTORS; ++j) acc[r][j] = accumulate ? load(c + r * c_step + j * kLanes) : Step::zero();
   const char* a = in.a;
   const char* b = in.b;
   const char* ahead = in.ahead;
@@ -49,7 +50,8 @@ LLADA_INLINE void tile_kernel(const TileInput& in, float* c, std::int64_t c_step
 }
 
 template <class Step, int ROWS>
-LLADA_INLINE void tile_columns(TileInput in, int num_vectors, float* c, std::int64_t c_step, bool accumulate) {
+LLADA_INLINE void tile_columns(TileInput in, int num_vectors, typename Step::Element* c, std::int64_t c_step,
+                               bool accumulate) {
   int j = 0;
   for (; j + kTileVectors <= num_vectors; j += kTileVectors) {
     tile_kernel<Step, ROWS, kTileVectors>(in, c + j * kLanes, c_step, accumulate);
@@ -63,7 +65,7 @@ LLADA_INLINE void tile_columns(TileInput in, int num_vectors, float* c, std::int
 
 // The tile of `rows` rows, ROWS at most.
 template <class Step, int ROWS>
-void tile_rows(std::int64_t rows, const TileInput& in, int num_vectors, float* c, std::int64_t c_step,
+void tile_rows(std::int64_t rows, const TileInput& in, int num_vectors, typename Step::Element* c, std::int64_t c_step,
                bool accumulate) {
   if constexpr (ROWS > 0) {
     if (rows == ROWS) return tile_columns<Step, ROWS>(in, num_vectors, c, c_step, accumulate);
@@ -71,14 +73,15 @@ void tile_rows(std::int64_t rows, const TileInput& in, int num_vectors, float* c
   }
 }
 
-// c (num_rows, 16 num_vectors), rows c_step floats apart. The rows are spread evenly over the tiles: a narrow last tile
-// would wait for its few accumulators. Each of the first tiles fetches a share of what comes next, one cache line per
-// step or two: the columns of a product of few rows come from memory, and without this only the first tile would wait
-// for all of it.
+// c (num_rows, 16 num_vectors), rows c_step elements apart. The rows are spread evenly over the tiles: a narrow last
+// tile would wait for its few accumulators. Each of the first tiles fetches a share of what comes next, one cache line
+// per step or two: the columns of a product of few rows come from memory, and without this only the first tile would
+// wait for all of it.
 template <class Step>
-void tile(TileInput in, std::int64_t num_rows, int num_vectors, float* c, std::int64_t c_step, bool accumulate) {
+void tile(TileInput in, std::int64_t num_rows, int num_vectors, typename Step::Element* c, std::int64_t c_step,
+          bool accumulate) {
   constexpr std::int64_t kSharers = 4;  // tiles: a step's columns are four lines
-  const std::int64_t num_tiles = (num_rows + kTileRows - 1) / kTileRows;
+  const std::int64_t num_tiles = (num_rows + Step::kRows - 1) / Step::kRows;
   if (in.ahead == nullptr)
     in.ahead = in.b;
   else
@@ -86,7 +89,7 @@ void tile(TileInput in, std::int64_t num_rows, int num_vectors, float* c, std::i
   for (std::int64_t t = 0; t < num_tiles; ++t) {
     if (t == kSharers) in.ahead_step = 0;
     const std::int64_t rows = num_rows / num_tiles + (t < num_rows % num_tiles ? 1 : 0);
-    tile_rows<Step, kTileRows>(rows, in, num_vectors, c, c_step, accumulate);
+    tile_rows<Step, Step::kRows>(rows, in, num_vectors, c, c_step, accumulate);
     in.a += rows * in.row_step;
     in.ahead += in.num_packs * in.ahead_step;
     c += rows * c_step;
@@ -99,20 +102,9 @@ LLADA_INLINE void tile(DType dtype, const TileInput& in, std::int64_t num_rows, 
   tile<BFloat16Step>(in, num_rows, num_vectors, c, c_step, accumulate);
 }
 
-// Elements of T in one pack.
-LLADA_INLINE std::int64_t pack_of(DType dtype) { return dtype == DType::kFloat32 ? 1 : 2; }
-
-// A panel of 64 columns against rows of x, the inner dimension in blocks that leave the panel's block in the L2 cache
-// while every row passes over it. x: rows in T, row_bytes apart; panel: [num_packs][64] packs; c: (num_rows, 64).
-LLADA_INLINE void panel_product(DType dtype, const char* x, std::int64_t row_bytes, const char* panel,
-                                std::int64_t num_packs, std::int64_t num_rows, float* c, std::int64_t c_step) {
-  constexpr std::int64_t kBlock = 512;  // packs: 128 KiB of panel
-  for (std::int64_t k = 0; k < num_packs; k += kBlock) {
-    const std::int64_t block = num_packs - k < kBlock ? num_packs - k : kBlock;
-    const TileInput in{x + 4 * k,  row_bytes, panel + k * kPanel * 4,          4 * kLanes,
-                       4 * kPanel, block,     panel + (k + block) * kPanel * 4};
-    tile(dtype, in, num_rows, static_cast<int>(kPanel / kLanes), c, c_step, k > 0);
-  }
+// Elements in one pack.
+LLADA_INLINE std::int64_t pack_of(DType dtype) {
+  return dtype == DType::kFloat32 ? 1 : dtype == DType::kBFloat16 ? 2 : 4;
 }
 
 }  // namespace llada::cpu::LLADA_TABLE

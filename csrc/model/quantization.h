@@ -1,0 +1,46 @@
+// Quantised weights: what the compute types are made of, and the rule that turns a matrix into integers. Files hold the
+// result in the same form (`<name>` and `<name>.scales`), so a folder converted beforehand and one quantised at load
+// give the same bits.
+//
+// The rule, in float32 (a stored weight is widened exactly first; the division is one, not a product with an inverse):
+//   int8, row by row             scale = max |row| / 127,  q = round(w / scale) in [-127, 127]
+//   int4, 32 columns of a row    scale = max |group| / 7,  q = round(w / scale) in [-7, 7]; the last group may be
+//   shorter
+// Ties go to the even integer; a scale of 0 becomes 1. Layouts, row-major:
+//   int8  q as signed bytes (out, in); scales (out)
+//   int4  q + 8, two in a byte, the even column in the low half, 8 behind an odd end: (out, in / 2 rounded up);
+//         scales (out, in / 32 rounded up)
+// In a file q is I8 or U8 and the scales are F32. All matrices are quantised but the embedding; that and the norms are
+// bfloat16 then.
+#pragma once
+
+#include <string>
+
+#include "model/config.h"
+#include "ops/ops.h"
+
+namespace llada {
+
+// How a model computes: see the page in ops/ops.h.
+struct ComputeType {
+  const char* name;
+  DType rows;     // T: embedding, K and V, and the rows of attention
+  DType operand;  // rows that meet a weight
+  DType weight;
+};
+
+// The compute type of that name, or of "auto" the one of the folder. Throws ConfigError with the list of what the
+// folder can run in: `stored` is its quantised type ("" for none), `checkpoint` the type of its embedding.
+const ComputeType& find_compute_type(const std::string& name, const std::string& stored, DType checkpoint);
+
+std::int64_t num_scale_groups(DType dtype, std::int64_t cols);  // of a row: 1 for int8
+
+// from: (rows, cols), float32, bfloat16 or float16, at any alignment; values: rows of bytes_of(dtype, cols), scales:
+// (rows, num_scale_groups). False if a value is not finite.
+bool quantize_weight(Stream stream, ConstTensor from, DType dtype, char* values, float* scales);
+
+// False if values or scales from a file are none that the rule can give: int8 -128, int4 -8, a scale that is not a
+// positive number.
+bool is_quantized_weight(Stream stream, const StoredWeight& weight);
+
+}  // namespace llada
