@@ -29,10 +29,11 @@ void matmul(Stream stream, ConstTensor x, const PackedWeight& weight, bool accum
                   const std::int64_t col = panel * kPanel;
                   const std::int64_t num_cols = weight.num_out - col < kPanel ? weight.num_out - col : kPanel;
                   float* target = static_cast<float*>(out.data) + row * out.cols + col;
-                  if (num_cols == kPanel && !accumulate)
+                  if (num_cols == kPanel && !accumulate && is_float(weight.dtype))
                     return panel_product(panel_rows(x, row, num_rows, target, out.cols), x, weight, panel, wide);
-                  // The product is summed by itself and added last: the small terms would be lost one by one in a large
-                  // residual.
+                  // With a residual the product is summed by itself and added last: the small terms would be lost one
+                  // by one in a large residual. Of integers the sums are read again and again, so they lie close
+                  // together.
                   panel_product(panel_rows(x, row, num_rows, sums, kPanel), x, weight, panel, wide);
                   for (std::int64_t r = 0; r < num_rows; ++r) {
                     for (std::int64_t c = 0; c < num_cols; c += kLanes) {
