@@ -108,10 +108,12 @@ void Llada::mlp_block(Stream stream, const LayerWeights& w) {
 std::int64_t Llada::workspace_bytes(std::int64_t num_rows) const {
   const std::int64_t q_size = config_.num_heads * config_.head_dim;
   const std::int64_t kv_size = 2 * config_.num_kv_heads * config_.head_dim;
-  const std::int64_t projected = std::max({q_size, kv_size, 2 * config_.mlp_hidden_size});
-  const std::int64_t in_float32 = config_.d_model + projected;
-  const std::int64_t in_compute_type = config_.d_model + 2 * q_size + config_.mlp_hidden_size;
-  return num_rows * (in_float32 * size_of(DType::kFloat32) + in_compute_type * size_of(weights_.dtype));
+  const DType operand = weights_.type.operand;
+  const std::int64_t float32 = (config_.d_model + std::max(q_size, kv_size)) * size_of(DType::kFloat32);
+  const std::int64_t before = (q_size + config_.mlp_hidden_size) * size_of(before_product());
+  const std::int64_t quantized = before_product() == operand ? 0 : std::max(q_size, config_.mlp_hidden_size);
+  return num_rows *
+         (float32 + row_bytes(operand, config_.d_model) + q_size * size_of(weights_.type.rows) + before + quantized);
 }
 
 void Llada::fill_spans(const ForwardBatch& batch, std::int64_t layer, bool only_wanted) {

@@ -28,6 +28,11 @@ LLADA_INLINE std::int64_t panel_bytes(const PackedWeight& weight) {
   return num_packs_of(weight) * kPanel * 4 + (weight.dtype == DType::kInt8 ? 2 * kPanel * 4 : 0);
 }
 
+// Of the first num_inputs inputs (whole groups) in a panel of int8 or int4.
+LLADA_INLINE std::int64_t inputs_bytes(DType dtype, std::int64_t num_inputs) {
+  return dtype == DType::kInt8 ? num_inputs * kPanel : num_inputs / kGroup * kInt4GroupBytes;
+}
+
 // Rows of x and of the result c (num_rows, 64).
 struct PanelRows {
   const char* x;
@@ -84,7 +89,7 @@ LLADA_INLINE void widen_panel(DType dtype, const char* panel, std::int64_t k, st
     return;
   }
   for (std::int64_t i = 0; i < num_wide; i += kGroup) {
-    const char* group = panel + (k + i) / kGroup * kInt4GroupBytes;
+    const char* group = panel + inputs_bytes(dtype, k + i);
     for (std::int64_t lane = 0; lane < kPanel; lane += kLanes) {
       const F32 scales = load(reinterpret_cast<const float*>(group) + lane);
       for (std::int64_t pair = 0; pair < kGroup / 2; ++pair)
@@ -98,7 +103,13 @@ LLADA_INLINE void widened_product(const PanelRows& rows, const PackedWeight& wei
   for (std::int64_t k = 0; k < weight.num_in; k += kWideInputs) {
     const std::int64_t num_wide = weight.num_in - k < kWideInputs ? weight.num_in - k : kWideInputs;
     widen_panel(weight.dtype, panel, k, num_wide, wide);
-    const TileInput in{rows.x + 2 * k, rows.x_step, wide, 4 * kLanes, 4 * kPanel, (num_wide + 1) / 2};
+    const TileInput in{rows.x + 2 * k,
+                       rows.x_step,
+                       wide,
+                       4 * kLanes,
+                       4 * kPanel,
+                       (num_wide + 1) / 2,
+                       panel + inputs_bytes(weight.dtype, k + num_wide)};
     tile<BFloat16Step>(in, rows.num_rows, static_cast<int>(kPanel / kLanes), rows.c, rows.c_step, k > 0);
   }
   if (weight.dtype == DType::kInt4) return;
