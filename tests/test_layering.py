@@ -25,7 +25,7 @@ CSRC = {
 FLOORS = [
     {"errors", "_core"},
     {"params", "config", "plan", "device", "chat_template", "memory", "transcript"},
-    {"canvas", "model_files", "audit", "template"},
+    {"canvas", "model_files", "audit"},
     {"decoders", "caches", "tokenizer"},
     {"scheduler"},
     {"requests", "outputs"},

@@ -139,7 +139,7 @@ class Stepper:
 
     def _max_steps(self) -> int:
         """As many as end in time: for other callers, and for the next deadline."""
-        soonest = min((job.deadline for job in self.jobs.values()), default=float("inf"))
+        soonest = min((job.deadline for job in list(self.jobs.values())), default=float("inf"))
         seconds = min(_CALL_SECONDS, soonest - time.monotonic())
         return max(1, min(_MAX_STEPS, int(seconds / self._seconds_per_step)))
 

@@ -240,3 +240,45 @@ def test_bad_score(engine: Engine, options, words):
 def test_bad_score_texts(engine: Engine, prompt, answer, words):
     with pytest.raises(InvalidRequestError, match=words):
         engine.score(prompt, answer)
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e300])
+def test_extreme_temperatures_are_numbers_like_others(engine: Engine, temperature):
+    params = NOT_REFERENCE.replace(temperature=temperature, seed=3, return_tokens=True)
+    (output,) = engine.generate([[1, 2]], params)
+    assert all(0 <= token.confidence <= 1 for token in output.outputs[0].tokens)
+
+
+def test_one_bad_prompt_among_very_many(engine: Engine, monkeypatch):
+    monkeypatch.setattr(engine._runner, "open", None)
+    with pytest.raises(InvalidRequestError, match=r"^prompts\[9999\]: "):
+        engine.generate([[1]] * 9999 + [[160]], SHORT)
+
+
+@pytest.mark.parametrize("prompt", [[IDS.eos], [IDS.eot, IDS.eos], [0], [155] * 120])
+def test_odd_prompts_are_answered(engine: Engine, prompt):
+    assert engine.generate([prompt], NOT_REFERENCE)[0].prompt_token_ids == prompt
+
+
+def test_an_answer_that_ends_at_once_is_empty(engine: Engine):
+    """EOS in the first position: no text, and it says stop."""
+    first = engine.generate([[1, 2]], SHORT)[0].outputs[0].token_ids[0]
+    with Engine(CHECKPOINT, compute_type="float32", threads=1, eos_token_id=first) as other:
+        (output,) = other.generate([[1, 2]], NOT_REFERENCE)
+        completion = output.outputs[0]
+        assert (completion.text, completion.token_ids, completion.finish_reason) == ("", [], "stop")
+        assert (completion.diffusion.emitted_tokens, completion.diffusion.padding_tokens) == (0, 8)
+        (event,) = other.stream([1, 2], NOT_REFERENCE, mode="append")
+        assert (event.text, event.finished) == ("", True)
+
+
+def test_an_engine_used_from_its_own_callbacks(engine: Engine):
+    """Between two events of a stream anything may be asked, also its own end."""
+    params = NOT_REFERENCE.replace(gen_length=100, eos_early_stop=False)
+    for event in engine.stream([1, 2], params, request_id="outer"):
+        if event.step == 0:
+            engine.generate([[3]], SHORT)
+            engine.score([1], [2], mc_num=2)
+            engine.forward([1])
+            assert engine.abort("outer")
+    assert event.output.outputs[0].finish_reason == "abort"

@@ -142,13 +142,9 @@ def test_abort_of_a_stream_and_of_a_score(engine: Engine, monkeypatch):
     assert last.output.outputs[0].finish_reason == "abort"
 
     denoise = engine._runner.denoise
-    monkeypatch.setattr(engine._runner, "denoise", lambda plan: (engine.abort(plan_owner(engine)), denoise(plan))[1])
+    monkeypatch.setattr(engine._runner, "denoise", lambda plan: (engine.abort("my score"), denoise(plan))[1])
     with pytest.raises(RequestCancelledError):
-        engine.score([1], [2, 3], mc_num=400)
-
-
-def plan_owner(engine):
-    return next(iter(engine._dispatcher._stepper.jobs))
+        engine.score([1], [2, 3], mc_num=400, request_id="my score")
 
 
 def test_samples_have_seeds_of_their_own_and_can_be_had_alone(engine: Engine):
