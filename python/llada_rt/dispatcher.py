@@ -18,6 +18,7 @@ from .config import EngineConfig
 from .errors import (
     EngineClosedError,
     EngineStuckError,
+    InternalError,
     InvalidRequestError,
     OutOfMemoryError,
     QueueFullError,
@@ -248,7 +249,9 @@ class Dispatcher:
                         self._step()
                     except Exception as error:  # a bug of ours; those who wait must hear of it
                         for job in list(self._stepper.jobs.values()):
-                            self._stepper.fail(job, error)
+                            fault = InternalError(f"a step failed: {error!r}"[:500])
+                            fault.__cause__ = error
+                            self._stepper.fail(job, fault)
 
     def _wake(self) -> None:
         if self._is_served:

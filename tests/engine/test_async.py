@@ -7,7 +7,15 @@ import time
 
 import pytest
 
-from llada_rt import AsyncEngine, Engine, EngineClosedError, InvalidRequestError, QueueFullError, SamplingParams
+from llada_rt import (
+    AsyncEngine,
+    Engine,
+    EngineClosedError,
+    InternalError,
+    InvalidRequestError,
+    QueueFullError,
+    SamplingParams,
+)
 from tests.data.make_goldens import CHECKPOINT, IDS
 
 OPTIONS = {"compute_type": "float32", "threads": 2, "eot_token_id": IDS.eot}
@@ -148,6 +156,22 @@ def test_a_hundred_cancellations():
 @pytest.mark.slow
 def test_two_thousand_cancellations():
     asyncio.run(cancel_at_random(2000, 1))
+
+
+def test_a_bug_in_a_step_is_told_to_all_and_the_next_request_is_answered():
+    async def main():
+        async with AsyncEngine(CHECKPOINT, **OPTIONS) as service:
+            stepper = service.engine._dispatcher._stepper
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(stepper, "step", lambda: [][0])
+                calls = [service.generate([[n]], PARAMS) for n in range(3)]
+                for result in await asyncio.gather(*calls, return_exceptions=True):
+                    assert isinstance(result, InternalError)
+                    assert "IndexError" in str(result)
+            assert await service.generate([[1]], PARAMS)
+            await idle(service)
+
+    asyncio.run(main())
 
 
 def test_leaving_a_stream_cancels():
