@@ -63,18 +63,22 @@ class Noise:
     """The random numbers of a batch.
 
     even_times: the times of a global batch lie at equal distances from one random start (each alone is uniform,
-    together they have less variance); otherwise each is drawn by itself, as LLaDA's guidelines do.
+    together they have less variance); otherwise each is drawn by itself, as LLaDA's guidelines do. min_time: the
+    smallest of them; from 0 on the loss is the bound, above it is one with less variance that shows more masks.
     """
 
     seed: int
     even_times: bool = True
+    min_time: float = 0.0
 
     def times(self, step: int, num_rows: int, rows: range) -> Tensor:
         """(len(rows),) float32."""
         rng = generator(self.seed, TIME_STREAM, step)
         if self.even_times:
-            return low_discrepancy_times(float(rng.random()), num_rows)[rows.start : rows.stop]
-        return torch.from_numpy(_below_one(rng.random(num_rows)[rows.start : rows.stop]))
+            drawn = low_discrepancy_times(float(rng.random()), num_rows)[rows.start : rows.stop].numpy()
+        else:
+            drawn = rng.random(num_rows)[rows.start : rows.stop]
+        return torch.from_numpy(_below_one(drawn if not self.min_time else self.min_time + (1 - self.min_time) * drawn))
 
     def draws(self, step: int, rows: range, length: int) -> Tensor:
         """(len(rows), length) float32. A row's numbers depend neither on how many rows there are nor on its length."""
@@ -99,6 +103,7 @@ class BatchConfig:
 
     batch_rows: int = 64  # rows of a global batch
     even_times: bool = True  # times of a batch at equal distances (less variance); false: each by itself
+    min_time: float = 0.0  # smallest t; above 0 more is hidden, with less variance, and the loss is no bound any more
     pads: Sequence[int] = (0,)  # EOS tokens after the longest row of a batch, drawn evenly; rows only
     same_length: bool = False  # only rows of one length in a batch, so that no row is padded; rows only
     random_length_share: float = 0.01  # of the steps, windows cut to a random length, as LLaDA's; packed text only
@@ -108,6 +113,8 @@ class BatchConfig:
             raise ValueError(f"batch_rows expected at least 1, received {self.batch_rows}")
         if not self.pads or min(self.pads) < 0:
             raise ValueError(f"pads expected numbers from 0, at least one, received {list(self.pads)}")
+        if not 0 <= self.min_time <= 1:
+            raise ValueError(f"min_time expected 0..1, received {self.min_time}")
         if not 0 <= self.random_length_share <= 1:
             raise ValueError(f"random_length_share expected 0..1, received {self.random_length_share}")
 
@@ -124,7 +131,7 @@ class RowBatches:
         if not len(store):
             raise ValueError("the data has no rows")
         self.store, self.config, self.seed, self.eos_id = store, config, seed, eos_id
-        self.noise = Noise(seed, config.even_times)
+        self.noise = Noise(seed, config.even_times, config.min_time)
         self._epoch: tuple[int, list[np.ndarray]] = (-1, [])
 
     @property
@@ -196,7 +203,7 @@ class PackedBatches:
         if store.num_tokens < window:
             raise ValueError(f"the corpus has {store.num_tokens} tokens, fewer than one window of {window}")
         self.store, self.config, self.window, self.seed = store, config, window, seed
-        self.noise = Noise(seed, config.even_times)
+        self.noise = Noise(seed, config.even_times, config.min_time)
         self.num_windows = store.num_tokens // window
         self.steps_per_epoch = -(-self.num_windows // config.batch_rows)
         self._epoch: tuple[int, np.ndarray] = (-1, np.empty(0))

@@ -139,6 +139,17 @@ def test_times_are_even_or_drawn_one_by_one():
     assert torch.equal(single.times(4, 8, range(2, 5)), single.times(4, 8, range(8))[2:5])
 
 
+@pytest.mark.parametrize("even", [True, False])
+def test_times_begin_where_they_are_told_to(even):
+    """What is drawn between min_time and 1 is what was drawn between 0 and 1; at 1, everything is hidden."""
+    whole, late, last = (Noise(1, even, least).times(0, 64, range(64)) for least in (0.0, 0.5, 1.0))
+    torch.testing.assert_close(late, 0.5 + whole / 2)
+    assert (last < 1).all()
+    assert (last * 2**20 > 2**20 - 1).all()
+    with pytest.raises(ValueError, match="min_time expected 0..1, received 2"):
+        BatchConfig(min_time=2)
+
+
 def test_draws_of_a_row_depend_on_its_place_alone():
     noise = Noise(1)
     assert torch.equal(noise.draws(5, range(2, 4), 9), noise.draws(5, range(8), 12)[2:4, :9])
