@@ -9,6 +9,7 @@
 
 #include "core/check.h"
 #include "core/tensor.h"
+#include "ops/trace.h"
 
 namespace llada {
 
@@ -25,6 +26,14 @@ inline std::vector<std::int32_t> to_vector(const IntArray& array) {
 template <class T>
 py::array_t<T> to_array(const std::vector<T>& values) {
   return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
+}
+
+// op -> (calls, wall nanoseconds, CPU nanoseconds)
+inline py::dict trace_dict(const std::vector<Trace::Entry>& entries) {
+  py::dict spent;
+  for (const Trace::Entry& entry : entries)
+    spent[entry.name] = py::make_tuple(entry.calls, entry.time.wall_ns, entry.time.cpu_ns);
+  return spent;
 }
 
 void bind_runtime(py::module_& module);

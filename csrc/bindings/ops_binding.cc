@@ -18,8 +18,18 @@ namespace {
 
 class OpsHandle {
  public:
-  OpsHandle(const std::string& table, int num_threads)
-      : ops_(find_table(table)), pool_(num_threads > 0 ? num_threads : default_num_threads()), stream_{&pool_} {}
+  // With repeats each op runs so many times for a call, timed.
+  OpsHandle(const std::string& table, int num_threads, int repeats)
+      : trace_(find_table(table), repeats),
+        ops_(repeats > 0 ? timed(trace_.table()) : trace_.table()),
+        pool_(num_threads > 0 ? num_threads : default_num_threads()),
+        stream_{&pool_, &trace_} {}
+
+  py::dict trace() {
+    const py::dict spent = trace_dict(trace_.entries());
+    trace_.clear();
+    return spent;
+  }
 
   const char* name() const { return ops_.name; }
 
@@ -287,7 +297,8 @@ class OpsHandle {
     return to_array(values);
   }
 
-  const Ops& ops_;
+  Trace trace_;
+  const Ops ops_;
   ThreadPool pool_;
   const Stream stream_;
 };
@@ -314,7 +325,8 @@ SamplingRule sampling_rule(double guidance_scale, double temperature, std::uint6
 void bind_ops(py::module_& module) {
   using namespace py::literals;
   py::class_<OpsHandle>(module, "Ops")
-      .def(py::init<const std::string&, int>(), "table"_a, "num_threads"_a = 0)
+      .def(py::init<const std::string&, int, int>(), "table"_a, "num_threads"_a = 0, "repeats"_a = 0)
+      .def("trace", &OpsHandle::trace, "op -> (calls, wall and CPU nanoseconds) since the last call of this")
       .def_property_readonly("name", &OpsHandle::name)
       .def("embed", &OpsHandle::embed, "tokens"_a, "weight"_a, "dtype"_a)
       .def("rms_norm", &OpsHandle::rms_norm, "x"_a, "weight"_a, "eps"_a, "dtype"_a)
@@ -348,7 +360,7 @@ void bind_ops(py::module_& module) {
       .def("measure_peak", &OpsHandle::measure_peak, "dtype"_a);
   module.def(
       "measure_peak",
-      [](const std::string& dtype, int num_threads) { return OpsHandle("", num_threads).measure_peak(dtype); },
+      [](const std::string& dtype, int num_threads) { return OpsHandle("", num_threads, 0).measure_peak(dtype); },
       "kind"_a, "num_threads"_a = 0, "GFLOP/s of the best table's multiply-add on registers.");
 }
 

@@ -6,6 +6,7 @@
 
 #include "bindings/convert.h"
 #include "denoise/runtime.h"
+#include "model/tensor_names.h"
 
 namespace llada {
 namespace {
@@ -32,8 +33,7 @@ class RuntimeHandle {
 
 py::object optional_id(std::int64_t id) { return id < 0 ? py::object(py::none()) : py::object(py::int_(id)); }
 
-py::dict config_dict(const Runtime& runtime) {
-  const ModelConfig& c = runtime.config();
+py::dict config_dict(const ModelConfig& c) {
   py::dict d;
   d["d_model"] = c.d_model;
   d["num_layers"] = c.num_layers;
@@ -49,8 +49,37 @@ py::dict config_dict(const Runtime& runtime) {
   d["mask_token_id"] = optional_id(c.mask_token_id);
   d["eos_token_id"] = optional_id(c.eos_token_id);
   d["pad_token_id"] = optional_id(c.pad_token_id);
+  return d;
+}
+
+py::dict config_dict(const Runtime& runtime) {
+  py::dict d = config_dict(runtime.config());
   d["checkpoint_dtype"] = name_of(runtime.weights().checkpoint_dtype);
   return d;
+}
+
+// What config.json says of a folder, without its weights: the model's shape and the tensors that it must hold, each as
+// (name, layer or -1, shape).
+py::tuple describe_model(const std::string& path) {
+  const ModelConfig config = load_config(path);
+  py::list tensors;
+  for (const TensorRecord& record : tensor_records(config)) {
+    py::list shape;
+    if (!record.is_norm()) shape.append(record.rows);
+    shape.append(record.cols);
+    tensors.append(py::make_tuple(record.name, record.layer, py::tuple(shape)));
+  }
+  return py::make_tuple(config_dict(config), tensors);
+}
+
+py::dict trace(const RuntimeHandle& handle) {
+  const std::shared_ptr<Runtime> runtime = handle.get();
+  std::vector<Trace::Entry> entries;
+  {
+    const py::gil_scoped_release release;
+    entries = runtime->trace();
+  }
+  return trace_dict(entries);
 }
 
 py::tuple denoise(const RuntimeHandle& handle, const py::array_t<SequencePlan, py::array::c_style>& sequences,
@@ -194,7 +223,17 @@ void bind_runtime(py::module_& module) {
            py::arg("targets") = std::nullopt)
       .def("forward", forward, py::arg("tokens"))
       .def("logits", logits, py::arg("slot"), py::arg("spans"), py::arg("positions"))
+      .def(
+          "set_trace",
+          [](const RuntimeHandle& h, bool on) {
+            const auto runtime = h.get();
+            const py::gil_scoped_release release;
+            runtime->set_trace(on);
+          },
+          py::arg("on"))
+      .def("trace", trace, "op -> (calls, wall and CPU nanoseconds) since set_trace(True)")
       .def("close", &RuntimeHandle::close);
+  module.def("describe_model", describe_model, py::arg("path"));
 }
 
 }  // namespace llada

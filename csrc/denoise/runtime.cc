@@ -26,7 +26,9 @@ int checked_num_threads(int requested) {
 
 Runtime::Runtime(const std::string& folder, const RuntimeOptions& options)
     : config_(load_config(folder)),
-      ops_(find_table(options.table)),
+      table_(find_table(options.table)),
+      ops_(table_),
+      trace_(table_),
       pool_(checked_num_threads(options.num_threads)),
       stream_{&pool_},
       weights_(load_weights(folder, config_, options.compute_type, ops_, stream_)),
@@ -75,6 +77,7 @@ std::vector<std::int32_t> Runtime::canvas(std::int32_t slot) {
 
 StepResult Runtime::denoise(const StepPlan& plan) {
   const std::lock_guard<std::mutex> lock(mutex_);
+  const TimedScope scope(stream_.trace, "denoise");
   return loop_.run(stream_, plan);
 }
 
@@ -116,6 +119,18 @@ void Runtime::logits(const Slot& slot, const std::vector<QuerySpan>& spans, cons
   const ConstTensor hidden = model_.forward(stream_, batch);
   ops_.matmul(stream_, hidden, weights_.head, /*accumulate=*/false,
               {out, DType::kFloat32, hidden.rows, config_.vocab_size});
+}
+
+void Runtime::set_trace(bool on) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  trace_.clear();
+  stream_.trace = on ? &trace_ : nullptr;
+  ops_ = on ? timed(table_) : table_;
+}
+
+std::vector<Trace::Entry> Runtime::trace() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return trace_.entries();
 }
 
 }  // namespace llada

@@ -12,6 +12,7 @@
 #include "model/kv_pool.h"
 #include "model/llada.h"
 #include "model/weights.h"
+#include "ops/trace.h"
 
 namespace llada {
 
@@ -27,7 +28,7 @@ class Runtime {
 
   const ModelConfig& config() const { return config_; }
   const Weights& weights() const { return weights_; }
-  const Ops& ops() const { return ops_; }
+  const Ops& ops() const { return table_; }
   int num_threads() const { return pool_.num_threads(); }
   std::int64_t kv_bytes_per_token() const { return kv_.bytes_per_token(); }
   std::int64_t kv_slot_bytes(std::int64_t length) const { return kv_.slot_bytes(length); }
@@ -54,15 +55,22 @@ class Runtime {
   void logits(std::int32_t slot, const std::vector<QuerySpan>& spans, const std::vector<std::int32_t>& positions,
               float* out);
 
+  // From now on the time of each op is added up, beginning with nothing, or no longer.
+  void set_trace(bool on);
+  // What has been added up; "denoise" is the whole of those calls.
+  std::vector<Trace::Entry> trace();
+
  private:
   void logits(const Slot& slot, const std::vector<QuerySpan>& spans, const std::vector<std::int32_t>& positions,
               float* out);
 
   std::mutex mutex_;
   const ModelConfig config_;
-  const Ops& ops_;
+  const Ops& table_;
+  Ops ops_;  // the table, or the same timed
+  Trace trace_;
   ThreadPool pool_;
-  const Stream stream_;
+  Stream stream_;
   const Weights weights_;
   KvPool kv_;
   Llada model_;

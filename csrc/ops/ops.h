@@ -18,10 +18,13 @@
 namespace llada {
 
 class ThreadPool;
+class Trace;
 
-// Where an op runs. The CPU tables need the pool; it also lends each worker its scratch memory.
+// Where an op runs. The CPU tables need the pool; it also lends each worker its scratch memory. The trace is there
+// while somebody wants to know where the time goes (ops/trace.h).
 struct Stream {
   ThreadPool* pool = nullptr;
+  Trace* trace = nullptr;
 };
 
 // A weight matrix as a checkpoint has it: float32, bfloat16 or float16, or quantised (model/quantization.h).
