@@ -34,7 +34,7 @@ bool spin_until(const Done& done) {
 
 ThreadPool::ThreadPool(int num_threads)
     : num_threads_(std::max(1, num_threads)), owner_pid_(getpid()), workers_(std::make_unique<Workers>()) {
-  scratch_.resize(static_cast<std::size_t>(num_threads_) + 1);
+  scratch_.resize(static_cast<std::size_t>(num_threads_));
   for (int worker = 1; worker < num_threads_; ++worker)
     workers_->threads.emplace_back([this, worker] { work(worker); });
 }
@@ -57,13 +57,29 @@ bool ThreadPool::is_forked_child() const { return owner_pid_ != getpid(); }
 char* ThreadPool::scratch(int worker, std::int64_t num_bytes) {
   Buffer& buffer = scratch_[static_cast<std::size_t>(worker)];
   buffer.reserve(num_bytes);
+  std::int64_t most = most_scratch_.load(std::memory_order_relaxed);
+  while (most < num_bytes && !most_scratch_.compare_exchange_weak(most, num_bytes, std::memory_order_relaxed)) {
+  }
   return buffer.data();
 }
 
-char* ThreadPool::shared_scratch(std::int64_t num_bytes) { return scratch(num_threads_, num_bytes); }
+char* ThreadPool::shared_scratch(std::int64_t num_bytes) {
+  shared_scratch_.reserve(num_bytes);
+  return shared_scratch_.data();
+}
+
+// Gives each worker what the neediest has asked for so far. Who takes which index is chance: without this a worker
+// might ask for its first memory long after the others.
+void ThreadPool::even_out_scratch() {
+  const std::int64_t most = most_scratch_.load(std::memory_order_relaxed);
+  if (most == even_scratch_) return;
+  for (Buffer& buffer : scratch_) buffer.reserve(most);
+  even_scratch_ = most;
+}
 
 void ThreadPool::run(std::int64_t count, Task task, const void* context) {
   if (count <= 0) return;
+  even_out_scratch();
   // In a forked child there is nobody to wait for: the caller does the work alone.
   if (num_threads_ == 1 || count == 1 || is_forked_child()) {
     for (std::int64_t i = 0; i < count; ++i) task(context, i, 0);

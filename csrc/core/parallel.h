@@ -53,6 +53,7 @@ class ThreadPool {
     std::atomic<int> num_inside{0};
   };
 
+  void even_out_scratch();
   void work(int worker);
   void take_chunks(int worker);
   bool is_forked_child() const;
@@ -60,7 +61,10 @@ class ThreadPool {
   const int num_threads_;
   const int owner_pid_;
   std::unique_ptr<Workers> workers_;
-  std::vector<Buffer> scratch_;
+  std::vector<Buffer> scratch_;  // by worker
+  Buffer shared_scratch_;
+  std::atomic<std::int64_t> most_scratch_{0};  // that a worker has asked for
+  std::int64_t even_scratch_ = 0;              // that each worker has
 
   Task task_ = nullptr;
   const void* context_ = nullptr;

@@ -1,5 +1,6 @@
 // Batched selection: which candidates of each sequence are written into its canvas.
 #include <algorithm>
+#include <limits>
 #include <numeric>
 
 #include "cpu/cpu_ops.h"
@@ -24,8 +25,13 @@ std::int64_t num_selected(const CommitGroup& group, std::int64_t n, const Confid
 void commit_group(const CandidateRow* rows, Candidate* candidates, const CommitGroup& group, std::int64_t* chosen) {
   const std::int64_t n = group.end - group.begin;
   std::iota(chosen, chosen + n, group.begin);
-  std::stable_sort(chosen, chosen + n,
-                   [&](std::int64_t a, std::int64_t b) { return candidates[a].confidence > candidates[b].confidence; });
+  // Highest confidence first, then lower position. Not stable_sort: that one asks for memory.
+  const auto key = [&](std::int64_t i) {
+    const double confidence = candidates[i].confidence;
+    return confidence == confidence ? confidence : -std::numeric_limits<double>::infinity();
+  };
+  std::sort(chosen, chosen + n,
+            [&](std::int64_t a, std::int64_t b) { return key(a) > key(b) || (key(a) == key(b) && a < b); });
   std::int64_t taken = num_selected(group, n, [&](std::int64_t rank) { return candidates[chosen[rank]].confidence; });
   const bool all_masks =
       std::all_of(chosen, chosen + taken, [&](std::int64_t i) { return candidates[i].token == group.mask_id; });

@@ -89,13 +89,16 @@ StepResult DenoisingLoop::run(Stream stream, const StepPlan& plan) {
   check_plan(plan, pool_, weights_.head.num_out);
   StepResult result;
   bool any_done = plan.num_sequences == 0;
+  std::size_t most_commits = 0;  // of the call: with room for them a step allocates nothing
   for (std::int64_t s = 0; s < plan.num_sequences; ++s) {
     const SequencePlan& sequence = plan.sequences[s];
     const std::int32_t num_masked = count_masks(pool_.at(sequence.slot).canvas, sequence);
     const bool done = is_done(sequence, num_masked, 0);
     result.outcomes.push_back({0, 0, 0, num_masked, done, -1});
     any_done = any_done || done;
+    most_commits += static_cast<std::size_t>(sequence.block_stop - sequence.commit_start);
   }
+  result.commits.reserve(most_commits);
   for (std::int32_t index = 0; index < plan.max_steps && !any_done; ++index) {
     step(stream, plan, index, result);
     for (const SequenceOutcome& outcome : result.outcomes) any_done = any_done || outcome.block_done != 0;
