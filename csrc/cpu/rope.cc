@@ -20,23 +20,23 @@ LLADA_INLINE void rotate(const float* x, const float* angle, std::int64_t head_d
   }
 }
 
-// Element (position, dim) of a slot's head: see KvView for the two orders.
-template <class T>
-LLADA_INLINE void write_head(T* k, T* v, std::int64_t position, const float* key, const float* value,
-                             std::int64_t head_dim, std::int64_t v_stride) {
-  constexpr std::int64_t pack = 4 / sizeof(T);
-  const auto convert = [](float x) {
-    if constexpr (pack == 1)
-      return x;
-    else
-      return float_to_bf16(x);
-  };
-  T* k_tile = k + position / kLanes * kLanes * head_dim + position % kLanes * pack;
-  T* v_row = v + position / pack * pack * v_stride + position % pack;
-  for (std::int64_t d = 0; d < head_dim; ++d) {
-    k_tile[d / pack * kLanes * pack + d % pack] = convert(key[d]);
-    v_row[d * pack] = convert(value[d]);
-  }
+// Puts a row of one head into its slot, in the order of KvView: a pack of K is 4 bytes and 16 packs from the next.
+LLADA_INLINE void write_float32(float* k, float* v, std::int64_t position, const float* key, const float* value,
+                                std::int64_t head_dim, std::int64_t v_stride) {
+  float* k_tile = k + position / kLanes * kLanes * head_dim + position % kLanes;
+  for (std::int64_t d = 0; d < head_dim; ++d) k_tile[d * kLanes] = key[d];
+  std::memcpy(v + position * v_stride, value, static_cast<std::size_t>(head_dim * 4));
+}
+
+// V of two positions shares its packs: the other half stays.
+LLADA_INLINE void write_bfloat16(std::uint32_t* k, std::uint32_t* v, std::int64_t position, const std::uint16_t* key,
+                                 const std::uint16_t* value, std::int64_t head_dim, std::int64_t v_stride) {
+  std::uint32_t* k_tile = k + position / kLanes * kLanes * (head_dim / 2) + position % kLanes;
+  for (std::int64_t d = 0; d < head_dim / 2; ++d) std::memcpy(k_tile + d * kLanes, key + 2 * d, 4);
+  std::uint32_t* v_row = v + position / 2 * v_stride;
+  const int shift = position % 2 * 16;
+  const std::uint32_t kept = 0xffff0000u >> shift;
+  for (std::int64_t d = 0; d < head_dim; ++d) v_row[d] = (v_row[d] & kept) | std::uint32_t{value[d]} << shift;
 }
 
 }  // namespace
@@ -60,21 +60,29 @@ void rope_kv_write(Stream stream, ConstTensor kv, ConstTensor angles, const std:
   parallel_for(*stream.pool, num_spans * shape.num_kv_heads, [&](std::int64_t unit, int worker) {
     const RowSpan& span = spans[unit / shape.num_kv_heads];
     const std::int64_t head = unit % shape.num_kv_heads;
-    const std::int64_t k_head = head * span.kv.capacity * head_dim;
-    const std::int64_t v_head = head * span.kv.capacity * v_stride;
-    float* key = reinterpret_cast<float*>(stream.pool->scratch(worker, head_dim * 4));
+    // Both types count in units of 4 bytes: a pack.
+    const std::int64_t pack = pack_of(dtype);
+    const std::int64_t k_head = head * span.kv.capacity * (head_dim / pack);
+    const std::int64_t v_head = head * span.kv.capacity / pack * v_stride;
+    const Row key{stream.pool->scratch(worker, 2 * head_dim * 4), dtype};
+    const Row value{key.data + head_dim * 4, dtype};
     for (std::int64_t r = span.row_begin; r < span.row_end; ++r) {
       const float* k_row = static_cast<const float*>(kv.data) + r * kv.cols + head * head_dim;
       const float* v_row = k_row + shape.num_kv_heads * head_dim;
       const float* angle = static_cast<const float*>(angles.data) + positions[r] * angles.cols;
-      rotate(k_row, angle, head_dim, [&](std::int64_t i, F32 v, std::int64_t n) { store_n(key + i, v, n); });
+      rotate(k_row, angle, head_dim, [&](std::int64_t i, F32 x, std::int64_t n) { key.store(i, x, n); });
+      for (std::int64_t i = 0; i < head_dim; i += kLanes) {
+        const std::int64_t n = lanes_left(i, head_dim);
+        value.store(i, load_n(v_row + i, n), n);
+      }
       if (dtype == DType::kFloat32)
-        write_head<float>(static_cast<float*>(span.kv.k) + k_head, static_cast<float*>(span.kv.v) + v_head,
-                          positions[r], key, v_row, head_dim, v_stride);
+        write_float32(static_cast<float*>(span.kv.k) + k_head, static_cast<float*>(span.kv.v) + v_head, positions[r],
+                      reinterpret_cast<const float*>(key.data), reinterpret_cast<const float*>(value.data), head_dim,
+                      v_stride);
       else
-        write_head<std::uint16_t>(static_cast<std::uint16_t*>(span.kv.k) + k_head,
-                                  static_cast<std::uint16_t*>(span.kv.v) + v_head, positions[r], key, v_row, head_dim,
-                                  v_stride);
+        write_bfloat16(static_cast<std::uint32_t*>(span.kv.k) + k_head, static_cast<std::uint32_t*>(span.kv.v) + v_head,
+                       positions[r], reinterpret_cast<const std::uint16_t*>(key.data),
+                       reinterpret_cast<const std::uint16_t*>(value.data), head_dim, v_stride);
     }
   });
 }
