@@ -1,31 +1,45 @@
-"""Time of one denoising step, beside the Fast-dLLM step in torch in the same run.
+"""Time of one denoising step, whole and phase by phase, beside the Fast-dLLM step in torch in the same run.
 
-    python -m benchmarks.bench_step [--shapes s,m,l] [--dtype bfloat16] [--threads 2] [--repeats 5]
+    python -m benchmarks.bench_step [--shapes s,m,l] [--compute-type bfloat16] [--threads 2] [--repeats 5]
 
-Two kinds of step on a canvas of 64 prompt and 128 response positions, with blocks of 32: `refresh` recomputes the
-canvas (192 rows), `refine` the block (32 rows, dual cache). Random weights, batch 1. GFLOP/s counts the arithmetic
-that our step needs (logits for masked rows only) and divides it by each one's time, so it compares like with like;
-the share is of the multiply-add peak measured in the same run. Logits are checked before anything is timed.
+Kinds of step on a canvas of 64 prompt and 128 response positions, with blocks of 32: `refresh` recomputes the canvas
+(192 rows), `refine` the block (32 rows, dual cache), `compact` of the block what is masked or was just committed (the
+first 16 steps after the refresh). Random weights, batch 1. GFLOP/s counts the arithmetic that our step needs (logits
+for masked rows only) and divides it by each one's time, so it compares like with like; the share is of the peak of the
+multiply-adds in question, measured in the same run. Logits are checked before anything is timed.
+
+Phases are timed in rounds of their own, in processor time: products (with SwiGLU), attention (with RoPE and the K/V
+write), head (logits, confidence, choice), rest.
 """
 
 import argparse
 import gc
+import statistics
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from benchmarks.baselines.fast_dllm_torch import DualCacheLoop
 from benchmarks.harness import ROOT, Timing, environment, interleave, store
 from benchmarks.shapes import BLOCK_LENGTH, CANVAS_LENGTH, PROMPT_LENGTH, SHAPES, Shape
-from llada_rt import _core
+from llada_rt import _core, quantize
 from training.model import LLaDA
 
 BLOCK = (PROMPT_LENGTH, PROMPT_LENGTH + BLOCK_LENGTH)
 REFINE_STEPS = 16  # of the block's 31 after its refresh; each commits one token
-TORCH = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# Compute type -> the peak that its products run against; torch runs in bfloat16 beside all but float32.
+PEAK = {"float32": "float32", "bfloat16": "bfloat16", "int8": "int8", "int8_bfloat16": "bfloat16", "int4": "bfloat16"}
+PHASES = {
+    "products": ("matmul", "matmul_swiglu"),
+    "attention": ("attention", "rope", "rope_kv_write"),
+    "head": ("candidates",),
+}
+# Largest error of logits, relative to the largest of them, of rows in int8: each product adds a rounding of 1/254.
+INT8_ROWS_ERROR = 0.1
 
 
 class CompiledLoop:
@@ -59,6 +73,12 @@ class CompiledLoop:
     def refine(self) -> None:
         self._run(BLOCK, 1, REFINE_STEPS)
 
+    def compact(self) -> None:
+        """The same steps with row compaction: the first one after the refresh has all 32 rows."""
+        self.plan["compact"] = 1
+        self._run(BLOCK, 1, REFINE_STEPS)
+        self.plan["compact"] = 0
+
 
 class TorchLoop:
     """The baseline with the same two methods."""
@@ -76,54 +96,104 @@ class TorchLoop:
             self.loop.refine(1)
 
 
-def check_logits(folder: Path, runtime: "_core.Runtime", model: LLaDA, shape: Shape) -> dict[str, float]:
+def round_weights(model: LLaDA, compute_type: str) -> None:
+    """The weights that a quantised model stands for, as floats."""
+    stored = "int4" if compute_type == "int4" else "int8"
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            weight = module.weight.data.float().numpy()
+            if stored == "int8":
+                back = quantize.dequantize_int8(*quantize.quantize_int8(weight))
+            else:
+                back = quantize.dequantize_int4(*quantize.quantize_int4(weight), weight.shape[1])
+            module.weight.data = torch.from_numpy(back)
+
+
+def check_logits(folder: Path, runtime: "_core.Runtime", model: LLaDA, shape: Shape, kind: str) -> dict[str, float]:
     """Largest error of the block's logits against torch float32 on the same weights; ours at most twice torch's."""
     tokens = torch.tensor([shape.canvas()])
     with torch.no_grad():
-        truth = LLaDA.from_folder(folder, dtype=torch.float32)(tokens)[0, slice(*BLOCK)]
+        exact = LLaDA.from_folder(folder, dtype=torch.float32)
+        truth = exact(tokens)[0, slice(*BLOCK)]
         scale = truth.abs().max().item()
         plain = (model(tokens)[0, slice(*BLOCK)].float() - truth).abs().max().item() / scale
+        if kind not in ("float32", "bfloat16"):
+            round_weights(exact, kind)
+            truth = exact(tokens)[0, slice(*BLOCK)]
     ours = runtime.forward(tokens[0].int().numpy())[slice(*BLOCK)]
     error = np.abs(ours - truth.numpy()).max() / scale
-    if not error <= 2 * plain + 1e-5:
+    if not error <= 2 * plain + 1e-5 + (INT8_ROWS_ERROR if kind == "int8" else 0):
         raise SystemExit(f"{shape.name}: logits are off by {error:.2g} (torch {plain:.2g}): not timed")
     return {"error": float(error), "torch_error": plain}
 
 
-def measure(shape: Shape, folder: Path, dtype: str, threads: int, repeats: int) -> list[dict]:
-    runtime = _core.Runtime(str(folder), compute_type=dtype, num_threads=threads)
-    model = LLaDA.from_folder(folder, dtype=TORCH[dtype])
-    errors = check_logits(folder, runtime, model, shape)
+def measure(shape: Shape, folder: Path, options: argparse.Namespace) -> list[dict]:
+    kind, threads = options.compute_type, options.threads
+    runtime = _core.Runtime(str(folder), compute_type=kind, num_threads=threads)
+    model = LLaDA.from_folder(folder, dtype=torch.float32 if kind == "float32" else torch.bfloat16)
+    errors = check_logits(folder, runtime, model, shape, kind)
     gc.collect()
+    ours = CompiledLoop(runtime, shape)
     loops = {
-        "llada_rt": CompiledLoop(runtime, shape),
+        "llada_rt": ours,
         "torch Fast-dLLM": TorchLoop(model, shape, lean=False),
         "torch lean": TorchLoop(model, shape, lean=True),
     }
     peaks: list[float] = []
-    runs: dict[str, Callable[[], object]] = {"peak": lambda: peaks.append(_core.measure_peak(dtype, threads))}
-    for kind in ("refresh", "refine"):
-        runs |= {f"{kind}/{name}": getattr(loop, kind) for name, loop in loops.items()}
-    timings = interleave(runs, repeats=repeats)
+    runs: dict[str, Callable[[], object]] = {"peak": lambda: peaks.append(_core.measure_peak(PEAK[kind], threads))}
+    for step in ("refresh", "refine"):
+        runs |= {f"{step}/{name}": getattr(loop, step) for name, loop in loops.items()}
+    # A compact run needs a block full of masks, as the refine run does.
+    runs |= {"again": ours.refresh, "compact/llada_rt": ours.compact}
+    timings = interleave(runs, repeats=options.repeats)
+    phases = measure_phases(ours, options.repeats)
     masks = BLOCK_LENGTH - 1 - (REFINE_STEPS - 1) / 2  # masked rows of a refine step, on average
-    flops = {"refresh": shape.flops(CANVAS_LENGTH, BLOCK_LENGTH), "refine": shape.flops(BLOCK_LENGTH, masks)}
-    return [
-        row(shape, kind, name, timings[f"{kind}/{name}"], timings[f"{kind}/llada_rt"], flops[kind], max(peaks))
-        | (errors if name == "llada_rt" else {})
-        for kind in ("refresh", "refine")
-        for name in loops
-    ]
+    flops = {
+        "refresh": shape.flops(CANVAS_LENGTH, BLOCK_LENGTH),
+        "refine": shape.flops(BLOCK_LENGTH, masks),
+        "compact": shape.flops(masks + 1, masks),
+    }
+    rows = []
+    for name in runs:
+        step, _, who = name.partition("/")
+        if who:
+            of_ours = timings[f"{step}/llada_rt"]
+            rows.append(row(shape, step, who, timings[name], of_ours, flops[step], max(peaks)))
+            rows[-1] |= (errors | {"phases_cpu_ms": phases[step]}) if who == "llada_rt" else {}
+    return rows
 
 
-def row(shape: Shape, kind: str, name: str, timing: Timing, ours: Timing, flops: float, peak: float) -> dict:
-    steps = REFINE_STEPS if kind == "refine" else 1
-    rate = flops / (timing.wall_s / steps) / 1e9
+def measure_phases(loop: CompiledLoop, repeats: int) -> dict[str, dict[str, float]]:
+    """Kind of step -> phase -> milliseconds of processor time a step, medians."""
+    samples: dict[str, list[dict[str, float]]] = {"refresh": [], "refine": [], "compact": []}
+    for _ in range(repeats):
+        for step in ("refresh", "refine", "refresh", "compact"):
+            loop.runtime.set_trace(True)
+            getattr(loop, step)()
+            spent = {op: cpu_ns / 1e6 for op, (_, _, cpu_ns) in loop.runtime.trace().items()}
+            of_phase = {phase: sum(spent.get(op, 0.0) for op in ops) for phase, ops in PHASES.items()}
+            of_phase["rest"] = spent["denoise"] - sum(of_phase.values())
+            samples[step].append({phase: ms / num_steps(step) for phase, ms in of_phase.items()})
+    loop.runtime.set_trace(False)
+    return {
+        step: {phase: statistics.median(sample[phase] for sample in taken) for phase in taken[0]}
+        for step, taken in samples.items()
+    }
+
+
+def num_steps(step: str) -> int:
+    """In one timed run."""
+    return 1 if step == "refresh" else REFINE_STEPS
+
+
+def row(shape: Shape, step: str, who: str, timing: Timing, ours: Timing, flops: float, peak: float) -> dict:
+    rate = flops / (timing.wall_s / num_steps(step)) / 1e9
     return {
         "shape": shape.name,
-        "step": kind,
-        "who": name,
-        "wall_ms": timing.wall_s / steps * 1e3,
-        "cpu_ms": timing.cpu_s / steps * 1e3,
+        "step": step,
+        "who": who,
+        "wall_ms": timing.wall_s / num_steps(step) * 1e3,
+        "cpu_ms": timing.cpu_s / num_steps(step) * 1e3,
         "spread": timing.spread,
         "gflops": rate,
         "peak_gflops": peak,
@@ -136,7 +206,7 @@ def row(shape: Shape, kind: str, name: str, timing: Timing, ours: Timing, flops:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", default=",".join(SHAPES), help="of " + ", ".join(SHAPES))
-    parser.add_argument("--dtype", choices=list(TORCH), default="bfloat16")
+    parser.add_argument("--compute-type", choices=list(PEAK), default="bfloat16")
     parser.add_argument("--threads", type=int, default=_core.default_num_threads())
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "bench_step.jsonl")
@@ -144,20 +214,24 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     facts = environment(options.threads)
     print(", ".join(f"{key} {value}" for key, value in facts.items()))
-    print("| shape | step | who | ms | CPU ms | spread | GFLOP/s | of peak | time / ours | CPU / ours |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    phases = [*PHASES, "rest"]
+    print("| shape | step | who | ms | CPU ms | spread | GFLOP/s | of peak | time / ours | CPU / ours | ", end="")
+    print(" | ".join(phases), "|")
+    print("|---" * (10 + len(phases)) + "|")
     for name in options.shapes.split(","):
         with tempfile.TemporaryDirectory() as folder:
             shape = SHAPES[name]
-            results = measure(shape, shape.write(Path(folder)), options.dtype, options.threads, options.repeats)
+            results = measure(shape, shape.write(Path(folder)), options)
         for r in results:
             print(
                 f"| {r['shape']} | {r['step']} | {r['who']} | {r['wall_ms']:.1f} | {r['cpu_ms']:.1f} | "
                 f"{r['spread']:.0%} | {r['gflops']:.0f} | {r['share']:.0%} | {r['over_ours_wall']:.2f} | "
-                f"{r['over_ours_cpu']:.2f} |",
+                f"{r['over_ours_cpu']:.2f} | "
+                + " | ".join(f"{r['phases_cpu_ms'][phase]:.2f}" if "phases_cpu_ms" in r else "" for phase in phases)
+                + " |",
                 flush=True,
             )
-            store(options.out, {"bench": "step", "dtype": options.dtype, **facts, **r})
+            store(options.out, {"bench": "step", "compute_type": options.compute_type, **facts, **r})
 
 
 if __name__ == "__main__":

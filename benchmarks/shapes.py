@@ -65,11 +65,14 @@ class Shape:
         save_file({f"model.{name}": draw(size) for name, size in sizes.items()}, folder / "model.safetensors")
         return folder
 
+    def text(self, length: int) -> list[int]:
+        """Random tokens, none of them special."""
+        generator = torch.Generator().manual_seed(1)
+        return torch.randint(0, self.vocab_size - 2, (length,), generator=generator).tolist()
+
     def canvas(self) -> list[int]:
         """A random prompt followed by masks."""
-        generator = torch.Generator().manual_seed(1)
-        prompt = torch.randint(0, self.vocab_size - 2, (PROMPT_LENGTH,), generator=generator).tolist()
-        return [*prompt, *[self.config.mask_token_id] * GEN_LENGTH]
+        return [*self.text(PROMPT_LENGTH), *[self.config.mask_token_id] * GEN_LENGTH]
 
 
 SHAPES = {

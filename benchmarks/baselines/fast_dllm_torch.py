@@ -4,22 +4,52 @@ as published (NVlabs/Fast-dLLM, llada/), and a lean one.
 
 As published, K is stored before RoPE and all of it is rotated again in each layer and step, every computed row gets
 logits, the softmax over them is float64, and the cache is updated by index. The lean one leaves out these four
-habits and nothing else: what a careful torch user would write.
+habits and nothing else: what a careful torch user would write. Compiled, the parts of a layer before and after its
+attention and cache are one graph each, for the rows of a canvas and for those of a block.
 """
 
+from collections.abc import Callable
+from functools import cache
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.model import LLaDA, rope_angles, rotate
 
 
+def project(block: nn.Module, x: Tensor, cos: Tensor, sin: Tensor, rotate_keys: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """What a layer does before its cache. x: (1, rows, d_model). Returns Q rotated, K, V (1, heads, rows, head_dim)."""
+    h = block.attn_norm(x)
+    head_dim = block.config.head_dim
+    q, k, v = (
+        projection(h).unflatten(-1, (-1, head_dim)).transpose(1, 2)
+        for projection in (block.q_proj, block.k_proj, block.v_proj)
+    )
+    return rotate(q, cos, sin), rotate(k, cos, sin) if rotate_keys else k, v
+
+
+def finish(block: nn.Module, x: Tensor, mixed: Tensor) -> Tensor:
+    """What it does after its attention. mixed: (1, heads, rows, head_dim)."""
+    x = x + block.attn_out(mixed.transpose(1, 2).flatten(2))
+    h = block.ff_norm(x)
+    return x + block.ff_out(F.silu(block.ff_proj(h)) * block.up_proj(h))
+
+
+@cache
+def compiled(function: Callable) -> Callable:
+    return torch.compile(function, dynamic=False)
+
+
 class DualCacheLoop:
     """One canvas. `refresh` recomputes all of it, `refine` the block; each commits the block's best `count` masks."""
 
-    def __init__(self, model: LLaDA, canvas: list[int], block: tuple[int, int], *, lean: bool) -> None:
+    def __init__(
+        self, model: LLaDA, canvas: list[int], block: tuple[int, int], *, lean: bool, compile: bool = False
+    ) -> None:
         config = model.config
         self.model, self.block, self.lean = model, block, lean
+        self.project, self.finish = (compiled(f) if compile else f for f in (project, finish))
         self.canvas = torch.tensor([canvas])  # (1, length)
         angles = rope_angles(len(canvas), config.head_dim, config.rope_theta, self.canvas.device)
         self.cos, self.sin = angles.cos(), angles.sin()  # (length, head_dim)
@@ -27,6 +57,14 @@ class DualCacheLoop:
         shape = (1, config.n_kv_heads, len(canvas), config.head_dim)
         self.keys = [torch.zeros(shape, dtype=dtype) for _ in range(config.n_layers)]
         self.values = [torch.zeros(shape, dtype=dtype) for _ in range(config.n_layers)]
+
+    def denoise(self, block: tuple[int, int], num_steps: int) -> None:
+        """Fills a block: a refresh, then refinements, its masks spread over the steps."""
+        self.block = block
+        num_masked = int((self.canvas[0, slice(*block)] == self.model.config.mask_token_id).sum())
+        for step in range(num_steps):
+            count = num_masked // num_steps + (step < num_masked % num_steps)
+            (self.refine if step else self.refresh)(count)
 
     @torch.no_grad()
     def refresh(self, count: int) -> None:
@@ -50,24 +88,17 @@ class DualCacheLoop:
         x = transformer["wte"](self.canvas[:, start:stop])
         cos, sin = self.cos[start:stop], self.sin[start:stop]
         for layer, block in enumerate(transformer["blocks"]):
-            h = block.attn_norm(x)
-            q, k, v = (
-                projection(h).unflatten(-1, (-1, config.head_dim)).transpose(1, 2)  # (1, heads, rows, head_dim)
-                for projection in (block.q_proj, block.k_proj, block.v_proj)
-            )
+            q, k, v = self.project(block, x, cos, sin, self.lean)
             k, v = self._store(layer, start, stop, k, v)
             grouped = config.n_kv_heads != config.n_heads
-            mixed = F.scaled_dot_product_attention(rotate(q, cos, sin), k, v, enable_gqa=grouped)
-            x = x + block.attn_out(mixed.transpose(1, 2).flatten(2))
-            h = block.ff_norm(x)
-            x = x + block.ff_out(F.silu(block.ff_proj(h)) * block.up_proj(h))
+            x = self.finish(block, x, F.scaled_dot_product_attention(q, k, v, enable_gqa=grouped))
         return x
 
     def _store(self, layer: int, start: int, stop: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Puts the rows' K and V into the cache; returns all K, rotated, and all V."""
+        """Puts the rows' K (lean: rotated) and V into the cache; returns all K, rotated, and all V."""
         keys, values = self.keys[layer], self.values[layer]  # (1, kv heads, length, head_dim)
         if self.lean:
-            keys[:, :, start:stop] = rotate(k, self.cos[start:stop], self.sin[start:stop])
+            keys[:, :, start:stop] = k
             values[:, :, start:stop] = v
             return keys, values
         positions = torch.arange(start, stop)
