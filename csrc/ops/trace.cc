@@ -67,11 +67,12 @@ Ops timed(const Ops& table) {
   Ops out = table;
   out.embed = Timed<"embed", &Ops::embed>::call;
   out.rms_norm = Timed<"rms_norm", &Ops::rms_norm>::call;
+  out.quantize = Timed<"quantize", &Ops::quantize>::call;
   out.matmul = Timed<"matmul", &Ops::matmul>::call;
+  out.matmul_swiglu = Timed<"matmul_swiglu", &Ops::matmul_swiglu>::call;
   out.rope = Timed<"rope", &Ops::rope>::call;
   out.rope_kv_write = Timed<"rope_kv_write", &Ops::rope_kv_write>::call;
   out.attention = Timed<"attention", &Ops::attention>::call;
-  out.swiglu = Timed<"swiglu", &Ops::swiglu>::call;
   out.candidates = Timed<"candidates", &Ops::candidates>::call;
   out.commit = Timed<"commit", &Ops::commit>::call;
   return out;

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .errors import ModelFormatError as ModelFormatError
     from .errors import ModelNotFoundError as ModelNotFoundError
     from .errors import OutOfMemoryError as OutOfMemoryError
+    from .errors import OutputError as OutputError
     from .errors import QueueFullError as QueueFullError
     from .errors import RequestCancelledError as RequestCancelledError
     from .errors import RequestTooLargeError as RequestTooLargeError
@@ -59,8 +60,8 @@ _NAMES = {
     "errors": (
         *("AdmissionError", "ChatTemplateError", "ConfigError", "ContextLengthError", "DeviceError"),
         *("EngineClosedError", "EngineStuckError", "InternalError", "InvalidRequestError", "LladaRtError"),
-        *("ModelError", "ModelFormatError", "ModelNotFoundError", "OutOfMemoryError", "QueueFullError"),
-        *("RequestCancelledError", "RequestTooLargeError", "TokenizerError", "UnsupportedModelError"),
+        *("ModelError", "ModelFormatError", "ModelNotFoundError", "OutOfMemoryError", "OutputError"),
+        *("QueueFullError", "RequestCancelledError", "RequestTooLargeError", "TokenizerError", "UnsupportedModelError"),
     ),
     "outputs": (
         *("CompletionOutput", "DiffusionStats", "EngineStats", "RequestMetrics", "RequestOutput", "ScoreOutput"),

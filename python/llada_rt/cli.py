@@ -1,7 +1,8 @@
-"""The command line: llada-rt generate | chat | infill | info. Data goes to stdout, everything else to stderr.
+"""The command line: llada-rt generate | chat | infill | info, and convert | inspect | verify from model_commands.py.
+Data goes to stdout, everything else to stderr.
 
 Exit codes: 0 done, 1 unexpected failure, 2 usage, configuration or request, 3 model, 4 device, 5 memory,
-130 interrupted; a reader that goes away early is not an error.
+7 a check failed, 130 interrupted; a reader that goes away early is not an error.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from . import __version__
+from .console import ReaderGone, emit, say
 from .errors import (
     ConfigError,
     DeviceError,
@@ -27,6 +29,7 @@ from .errors import (
     OutOfMemoryError,
     TokenizerError,
 )
+from .model_commands import commands, show_memory
 from .options import ENGINE_FLAGS, PARAMS_FLAGS, params_over, parse_ids, parse_template, with_flags
 from .params import SamplingParams
 
@@ -39,10 +42,6 @@ DEMO_TEMPLATE = "春眠___，处处__鸟。___雨声，花落___。"
 FRAME_SECONDS = 0.08
 
 
-class _ReaderGone(Exception):
-    """Whoever read stdout has closed it."""
-
-
 app = typer.Typer(
     name="llada-rt",
     help="Masked diffusion language models, compiled. Without --model the small demo model that comes along answers.",
@@ -50,6 +49,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(commands)
 
 Model = Annotated[str | None, typer.Option("--model", "-m", help="Model folder.", show_default="the shipped demo")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object per line on stdout.")]
@@ -100,7 +100,7 @@ def generate(
     asked = [sys.stdin.read() if prompt == "-" else prompt for prompt in prompts or [DEMO_QUESTION]]
     with _open(model, engine_options) as engine:
         if not prompts:
-            _say(f"asking the demo model: {DEMO_QUESTION}")
+            say(f"asking the demo model: {DEMO_QUESTION}")
         requests: list[Any] = list(asked)
         if ids:
             requests = [parse_ids(prompt) for prompt in asked]
@@ -109,7 +109,7 @@ def generate(
         shown = animate if animate is not None else not prompts
         _answer(engine, requests, params_options, animate=shown, delay=delay, as_json=as_json)
         if not prompts:
-            _say("next: llada-rt infill · llada-rt chat · llada-rt generate --help")
+            say("next: llada-rt infill · llada-rt chat · llada-rt generate --help")
 
 
 @app.command()
@@ -138,7 +138,7 @@ def infill(
     given = [sys.stdin.read() if text == "-" else text for text in templates or [DEMO_TEMPLATE]]
     with _open(model, engine_options) as engine:
         if not templates:
-            _say(f"filling: {DEMO_TEMPLATE}")
+            say(f"filling: {DEMO_TEMPLATE}")
         requests = [{"segments": parse_template(text)} for text in given]
         shown = animate if animate is not None else not templates
         _answer(engine, requests, params_options, animate=shown, delay=delay, as_json=as_json)
@@ -174,8 +174,8 @@ def chat(
         shown = animate if animate is not None else is_talk
         remembers = remember if remember is not None else model is not None
         if is_talk:
-            _say(f"the demo model recites Chinese verse; ask for instance: {DEMO_QUESTION}" if model is None else "")
-            _say("/reset forgets, /exit leaves")
+            say(f"the demo model recites Chinese verse; ask for instance: {DEMO_QUESTION}" if model is None else "")
+            say("/reset forgets, /exit leaves")
         history = list(opening)
         for line in [message] if message is not None else _lines(is_talk):
             if line.strip() == "/reset":
@@ -197,15 +197,33 @@ def chat(
 
 @app.command()
 @with_flags(engine_options=ENGINE_FLAGS)
-def info(model: Model = None, as_json: Json = False, *, engine_options: dict[str, Any]) -> None:
+def info(
+    model: Model = None,
+    as_json: Json = False,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="What it needs in memory, term by term; loads nothing.")
+    ] = False,
+    length: Annotated[
+        int | None,
+        typer.Option("--length", min=1, help="Positions of a canvas, for --memory.", show_default="the context"),
+    ] = None,
+    block_length: Annotated[
+        int | None, typer.Option("--block-length", min=1, help="Of it, decoded together.", show_default="all")
+    ] = None,
+    *,
+    engine_options: dict[str, Any],
+) -> None:
     """What is in a model folder, and how it would run on this machine."""
     from .runner import build_info
 
+    if memory:
+        show_memory(model, engine_options, length, block_length, as_json=as_json)
+        return
     with _open(model, engine_options) as engine:
         facts = engine.info()
         facts["build"] = build_info()
     if as_json:
-        _emit(json.dumps(facts, ensure_ascii=False, default=str))
+        emit(json.dumps(facts, ensure_ascii=False, default=str))
         return
     config = facts["model"]
     heads = f"{config['num_heads']} heads over {config['num_kv_heads']} key/value heads of {config['head_dim']}"
@@ -233,7 +251,7 @@ def info(model: Model = None, as_json: Json = False, *, engine_options: dict[str
         "version": __version__,
     }
     for name, value in rows.items():
-        _emit(f"{name:15} {value}")
+        emit(f"{name:15} {value}")
 
 
 # ---------------------------------------------------------------- shared by the commands
@@ -266,9 +284,9 @@ def _answer(
         for output in outputs:
             _print(engine, output, as_json)
     if sys.stderr.isatty():
-        _say(_summary(outputs, None if live else time.perf_counter() - began))
+        say(_summary(outputs, None if live else time.perf_counter() - began))
     if live:
-        _say("confidence: green from 0.9, yellow from 0.5, red below")
+        say("confidence: green from 0.9, yellow from 0.5, red below")
     return outputs
 
 
@@ -286,7 +304,7 @@ def _play(engine: Engine, request: Any, params: SamplingParams, delay: float) ->
 
 def _print(engine: Engine, output: RequestOutput, as_json: bool) -> None:
     if as_json:
-        _emit(json.dumps(output.to_dict(), ensure_ascii=False))
+        emit(json.dumps(output.to_dict(), ensure_ascii=False))
         return
     for completion in output.outputs:
         text = completion.text if engine.tokenizer else ", ".join(map(str, completion.token_ids))
@@ -294,15 +312,7 @@ def _print(engine: Engine, output: RequestOutput, as_json: bool) -> None:
             from .animate import printable
 
             text = printable(text)
-        _emit(text)
-
-
-def _emit(text: str) -> None:
-    """A line of data."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        raise _ReaderGone from None
+        emit(text)
 
 
 def _summary(outputs: Sequence[RequestOutput], seconds: float | None) -> str:
@@ -325,11 +335,6 @@ def _lines(is_talk: bool) -> Iterable[str]:
             return
         if line.strip():
             yield line
-
-
-def _say(text: str) -> None:
-    if text:
-        typer.secho(text, err=True, dim=True)
 
 
 def _complain(error: LladaRtError) -> None:
@@ -360,7 +365,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except MemoryError:
         typer.echo("error: out of memory", err=True)
         code = 5
-    except _ReaderGone:
+    except ReaderGone:
         # Nobody reads any more; keep Python from complaining when it flushes on the way out.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0

@@ -12,6 +12,9 @@ from .errors import ConfigError
 Device = Literal["auto", "cpu", "cuda"]
 ComputeType = Literal["auto", "float32", "bfloat16", "int8", "int8_bfloat16", "int4"]
 
+# What the matrices of a model folder can be stored as.
+StoredType = Literal["float32", "bfloat16", "int8", "int4"]
+
 # The model that comes with the package.
 DEMO_DIR = Path(__file__).parent / "demo"
 

@@ -117,6 +117,14 @@ class OutOfMemoryError(LladaRtError, MemoryError):
     code = "out_of_memory"
 
 
+class OutputError(LladaRtError, OSError):
+    """What was to be written cannot be: no room, no permission."""
+
+    code = "output_error"
+
+    __str__ = LladaRtError.__str__
+
+
 class DeviceError(LladaRtError):
     """The device or instruction set that was asked for is not there."""
 

@@ -1,4 +1,4 @@
-"""The small JSON files of a model folder: special ids and the model's own decoding defaults.
+"""The small JSON files of a model folder: special ids, the model's own decoding defaults, the manifest of a conversion.
 
 Everything here is data from a stranger: sizes are bounded before reading and every field is checked.
 """
@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from .config import DEMO_DIR, EngineConfig
-from .errors import ConfigError, InvalidRequestError, ModelFormatError, ModelNotFoundError
+from .errors import ConfigError, InvalidRequestError, ModelFormatError, ModelNotFoundError, UnsupportedModelError
 from .params import SamplingParams
 
 MAX_JSON_BYTES = 16 * 1024 * 1024
+
+# Sizes and checksums of the files of a folder that `llada-rt convert` wrote.
+MANIFEST = "llada_rt.json"
+MANIFEST_VERSION = 1
 
 # Names under which published tokenizers keep the tokens that the configuration may leave out.
 MASK_TOKENS = ("<|mdm_mask|>", "<|mask|>", "<[MASK]>", "[MASK]")
@@ -25,7 +29,13 @@ EOT_TOKENS = ("<|eot_id|>", "<|role_end|>")
 
 
 def check_folder(folder: Path) -> None:
-    """A folder with a config.json, or an error that says what is missing."""
+    """A folder with a config.json and, if it was converted, all of its files in full length; or ModelError."""
+    check_exists(folder)
+    check_sizes(folder)
+
+
+def check_exists(folder: Path) -> None:
+    """A folder with a config.json, or ModelNotFoundError that says what is missing."""
     hint = "the shipped demo model is not in this installation" if folder == DEMO_DIR else None
     if not folder.exists():
         raise ModelNotFoundError(
@@ -39,10 +49,12 @@ def check_folder(folder: Path) -> None:
         raise ModelNotFoundError(f"no config.json in {folder}", param="model_dir", hint=hint)
 
 
-def read_file(folder: Path, name: str, max_bytes: int) -> bytes | None:
-    """A file of the folder, or None if there is none. As in csrc/model/files.cc a link may not leave the folder, other
-    than from a snapshot of the Hugging Face cache to its blobs.
+def resolve_file(folder: Path, name: str) -> Path | None:
+    """The real path of a file of the folder, or None if there is none. As in csrc/model/files.cc a link may not leave
+    the folder, other than from a snapshot of the Hugging Face cache to its blobs.
     """
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise ModelFormatError(f"expected the name of a file in the model folder, got {name[:80]!r}")
     path = folder / name
     if not os.path.lexists(path):
         return None
@@ -53,10 +65,21 @@ def read_file(folder: Path, name: str, max_bytes: int) -> bytes | None:
             raise ModelFormatError(f"{name}: expected a file in the model folder, got a link that leaves it")
         if not real.is_file():
             raise ModelFormatError(f"{name}: expected a regular file, got a folder, pipe or device")
+        return real
+    except (OSError, RuntimeError) as error:  # resolving a loop of links is a RuntimeError
+        raise ModelFormatError(f"{name}: cannot be read: {str(error)[:200]}") from error
+
+
+def read_file(folder: Path, name: str, max_bytes: int) -> bytes | None:
+    """The bytes of a file of the folder, or None if there is none."""
+    real = resolve_file(folder, name)
+    if real is None:
+        return None
+    try:
         if real.stat().st_size > max_bytes:
             raise ModelFormatError(f"{name}: expected at most {max_bytes} bytes, got {real.stat().st_size}")
         return real.read_bytes()
-    except (OSError, RuntimeError) as error:  # resolving a loop of links is a RuntimeError
+    except OSError as error:
         raise ModelFormatError(f"{name}: cannot be read: {str(error)[:200]}") from error
 
 
@@ -72,6 +95,55 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ModelFormatError(f"{name}: expected a JSON object, got {type(value).__name__}")
     return value
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """What a converted folder's manifest says of one of its files."""
+
+    num_bytes: int
+    sha256: str
+
+
+def read_manifest(folder: Path) -> dict[str, FileRecord] | None:
+    """The files that `llada-rt convert` wrote, by name; None for a folder that it did not write."""
+    if not os.path.lexists(folder / MANIFEST):
+        return None
+    manifest = read_json(folder, MANIFEST)
+    version, files = manifest.get("format_version"), manifest.get("files")
+    if version != MANIFEST_VERSION:
+        raise UnsupportedModelError(
+            f"{MANIFEST}: expected format_version {MANIFEST_VERSION}, got {str(version)[:40]}",
+            hint="a newer llada-rt wrote this folder: upgrade, or convert the source again",
+        )
+    if not isinstance(files, dict):
+        raise ModelFormatError(f"{MANIFEST}: expected files to be an object, got {type(files).__name__}")
+    records = {}
+    for name, record in files.items():
+        size, digest = (record.get("bytes"), record.get("sha256")) if isinstance(record, dict) else (None, None)
+        if type(size) is not int or not isinstance(digest, str):
+            raise ModelFormatError(f"{MANIFEST}: {name[:80]}: expected bytes and sha256, got {str(record)[:80]}")
+        records[name] = FileRecord(size, digest)
+    return records
+
+
+def check_sizes(folder: Path) -> None:
+    """A converted folder holds each file of its manifest in full length, or ModelFormatError names what it lacks."""
+    for name, record in (read_manifest(folder) or {}).items():
+        fault = size_fault(folder, name, record)
+        if fault is not None:
+            raise ModelFormatError(fault, hint="the folder was cut short: copy it again, or convert the source again")
+
+
+def size_fault(folder: Path, name: str, record: FileRecord) -> str | None:
+    """What is wrong with the length of a file, if anything."""
+    real = resolve_file(folder, name)
+    if real is None:
+        return f"{name}: expected {record.num_bytes} bytes by {MANIFEST}, the file is missing"
+    num_bytes = real.stat().st_size
+    if num_bytes != record.num_bytes:
+        return f"{name}: expected {record.num_bytes} bytes by {MANIFEST}, got {num_bytes}"
+    return None
 
 
 @dataclass(frozen=True, slots=True)

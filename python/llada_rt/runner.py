@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -206,6 +207,26 @@ class Runner:
     def close(self) -> None:
         """Free the weights and every slot."""
         self._runtime.close()
+
+
+class ModelDescription(NamedTuple):
+    """What config.json says, checked: the shape as `Engine.info()["model"]` has it, and the tensors that the folder
+    must hold, name -> shape, in the order of the forward pass.
+    """
+
+    model: dict[str, Any]
+    tensors: dict[str, tuple[int, ...]]
+
+
+def describe_model(folder: Path) -> ModelDescription:
+    """A model folder, without its weights. Raises ModelError for a config.json that this runtime does not implement."""
+    model, tensors = _core.describe_model(str(folder))
+    return ModelDescription(dict(model), {name: tuple(shape) for name, _, shape in tensors})
+
+
+def default_num_threads() -> int:
+    """Threads that affinity mask and cgroup quota allow."""
+    return _core.default_num_threads()
 
 
 def build_info() -> dict[str, Any]:

@@ -1,0 +1,209 @@
+"""Safetensors files as the tools see them: the tensors of a folder, mapped and read in blocks, and a writer that
+streams. Only numpy: bfloat16 is the upper half of a float32.
+
+The engine reads through csrc/model/safetensors.cc, the stricter of the two readers.
+Format: https://github.com/huggingface/safetensors (8 bytes of header length, JSON header, data).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import ModelFormatError, ModelNotFoundError, UnsupportedModelError
+from .model_files import FileRecord, read_file, resolve_file
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+MAX_INDEX_BYTES = 64 * 1024 * 1024
+
+# Element types of the format and what numpy keeps them in; numpy has no bfloat16.
+STORAGE: dict[str, np.dtype[Any]] = {
+    name: np.dtype(code) for name, code in (("F32", "<f4"), ("F16", "<f2"), ("BF16", "<u2"), ("I8", "i1"), ("U8", "u1"))
+}
+FLOATS = ("F32", "F16", "BF16")
+BLOCK_ELEMENTS = 1 << 22  # of a tensor at a time: 16 MiB as float32
+
+
+def widen(values: NDArray[Any], dtype: str) -> NDArray[np.float32]:
+    """Stored floats as float32, exactly."""
+    if dtype == "BF16":
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float32)
+
+
+def narrow(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """float32 to bfloat16, to nearest, ties to even; for values that are no NaN."""
+    bits = values.view(np.uint32)
+    return ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A tensor as a header describes it; `dtype` in the words of the format."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def num_elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def num_bytes(self) -> int:
+        return self.num_elements * STORAGE[self.dtype].itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """A tensor in a file."""
+
+    spec: TensorSpec
+    path: Path
+    offset: int  # of its first byte in the file
+
+    def blocks(self) -> Iterator[NDArray[Any]]:
+        """Its rows in blocks of about BLOCK_ELEMENTS elements, as stored. Each block is mapped while it is in use."""
+        if self.spec.num_elements == 0:
+            return
+        rows, *rest = self.spec.shape or (1,)
+        row_elements = math.prod(rest)
+        step = max(1, BLOCK_ELEMENTS // row_elements)
+        dtype = STORAGE[self.spec.dtype]
+        for begin in range(0, rows, step):
+            count = min(step, rows - begin)
+            offset = self.offset + begin * row_elements * dtype.itemsize
+            yield np.memmap(self.path, dtype, "r", offset, (count, *rest))
+
+    def float_blocks(self) -> Iterator[NDArray[np.float32]]:
+        """The same as float32."""
+        if self.spec.dtype not in FLOATS:
+            raise UnsupportedModelError(f"{self.spec.name}: expected a type of {FLOATS}, got {self.spec.dtype}")
+        for block in self.blocks():
+            yield widen(block, self.spec.dtype)
+
+
+def read_checkpoint(folder: Path) -> dict[str, StoredTensor]:
+    """The tensors of model.safetensors, or of the shards that the index names, by name.
+
+    Raises ModelNotFoundError, ModelFormatError (with file and tensor), UnsupportedModelError for an element type.
+    """
+    index = read_file(folder, INDEX_FILE, MAX_INDEX_BYTES)
+    if index is None:
+        return dict(_read_header(folder, SINGLE_FILE))
+    weight_map = _object(_object(_parse(index, INDEX_FILE), INDEX_FILE).get("weight_map"), f"{INDEX_FILE}: weight_map")
+    tensors: dict[str, StoredTensor] = {}
+    for file in sorted({str(file) for file in weight_map.values()}):
+        for name, tensor in _read_header(folder, file):
+            if weight_map.get(name) != file:
+                raise ModelFormatError(f"{file}: {name}: expected it in {weight_map.get(name)} by {INDEX_FILE}")
+            tensors[name] = tensor
+    for name in weight_map:
+        if name not in tensors:
+            raise ModelFormatError(f"{INDEX_FILE}: {name}: expected it in {weight_map[name]}, got it nowhere")
+    return tensors
+
+
+def _read_header(folder: Path, file: str) -> Iterator[tuple[str, StoredTensor]]:
+    path = resolve_file(folder, file)
+    if path is None:
+        raise ModelNotFoundError(f"expected the file {file} in {folder}", param="model_dir")
+    size = path.stat().st_size
+    with path.open("rb") as source:
+        length = int.from_bytes(source.read(8), "little")
+        if size < 8 or not length <= min(MAX_HEADER_BYTES, size - 8):
+            raise ModelFormatError(f"{file}: expected a header within {size} bytes, got one of {length}")
+        header = _object(_parse(source.read(length), file), file)
+    data, end = 8 + length, 0
+    records = [(name, _object(record, f"{file}: {name}")) for name, record in header.items() if name != "__metadata__"]
+    for name, record in records:
+        where = f"{file}: {name}"
+        dtype = record.get("dtype")
+        if not isinstance(dtype, str) or dtype not in STORAGE:
+            raise UnsupportedModelError(f"{where}: expected one of {', '.join(STORAGE)}, got {str(dtype)[:40]}")
+        shape, offsets = (_sizes(record.get(key), f"{where}: {key}") for key in ("shape", "data_offsets"))
+        spec = TensorSpec(name, dtype, shape)
+        if len(offsets) != 2 or offsets[1] - offsets[0] != spec.num_bytes or data + offsets[1] > size:
+            raise ModelFormatError(
+                f"{where}: expected {spec.num_bytes} bytes of data within {size - data}, got {offsets} "
+                "(is the file truncated?)"
+            )
+        end = max(end, offsets[1])
+        yield name, StoredTensor(spec, path, data + offsets[0])
+    if data + end != size:
+        raise ModelFormatError(f"{file}: expected {end} bytes of data, got {size - data}")
+
+
+def _sizes(value: object, where: str) -> tuple[int, ...]:
+    if not isinstance(value, list) or not all(type(size) is int and 0 <= size < 2**48 for size in value):
+        raise ModelFormatError(f"{where}: expected a list of sizes, got {str(value)[:80]}")
+    return tuple(value)
+
+
+def _parse(data: bytes, where: str) -> object:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ModelFormatError(f"{where}: not valid JSON: {str(error)[:200]}") from error
+
+
+def _object(value: object, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ModelFormatError(f"{where}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+class SafetensorsWriter:
+    """One file, its tensors written in the order of `specs`; a context manager. The data is on disk when it closes."""
+
+    def __init__(self, path: Path, specs: Sequence[TensorSpec], metadata: Mapping[str, str]) -> None:
+        header: dict[str, Any] = {"__metadata__": dict(metadata)}
+        end = 0
+        for spec in specs:
+            header[spec.name] = {"dtype": spec.dtype, "shape": spec.shape, "data_offsets": [end, end + spec.num_bytes]}
+            end += spec.num_bytes
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        self._expected = 8 + len(text) + end
+        self._written = 0
+        self._digest = hashlib.sha256()
+        self._file = path.open("xb")
+        self._put(len(text).to_bytes(8, "little") + text)
+
+    def write(self, values: NDArray[Any]) -> None:
+        """The next elements, in their stored form."""
+        self._put(np.ascontiguousarray(values).data)
+
+    def _put(self, data: bytes | memoryview) -> None:
+        self._file.write(data)
+        self._digest.update(data)
+        self._written += memoryview(data).nbytes
+
+    @property
+    def record(self) -> FileRecord:
+        """Length and checksum, once everything is written."""
+        assert self._written == self._expected, f"{self._file.name}: {self._written} of {self._expected} bytes"
+        return FileRecord(self._written, self._digest.hexdigest())
+
+    def __enter__(self) -> SafetensorsWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._file:
+            if kind is None:
+                self._file.flush()
+                os.fsync(self._file.fileno())
