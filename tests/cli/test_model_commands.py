@@ -99,10 +99,12 @@ def test_inspect_lists_what_is_wrong(run, tmp_path):
     assert code == 0
     for words in ("blocks.2", "tokenizer.json: missing", "mask_token_id: missing", "pickle"):
         assert words in out
-    (folder / "config.json").write_text((folder / "config.json").read_text()[:-1] + ', "quantization": {"bits": 2}}')
-    assert "bits" in run("inspect", str(folder))[1]
     (folder / "model.safetensors").write_bytes(b"short")
     assert "model.safetensors: expected a header" in run("inspect", str(folder))[1]
+    (folder / "config.json").write_text((folder / "config.json").read_text()[:-1] + ', "quantization": {"bits": 2}}')
+    code, out, err = run("inspect", str(folder))
+    assert (code, out) == (3, "")
+    assert "quantization" in err
 
 
 def test_inspect_and_verify_a_folder_cut_short(run, folder, tmp_path):
