@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from .outputs import CompletionOutput as CompletionOutput
     from .outputs import DiffusionStats as DiffusionStats
     from .outputs import EngineStats as EngineStats
+    from .outputs import FilledHole as FilledHole
     from .outputs import RequestMetrics as RequestMetrics
     from .outputs import RequestOutput as RequestOutput
     from .outputs import ScoreOutput as ScoreOutput
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from .outputs import TokenInfo as TokenInfo
     from .params import SamplingParams as SamplingParams
     from .runner import build_info as build_info
+    from .template import Hole as Hole
 
 __version__ = "0.1.0"
 
@@ -64,11 +66,12 @@ _NAMES = {
         *("QueueFullError", "RequestCancelledError", "RequestTooLargeError", "TokenizerError", "UnsupportedModelError"),
     ),
     "outputs": (
-        *("CompletionOutput", "DiffusionStats", "EngineStats", "RequestMetrics", "RequestOutput", "ScoreOutput"),
-        *("StepEvent", "TextEvent", "TokenInfo"),
+        *("CompletionOutput", "DiffusionStats", "EngineStats", "FilledHole", "RequestMetrics", "RequestOutput"),
+        *("ScoreOutput", "StepEvent", "TextEvent", "TokenInfo"),
     ),
     "params": ("SamplingParams",),
     "runner": ("build_info",),
+    "template": ("Hole",),
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 

@@ -5,14 +5,14 @@ A generation is a prompt followed by masks, an infill any template with holes; f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from .errors import InvalidRequestError
 from .plan import Commit, Span
 
 
 class Canvas:
-    """Tokens with masks in `span`, cut into blocks that are decoded from left to right.
+    """Tokens with masks in `span`, cut into blocks that are decoded from left to right, or in an order that is chosen.
 
     `span` holds the positions to be decoded: the response of a generation, first to last hole of an infill. Its
     last block may be short. A block without masks is passed over.
@@ -38,9 +38,16 @@ class Canvas:
 
     @classmethod
     def for_generation(
-        cls, prompt: Sequence[int], gen_length: int, *, mask_id: int, block_length: int | None = None
+        cls,
+        prompt: Sequence[int],
+        gen_length: int,
+        *,
+        mask_id: int,
+        block_length: int | None = None,
+        pinned: Mapping[int, int] | None = None,
     ) -> Canvas:
-        tokens = [*prompt, *[mask_id] * gen_length]
+        """`pinned`: tokens of the response that are given, by their position in it."""
+        tokens = [*prompt, *((pinned or {}).get(index, mask_id) for index in range(gen_length))]
         return cls(tokens, mask_id=mask_id, span=Span(len(prompt), len(tokens)), block_length=block_length)
 
     @classmethod
@@ -90,13 +97,29 @@ class Canvas:
             self._block += 1
         self._num_masked = self.block_start_masked = 0 if self.is_complete else self.masks_in(self.block)
 
-    def first_settled(self, tokens: frozenset[int]) -> int | None:
-        """First position of the span that holds one of `tokens`, if no mask comes before it."""
+    def num_open_blocks(self) -> int:
+        """Blocks that hold masks, the active one and those after it."""
+        return sum(self.masks_in(block) > 0 for block in self.blocks[self._block :])
+
+    def go_on_with(self, position: int) -> None:
+        """Make the block that holds `position` the active one, unless it is past; the others keep their order."""
+        index = next(i for i, block in enumerate(self.blocks) if block.start <= position < block.stop)
+        if index < self._block:  # a mask that the published loop left over
+            return
+        done, waiting = self.blocks[: self._block], [*self.blocks[self._block :]]
+        chosen = waiting.pop(index - self._block)
+        self.blocks = (*done, chosen, *waiting)
+        self._num_masked = self.block_start_masked = self.masks_in(self.block)
+        if not self._num_masked:
+            self.next_block()
+
+    def first_settled(self, tokens: frozenset[int], begin: int = 0) -> int | None:
+        """First position of the span, from `begin` on, that holds one of `tokens`, if no mask comes before it."""
         for position in range(self.span.start, self.span.stop):
             token = self.tokens[position]
             if token == self.mask_id:
                 return None
-            if token in tokens:
+            if token in tokens and position >= begin:
                 return position
         return None
 

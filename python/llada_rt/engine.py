@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import dataclasses
 import difflib
+import functools
 import inspect
 import itertools
 import os
@@ -28,6 +29,7 @@ from .params import SamplingParams
 from .requests import Prompt, RequestReader, Segments, make_sequence, split_prompts
 from .runner import Runner
 from .score import ScoredDraw, draw_noise, guide_of, replay_noise
+from .template import variants
 from .tokenizer import Tokenizer
 
 # Engines to close at exit: a daemon thread must not be inside the compiled loop when the interpreter is taken down.
@@ -161,7 +163,10 @@ class Engine:
         """Answer one prompt or many; one RequestOutput per prompt, in their order.
 
         A prompt is text, token ids, or a mapping: {"prompt_token_ids": [...]}, {"prompt": text},
-        {"messages": [...]} (through the chat template), each also with "segments" (see `infill`).
+        {"messages": [...]} (through the chat template), each also with one of
+        "segments": the answer is a template (see `infill`); with "open_end": True `gen_length` positions follow it;
+        "suffix": `gen_length` positions and a text after them (see `fill_middle`);
+        "pinned": {position: token id}, tokens of the response that are given.
         `params`: one for all, one per prompt, or None for `default_params`. `request_ids`: names for `abort`.
 
         Raises InvalidRequestError (ContextLengthError, ...) or RequestTooLargeError before any work; one bad request
@@ -187,9 +192,28 @@ class Engine:
         """Fill a template: a str is fixed text, a list of ids fixed tokens, an int that many positions to fill.
 
         All holes are filled, nothing else is touched; `gen_length` and `eos_early_stop` play no part. `outputs[0]`
-        holds the whole template, filled.
+        holds the whole template, filled, and in `holes` what went into each. Blocks are cut from the first hole to
+        the last, fixed text included; without `block_length` all holes are one block, filled in order of confidence.
+
+        Hole((2, 6)), or {"hole": [2, 6]}, is a hole of bounded length: every length is tried, and the answer is the
+        filling that tells best what stands next to the holes (template.py says how).
         """
         return self.generate({"segments": segments}, params, request_ids=_one(request_id))[0]
+
+    def fill_middle(
+        self,
+        prefix: str | SequenceOf[int],
+        suffix: str | SequenceOf[int],
+        params: SamplingParams | None = None,
+        *,
+        request_id: str | None = None,
+    ) -> RequestOutput:
+        """What may stand between two texts, in `gen_length` positions: `outputs[0].holes[0]`.
+
+        The same as a prompt with {"suffix": ...}; `outputs[0].text` is the middle and the suffix.
+        """
+        kind = "prompt" if isinstance(prefix, str) else "prompt_token_ids"
+        return self.generate({kind: prefix, "suffix": suffix}, params, request_ids=_one(request_id))[0]
 
     @overload
     def stream(
@@ -328,9 +352,19 @@ class Engine:
         self._dispatcher.check_open()
         if params.seed is None:
             params = params.replace(seed=secrets.randbits(63))
-        request = self._reader.read(prompt, params, self._name(request_id))
-        sequences = [make_sequence(request, params, self._special, seed=params.seed_of(i)) for i in range(params.n)]
-        job = GenerateJob(request, params, sequences, self.tokenizer, stream)
+        name = self._name(request_id)
+        requests = [self._reader.read(variant, params, name) for variant in variants(prompt)]
+        if len(requests) > 1 and stream is not None:
+            raise InvalidRequestError(
+                "a hole of bounded length cannot be streamed: expected a length", param="segments"
+            )
+        sequences = [
+            make_sequence(request, params, self._special, seed=params.seed_of(index))
+            for index in range(params.n)
+            for request in requests
+        ]
+        recall = functools.partial(self._runner.recall, mask_id=self._special.mask) if len(requests) > 1 else None
+        job = GenerateJob(requests, params, sequences, self.tokenizer, stream, recall)
         self._dispatcher.check_fits(job)
         return job
 

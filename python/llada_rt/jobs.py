@@ -16,6 +16,7 @@ from .errors import RequestCancelledError
 from .outputs import (
     CompletionOutput,
     DiffusionStats,
+    FilledHole,
     FinishReason,
     RequestMetrics,
     RequestOutput,
@@ -28,6 +29,7 @@ from .params import SamplingParams
 from .requests import Request
 from .scheduler import Draws, Member, Sequence
 from .score import Draw, ScoredDraw, estimate
+from .template import neighbours
 from .tokenizer import Tokenizer
 from .transcript import StopRule, Transcript
 
@@ -82,51 +84,66 @@ class Job:
 class Sample:
     """One response of a generate: its sequence, its text, and in the end its completion."""
 
-    def __init__(self, index: int, seed: int, sequence: Sequence, transcript: Transcript) -> None:
+    def __init__(self, index: int, seed: int, request: Request, sequence: Sequence, transcript: Transcript) -> None:
         self.index = index
+        self.request = request
         self.seed = seed
         self.sequence = sequence
         self.transcript = transcript
         self.completion: CompletionOutput | None = None
+        self.fit = -math.inf  # of a filled template, beside those with holes of other lengths
 
 
 class GenerateJob(Job):
-    """One prompt; `params.n` samples. `stream`: events are made too."""
+    """One prompt; `params.n` samples. `stream`: events are made too.
+
+    `requests`: one, or one for each combination of lengths that the prompt's holes may have. `sequences`: for each
+    sample one of each request, in this order. Of them the one that fits its template best becomes the sample's
+    completion: `recall` gives the mean log-probability of the tokens at some positions of a canvas.
+    """
 
     def __init__(
         self,
-        request: Request,
+        requests: SequenceOf[Request],
         params: SamplingParams,
         sequences: Iterable[Sequence],
         tokenizer: Tokenizer | None,
         stream: StreamMode | None = None,
+        recall: Callable[[SequenceOf[int], SequenceOf[int]], float] | None = None,
     ) -> None:
-        super().__init__(request.request_id, params.timeout_s)
-        self.request = request
+        super().__init__(requests[0].request_id, params.timeout_s)
+        self.request = requests[0]  # what they have in common
         self.params = params
         self.events: deque[Event] = deque()
         self.output: RequestOutput | None = None
         self._tokenizer = tokenizer
         self._stream = stream
-        rule = self._stop_rule()
+        self._recall = recall
         decode, incremental = (tokenizer.decode, tokenizer.is_incremental) if tokenizer else (None, True)
         self._samples: dict[Member, Sample] = {
             sequence: Sample(
-                index, params.seed_of(index), sequence, Transcript(decode, rule, is_incremental=incremental)
+                number // len(requests),
+                params.seed_of(number // len(requests)),
+                requests[number % len(requests)],
+                sequence,
+                Transcript(decode, self._stop_rule(requests[number % len(requests)]), is_incremental=incremental),
             )
-            for index, sequence in enumerate(sequences)
+            for number, sequence in enumerate(sequences)
         }
-        self._has_stops = bool(rule.strings or rule.token_ids)
+        self._has_stops = bool(params.stop or params.stop_token_ids)
         for sample in self._samples.values():
             sample.sequence.max_forwards = params.max_nfe
             sample.sequence.step_by_step = stream is not None or self._has_stops
         self._queue_s: float | None = None
         self._first_text_s: float | None = None
 
-    def _stop_rule(self) -> StopRule:
-        is_cut = self.request.template is None and self.params.preset != "reference"
+    def _stop_rule(self, request: Request) -> StopRule:
+        """The published loop returns all positions of a generation; nothing ends a closed template."""
+        open_from = _open_from(request)
+        is_cut = open_from is not None and (request.template is not None or self.params.preset != "reference")
         return StopRule(
-            end_tokens=self.request.end_tokens if is_cut else frozenset(),
+            begin=open_from or 0,
+            end_tokens=request.end_tokens if is_cut else frozenset(),
             token_ids=frozenset(self.params.stop_token_ids),
             strings=self.params.stop,
             include=self.params.include_stop_str_in_output,
@@ -234,7 +251,8 @@ class GenerateJob(Job):
         ids = response if sequence.is_finished else self._settled(sequence)
         transcript.update(ids, is_complete=True)
         finish: FinishReason = reason or "length"
-        if transcript.is_ended or (self.request.template is None and self._ends(ids)):
+        open_from = _open_from(sample.request)
+        if transcript.is_ended or (open_from is not None and self._ends(ids[open_from:])):
             finish = "stop"
         tokens = self._token_infos(transcript.token_ids, start, sequence)
         sample.completion = CompletionOutput(
@@ -246,11 +264,14 @@ class GenerateJob(Job):
             seed=sample.seed,
             tokens=tokens if self.params.return_tokens else None,
             logprobs=[token.logprob for token in tokens] if self.params.logprobs else None,
-            diffusion=self._stats(sequence, transcript.token_ids),
+            diffusion=self._stats(sample),
             audit=sequence.audit.report if sequence.audit else None,
+            holes=self._holes(sample),
         )
-        completions = [each.completion for each in self._samples.values() if each.completion is not None]
-        if len(completions) == len(self._samples):
+        if self._recall is not None and sequence.is_finished:
+            sample.fit = self._fit(sample, self._recall)
+        if all(each.completion is not None for each in self._samples.values()):
+            completions = [self._fittest(index) for index in range(self.params.n)]
             metrics = RequestMetrics(self._queue_s, self._first_text_s, time.monotonic() - self.arrived)
             request = self.request
             self.output = RequestOutput(
@@ -260,14 +281,41 @@ class GenerateJob(Job):
     def _ends(self, ids: list[int]) -> bool:
         return any(token in self.request.end_tokens for token in ids)
 
-    def _stats(self, sequence: Sequence, ids: list[int]) -> DiffusionStats:
-        template, mask_id = self.request.template, self.request.mask_id
+    def _fit(self, sample: Sample, recall: Callable[[SequenceOf[int], SequenceOf[int]], float]) -> float:
+        """How well a filled template agrees with itself; by the filling's own confidence if nothing else is there."""
+        assert sample.request.template is not None
+        beside = neighbours(sample.request.template, len(sample.request.prompt_token_ids))
+        if beside:
+            return recall(sample.sequence.canvas.tokens, beside)
+        log_probs = [placed.log_prob for placed in sample.sequence.placed.values()]
+        return math.fsum(log_probs) / len(log_probs)
+
+    def _fittest(self, index: int) -> CompletionOutput:
+        """The completion of a sample; of templates that fit alike the first."""
+        fittest = max((each for each in self._samples.values() if each.index == index), key=lambda each: each.fit)
+        assert fittest.completion is not None
+        return fittest.completion
+
+    def _holes(self, sample: Sample) -> list[FilledHole] | None:
+        template = sample.request.template
+        if template is None:
+            return None
+        ids = sample.sequence.canvas.tokens[len(sample.request.prompt_token_ids) :]
+        filled = []
+        for hole in template.holes:
+            inside = [token for token in ids[hole.start : hole.stop] if token != sample.request.mask_id]
+            filled.append(FilledHole(hole.start, inside, self._tokenizer.decode(inside) if self._tokenizer else ""))
+        return filled
+
+    def _stats(self, sample: Sample) -> DiffusionStats:
+        sequence, ids = sample.sequence, sample.transcript.token_ids
+        template, mask_id = sample.request.template, sample.request.mask_id
         confidences = [placed.confidence for placed in sequence.placed.values()]
         if template is None:
-            num_decoded = len(sequence.canvas.span)
+            num_decoded = len(sequence.canvas.span) - len(sample.request.pinned)
             emitted = sum(token != mask_id for token in _until(ids, self.request.end_tokens))
         else:
-            num_decoded, emitted = template.count(mask_id), len(sequence.placed)
+            num_decoded, emitted = template.tokens.count(mask_id), len(sequence.placed)
         return DiffusionStats(
             nfe=sequence.num_forwards,
             num_blocks=len({placed.block for placed in sequence.placed.values()}),
@@ -342,6 +390,11 @@ class ScoreJob(Job):
 
     def end(self, reason: Literal["timeout", "abort"]) -> None:
         self.error = RequestCancelledError(f"{self.request_id}: the score was aborted")
+
+
+def _open_from(request: Request) -> int | None:
+    """Index in the response from which an end token ends it; None: it has no such end."""
+    return 0 if request.template is None else request.template.open_from
 
 
 def _until(ids: list[int], ends: frozenset[int]) -> list[int]:

@@ -54,6 +54,15 @@ class RequestMetrics:
 
 
 @dataclass(frozen=True, slots=True)
+class FilledHole:
+    """What was written into a hole of an infill."""
+
+    start: int  # index in the completion's token_ids
+    token_ids: list[int]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class CompletionOutput:
     """One response.
 
@@ -74,6 +83,7 @@ class CompletionOutput:
     logprobs: list[float | None] | None  # with logprobs, one for each of token_ids; None: not committed by a step
     diffusion: DiffusionStats
     audit: CacheAudit | None = None  # with `audit`
+    holes: list[FilledHole] | None = None  # of an infill, in order
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from .errors import InvalidRequestError
 
 Remasking = Literal["low_confidence", "random", "margin", "entropy"]
 Cache = Literal["none", "prefix", "dual", "dual_compact", "vicinity", "interval"]
+BlockOrder = Literal["left_to_right", "confidence"]
 Preset = Literal["reference", "quality", "balanced", "fast"]
 
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -163,6 +164,11 @@ class SamplingParams:
         "Positions decoded together, from left to right; by default the whole response.",
         aliases=("block_size",),
         optional=True,
+    )
+    block_order: BlockOrder = _option(  # noqa: RUF009 (a dataclass field)
+        "left_to_right",
+        _choice(BlockOrder),
+        "Which block comes next; confidence: that of the surest token of all, which is committed by one more step.",
     )
     temperature: float = _option(
         0.0, _NOT_NEGATIVE, "Gumbel noise on the candidates; 0 takes the best.", aliases=("temp",)

@@ -20,21 +20,24 @@ from .model_files import SpecialIds
 from .params import SamplingParams
 from .plan import SamplingRule
 from .scheduler import Sequence
+from .template import Hole, Template, read_template
 from .tokenizer import Tokenizer
 
 # A prompt is text, token ids, or a mapping with one of prompt, prompt_token_ids, messages, and/or segments.
+_ANSWERS = ("segments", "suffix", "pinned", "open_end")
 Prompt = str | SequenceOf[int] | Mapping[str, Any]
-Segments = SequenceOf[str | int | SequenceOf[int]]
+Segments = SequenceOf[str | int | SequenceOf[int] | Hole | Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A checked request: the ids before the response, and for an infill the response as a template with masks."""
+    """A checked request: the ids before the response, and of an infill the response as a template."""
 
     request_id: str
     prompt: str | None
     prompt_token_ids: tuple[int, ...]
-    template: tuple[int, ...] | None
+    template: Template | None
+    pinned: tuple[tuple[int, int], ...]  # (position in the response, token) of a generation
     mask_id: int
     end_tokens: frozenset[int]
 
@@ -50,8 +53,9 @@ class RequestReader:
 
     def read(self, prompt: object, params: SamplingParams, request_id: str) -> Request:
         """One prompt, with its length checked against the context."""
-        text, ids, segments = self._parts(prompt)
-        template = None if segments is None else self._template(segments)
+        text, ids, more = self._parts(prompt)
+        template = self._template(more, params)
+        pinned = self._pinned(more.get("pinned"), params)
         if template is None and not ids:
             raise InvalidRequestError("the prompt is empty: expected at least one token", param="prompt")
         if self.special.mask in ids and (params.preset != "reference" or template is not None):
@@ -60,7 +64,7 @@ class RequestReader:
                 param="prompt",
                 hint="to fill holes use infill",
             )
-        response = params.gen_length if template is None else len(template)
+        response = params.gen_length if template is None else len(template.tokens)
         self.check_length(len(ids), response, "gen_length" if template is None else "the template")
         self._check_ends(params)
         self._check_stops(params, is_infill=template is not None)
@@ -68,64 +72,79 @@ class RequestReader:
             request_id=request_id,
             prompt=text,
             prompt_token_ids=tuple(ids),
-            template=None if template is None else tuple(template),
+            template=template,
+            pinned=pinned,
             mask_id=self.special.mask,
             end_tokens=self.special.ends,
         )
 
-    def _parts(self, prompt: object) -> tuple[str | None, list[int], object]:
-        """(text, ids, segments) of a prompt in any of its forms."""
+    def _parts(self, prompt: object) -> tuple[str | None, list[int], Mapping[str, Any]]:
+        """(text, ids, the rest) of a prompt in any of its forms."""
         if not isinstance(prompt, Mapping):
             text = prompt if isinstance(prompt, str) else None
-            return text, self.ids_of(prompt, "prompt"), None
+            return text, self.ids_of(prompt, "prompt"), {}
         kinds = [kind for kind in ("prompt", "prompt_token_ids", "messages") if kind in prompt]
-        unknown = set(prompt) - {"prompt", "prompt_token_ids", "messages", "segments"}
-        if unknown or len(kinds) > 1 or not prompt:
+        unknown = set(prompt) - {"prompt", "prompt_token_ids", "messages", *_ANSWERS}
+        answers = [name for name in ("segments", "suffix", "pinned") if name in prompt]
+        if unknown or len(kinds) > 1 or len(answers) > 1 or not (kinds or answers):
             raise InvalidRequestError(
-                "prompt: expected one of prompt, prompt_token_ids, messages, and/or segments, got "
+                "prompt: expected one of prompt, prompt_token_ids, messages, and/or segments, suffix or pinned, got "
                 + (", ".join(sorted(str(name)[:40] for name in prompt)) or "nothing"),
                 param="prompt",
             )
-        segments = prompt.get("segments")
         if "messages" in prompt:
-            return None, self.need_tokenizer().apply_chat_template(prompt["messages"]), segments
+            return None, self.need_tokenizer().apply_chat_template(prompt["messages"]), prompt
         if "prompt" in prompt:
             if not isinstance(prompt["prompt"], str):
                 raise InvalidRequestError(
                     f"prompt: expected text, got {type(prompt['prompt']).__name__}", param="prompt"
                 )
-            return prompt["prompt"], self.ids_of(prompt["prompt"], "prompt"), segments
+            return prompt["prompt"], self.ids_of(prompt["prompt"], "prompt"), prompt
         if "prompt_token_ids" in prompt:
-            return None, self.check_ids(prompt["prompt_token_ids"], "prompt_token_ids"), segments
-        return None, [], segments
+            return None, self.check_ids(prompt["prompt_token_ids"], "prompt_token_ids"), prompt
+        return None, [], prompt
 
-    def _template(self, segments: object) -> list[int]:
-        """Segments in a row: text and ids are fixed, an integer stands for that many masks."""
-        if not isinstance(segments, (list, tuple)) or not segments:
-            raise InvalidRequestError(f"segments: expected a non-empty list, got {_kind(segments)}", param="segments")
-        template: list[int] = []
-        for index, segment in enumerate(segments):
-            name = f"segments[{index}]"
-            if isinstance(segment, int) and not isinstance(segment, bool):
-                if segment < 1:
-                    raise InvalidRequestError(
-                        f"{name}: expected a hole of at least one token, got {segment}", param="segments"
-                    )
-                self.check_length(len(template), segment, name)
-                template += [self.special.mask] * segment
-                continue
-            fixed = self.ids_of(segment, name)
-            if self.special.mask in fixed:
-                raise InvalidRequestError(
-                    f"{name}: holds the mask token {self.special.mask}", param="segments", hint="a hole is an integer"
-                )
-            self.check_length(len(template), len(fixed), name)
-            template += fixed
-        if self.special.mask not in template:
+    def _template(self, more: Mapping[str, Any], params: SamplingParams) -> Template | None:
+        """What `segments` or `suffix` say; None: it is a generation."""
+        open_end = more.get("open_end", False)
+        if not isinstance(open_end, bool) or (open_end and "segments" not in more):
             raise InvalidRequestError(
-                "segments: expected at least one hole (an integer), got fixed text only", param="segments"
+                f"open_end: expected True or False beside segments, got {_kind(open_end)}", param="open_end"
             )
-        return template
+        if "suffix" in more:
+            segments: object = [Hole(params.gen_length), more["suffix"]]
+        elif "segments" in more:
+            segments = more["segments"]
+        else:
+            return None
+        return read_template(
+            segments,
+            mask_id=self.special.mask,
+            max_length=self.max_length,
+            ids_of=self.ids_of,
+            open_length=params.gen_length if open_end else 0,
+        )
+
+    def _pinned(self, value: object, params: SamplingParams) -> tuple[tuple[int, int], ...]:
+        """{position in the response: token id} -> pairs in order. JSON writes the positions as text."""
+        if value is None:
+            return ()
+        if not isinstance(value, Mapping):
+            raise InvalidRequestError(f"pinned: expected {{position: token id}}, got {_kind(value)}", param="pinned")
+        pinned = {}
+        for place, token in value.items():
+            number = int(place) if isinstance(place, str) and place.isdecimal() and len(place) < 10 else place
+            if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < params.gen_length:
+                raise InvalidRequestError(
+                    f"pinned: expected positions from 0 to {params.gen_length - 1}, got {str(place)[:40]!r}",
+                    param="pinned",
+                )
+            (pinned[number],) = self.check_ids([token], f"pinned[{number}]")
+            if pinned[number] == self.special.mask:
+                raise InvalidRequestError(f"pinned[{number}]: is the mask token", param="pinned")
+        if len(pinned) == params.gen_length:
+            raise InvalidRequestError("pinned: expected a position to be left open, got none", param="pinned")
+        return tuple(sorted(pinned.items()))
 
     def _check_ends(self, params: SamplingParams) -> None:
         if params.logits_eos_inf and self.special.eos is None:
@@ -224,16 +243,23 @@ def split_prompts(prompts: object) -> list[object]:
 
 def make_sequence(request: Request, params: SamplingParams, special: SpecialIds, *, seed: int) -> Sequence:
     """The sequence of one sample of a checked request."""
-    is_infill = request.template is not None
+    template, start = request.template, len(request.prompt_token_ids)
+    is_infill = template is not None
     # The published loop lets the mask id win and leftover masks of earlier blocks compete; an infill fills all holes.
     as_published = params.preset == "reference" and not is_infill
-    if request.template is not None:
-        tokens = [*request.prompt_token_ids, *request.template]
+    if template is not None:
+        tokens = [*request.prompt_token_ids, *template.tokens]
         canvas = Canvas.for_infill(tokens, mask_id=special.mask, block_length=params.block_length)
     else:
         canvas = Canvas.for_generation(
-            request.prompt_token_ids, params.gen_length, mask_id=special.mask, block_length=params.block_length
+            request.prompt_token_ids,
+            params.gen_length,
+            mask_id=special.mask,
+            block_length=params.block_length,
+            pinned=dict(request.pinned),
         )
+    # Where an end token ends the response: nowhere in a closed template.
+    end_from = start if template is None else None if template.open_from is None else start + template.open_from
     eos, eot = (-1 if token is None else token for token in (special.eos, special.eot))
     return Sequence(
         request_id=request.request_id,
@@ -251,7 +277,9 @@ def make_sequence(request: Request, params: SamplingParams, special: SpecialIds,
             propose_mask=as_published,
         ),
         commit_start=0 if as_published else None,
-        end_tokens=special.ends if params.eos_early_stop and not is_infill else frozenset(),
+        end_tokens=special.ends if params.eos_early_stop and end_from is not None else frozenset(),
+        end_from=end_from or 0,
         end_fill=max(eos, eot) if eos < 0 else eos,
+        by_confidence=params.block_order == "confidence",
         audit=Audit(params.audit, params.error_budget) if params.audit else None,
     )

@@ -135,6 +135,20 @@ class Runner:
             )
         return StepResult(tuple(results))
 
+    def recall(self, tokens: Sequence[int], positions: Sequence[int], mask_id: int) -> float:
+        """Mean log-probability of what stands at ascending positions, were they masked together."""
+        canvas = np.asarray(tokens, dtype=np.int32)  # (length,)
+        wanted = canvas[list(positions)]
+        canvas[list(positions)] = mask_id
+        slot = self._runtime.open_slot(canvas)
+        try:
+            logits = self.logits(slot, [QuerySpan(0, len(canvas), len(canvas))], positions).astype(np.float64)
+        finally:
+            self._runtime.close_slot(slot)
+        shifted = logits - logits.max(axis=-1, keepdims=True)
+        log_probs = shifted[np.arange(len(wanted)), wanted] - np.log(np.exp(shifted).sum(axis=-1))
+        return float(log_probs.mean())
+
     def canvas(self, slot: int) -> list[int]:
         """The tokens in a slot."""
         tokens: list[int] = self._runtime.canvas(slot).tolist()

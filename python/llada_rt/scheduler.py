@@ -17,7 +17,7 @@ from .audit import Audit
 from .caches import CachePolicy
 from .canvas import Canvas
 from .decoders import Decoder
-from .plan import Commit, QuerySpan, SamplingRule, SequencePlan, SequenceResult, StepPlan
+from .plan import Commit, QuerySpan, SamplingRule, SelectRule, SequencePlan, SequenceResult, StepPlan
 
 
 class Placed(NamedTuple):
@@ -78,7 +78,9 @@ class Sequence:
     sampling: SamplingRule
     commit_start: int | None = None  # None: the start of the active block
     end_tokens: frozenset[int] = frozenset()  # once settled, later blocks are not computed; empty: never
+    end_from: int = 0  # before this position an end token ends nothing
     end_fill: int = -1  # what the positions not computed become
+    by_confidence: bool = False  # the order of the blocks, see `is_choosing`
     audit: Audit | None = None
     max_forwards: int | None = None  # no call takes it beyond
     step_by_step: bool = False  # a call runs one step of it
@@ -88,6 +90,7 @@ class Sequence:
     num_refreshes: int = 0  # forwards that recomputed the whole canvas
     num_query_rows: int = 0  # positions recomputed, over all forwards
     steps_in_block: int = 0
+    has_chosen: bool = False  # the active block
     last_served: int = -1
     placed: dict[int, Placed] = field(default_factory=dict)  # by canvas position
     new_commits: tuple[Commit, ...] = ()  # of the last call
@@ -126,14 +129,21 @@ class Sequence:
         """What the cache policy asks for `ahead` steps from now, if the block lasts so long."""
         return self.cache.query(self.canvas, self.num_forwards + ahead, self.steps_in_block + ahead)
 
+    @property
+    def is_choosing(self) -> bool:
+        """The next step commits one token, the surest of all blocks, and its block becomes the active one."""
+        return self.by_confidence and not self.has_chosen and self.canvas.num_open_blocks() > 1
+
     def first_query(self) -> tuple[QuerySpan, ...]:
         """What the next step recomputes."""
+        if self.is_choosing:
+            return (QuerySpan(0, len(self.canvas), len(self.canvas)),)
         spans = self.query(0)
         return self._compacted(spans) if self.cache.compact and self.steps_in_block else spans
 
     def steps_alike(self, most: int) -> int:
         """For how many steps, at most `most`, a plan made now holds: those after the first ask the same."""
-        if self.step_by_step:
+        if self.step_by_step or self.is_choosing:
             return 1
         if self.max_forwards is not None:
             most = min(most, self.max_forwards - self.num_forwards)
@@ -145,14 +155,19 @@ class Sequence:
 
     def plan(self) -> SequencePlan:
         block = self.canvas.block
+        commit_start = block.start if self.commit_start is None else self.commit_start
+        select = self.decoder.select(self.canvas, self.steps_in_block)
+        if self.is_choosing:
+            block = self.canvas.span
+            commit_start, select = block.start, SelectRule("top_k", num_masked=1, num_steps=1)
         return SequencePlan(
             slot=self.slot,
             guide_slot=self.guide_slot,
             first_query=self.first_query(),
             next_query=self.query(1),
             block=block,
-            commit_start=block.start if self.commit_start is None else self.commit_start,
-            select=self.decoder.select(self.canvas, self.steps_in_block),
+            commit_start=commit_start,
+            select=select,
             sampling=self.sampling,
             step=self.num_forwards,
             compact=self.cache.compact,
@@ -174,7 +189,7 @@ class Sequence:
 
     def apply(self, result: SequenceResult) -> None:
         """Take over what the steps did, and go on to the next block if this one is done."""
-        block = self.canvas.block_index
+        block, is_choosing = self.canvas.block_index, self.is_choosing
         for commit in result.commits:
             self.placed[commit.position] = Placed(
                 commit.token, self.num_forwards + commit.step, block, commit.confidence, commit.log_prob
@@ -189,11 +204,18 @@ class Sequence:
         self.num_forwards += result.num_steps
         self.num_refreshes += result.num_refreshes
         self.num_query_rows += result.num_query_rows
+        if is_choosing and result.num_steps:
+            # The block itself begins with the next step, whose schedule and cache know nothing of this one.
+            self.has_chosen = True
+            if result.commits:
+                self.canvas.go_on_with(result.commits[0].position)
+            return
         self.steps_in_block += result.num_steps
         if not result.block_done:
             return
         self.steps_in_block = 0
-        if self.end_tokens and self.canvas.first_settled(self.end_tokens) is not None:
+        self.has_chosen = False
+        if self.end_tokens and self.canvas.first_settled(self.end_tokens, self.end_from) is not None:
             self.canvas.finish(self.end_fill)
         else:
             self.canvas.next_block()

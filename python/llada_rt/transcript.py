@@ -24,6 +24,7 @@ class StopRule:
     token_ids: frozenset[int] = frozenset()  # the caller's
     strings: tuple[str, ...] = ()
     include: bool = False  # the caller's stops stay in ids and text
+    begin: int = 0  # ids before this one, of a template, end nothing
 
     def find(self, text: str, begin: int) -> tuple[int, int, str] | None:
         """(start, end, string) of the stop that ends first, of those that end after `begin`."""
@@ -95,7 +96,13 @@ class Transcript:
 
     def _first_end(self, ids: Sequence[int]) -> int | None:
         ends: Collection[int] = self._rule.end_tokens | self._rule.token_ids
-        return next((index for index in range(self._num_read, len(ids)) if ids[index] in ends), None) if ends else None
+        return (
+            next(
+                (index for index in range(max(self._num_read, self._rule.begin), len(ids)) if ids[index] in ends), None
+            )
+            if ends
+            else None
+        )
 
     def _text_of(self, ids: Sequence[int], *, is_final: bool) -> str:
         if self._decode is None:

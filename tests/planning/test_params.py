@@ -20,6 +20,7 @@ def test_defaults_are_those_of_the_published_loop():
         "gen_length": 128,
         "steps": None,
         "block_length": None,
+        "block_order": "left_to_right",
         "temperature": 0.0,
         "remasking": "low_confidence",
         "threshold": None,
