@@ -25,7 +25,8 @@ CSRC = {
 FLOORS = [
     {"errors", "_core"},
     {"params", "config", "plan", "device", "chat_template", "memory", "transcript"},
-    {"canvas", "model_files", "audit", "template"},
+    {"grammar", "audit"},
+    {"canvas", "model_files", "template", "constraint"},
     {"decoders", "caches", "tokenizer", "checkpoint"},
     {"scheduler", "quantize"},
     {"requests", "outputs", "footprint"},

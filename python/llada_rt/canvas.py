@@ -15,22 +15,27 @@ class Canvas:
     """Tokens with masks in `span`, cut into blocks that are decoded from left to right, or in an order that is chosen.
 
     `span` holds the positions to be decoded: the response of a generation, first to last hole of an infill. Its
-    last block may be short. A block without masks is passed over.
+    last block may be short. A block without masks is passed over. `alone`: stretches that are a block each.
     """
 
     __slots__ = ("_block", "_num_masked", "block_length", "block_start_masked", "blocks", "mask_id", "span", "tokens")
 
-    def __init__(self, tokens: Sequence[int], *, mask_id: int, span: Span, block_length: int | None = None) -> None:
+    def __init__(
+        self,
+        tokens: Sequence[int],
+        *,
+        mask_id: int,
+        span: Span,
+        block_length: int | None = None,
+        alone: Sequence[Span] = (),
+    ) -> None:
         if not 0 <= span.start < span.stop <= len(tokens):
             raise InvalidRequestError(f"nothing to decode: expected positions within [0, {len(tokens)}), got {span}")
         self.tokens: list[int] = list(tokens)  # (length,)
         self.mask_id = mask_id
         self.span = span
         self.block_length = min(block_length or len(span), len(span))
-        self.blocks = tuple(
-            Span(start, min(start + self.block_length, span.stop))
-            for start in range(span.start, span.stop, self.block_length)
-        )
+        self.blocks = _blocks(span, self.block_length, alone)
         self._block = -1
         self._num_masked = 0
         self.block_start_masked = 0  # masks in the block when it began
@@ -45,17 +50,22 @@ class Canvas:
         mask_id: int,
         block_length: int | None = None,
         pinned: Mapping[int, int] | None = None,
+        alone: Sequence[Span] = (),
     ) -> Canvas:
         """`pinned`: tokens of the response that are given, by their position in it."""
         tokens = [*prompt, *((pinned or {}).get(index, mask_id) for index in range(gen_length))]
-        return cls(tokens, mask_id=mask_id, span=Span(len(prompt), len(tokens)), block_length=block_length)
+        span = Span(len(prompt), len(tokens))
+        return cls(tokens, mask_id=mask_id, span=span, block_length=block_length, alone=alone)
 
     @classmethod
-    def for_infill(cls, template: Sequence[int], *, mask_id: int, block_length: int | None = None) -> Canvas:
+    def for_infill(
+        cls, template: Sequence[int], *, mask_id: int, block_length: int | None = None, alone: Sequence[Span] = ()
+    ) -> Canvas:
         holes = [position for position, token in enumerate(template) if token == mask_id]
         if not holes:
             raise InvalidRequestError("infill: expected at least one hole, got none", param="segments")
-        return cls(template, mask_id=mask_id, span=Span(holes[0], holes[-1] + 1), block_length=block_length)
+        span = Span(holes[0], holes[-1] + 1)
+        return cls(template, mask_id=mask_id, span=span, block_length=block_length, alone=alone)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -130,3 +140,13 @@ class Canvas:
                 self.tokens[position] = fill
         self._block = len(self.blocks)
         self._num_masked = 0
+
+
+def _blocks(span: Span, block_length: int, alone: Sequence[Span]) -> tuple[Span, ...]:
+    """The span in pieces of block_length; a stretch that is to be alone ends the piece before it."""
+    blocks, start = [], span.start
+    for stretch in (*sorted(alone, key=lambda each: each.start), Span(span.stop, span.stop)):
+        blocks += [Span(at, min(at + block_length, stretch.start)) for at in range(start, stretch.start, block_length)]
+        blocks += [stretch] if len(stretch) else []
+        start = stretch.stop
+    return tuple(blocks)

@@ -110,6 +110,18 @@ def _words(name: str, value: object) -> tuple[str, ...]:
     return tuple(words)
 
 
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise _invalid(name, "a text", value)
+    return value
+
+
+def _texts(name: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, (list, tuple)) or not all(isinstance(text, str) and text for text in value):
+        raise _invalid(name, "a list of texts", value)
+    return tuple(value)
+
+
 def _ids(name: str, value: object) -> tuple[int, ...]:
     says = f"at most {MAX_STOP_IDS} token ids"
     if hasattr(value, "tolist"):  # a numpy array
@@ -247,6 +259,13 @@ class SamplingParams:
     )
     return_tokens: bool = _option(False, _boolean, "Report id, position, step and confidence of each token.")
     logprobs: bool = _option(False, _boolean, "Report the log-probability each token had when it was committed.")
+    regex: str | None = _option(
+        None,
+        _text,
+        "What the response must match in full (Python's syntax); written from left to right.",
+        optional=True,
+    )
+    choice: tuple[str, ...] = _option((), _texts, "The response must be one of these texts.")
     preset: Preset = _option(  # noqa: RUF009 (a dataclass field)
         "reference",
         _choice(Preset),
@@ -285,6 +304,8 @@ class SamplingParams:
                 param=parallel,
                 hint=None if parallel in self.given else f"{parallel} comes from preset {self.preset!r}",
             )
+        if self.regex is not None and self.choice:
+            raise InvalidRequestError("regex and choice exclude each other: expected one of them", param="choice")
         if self.error_budget is not None and not self.audit:
             raise InvalidRequestError(
                 f"error_budget={self.error_budget} needs audit: expected a number of steps, got 0", param="error_budget"

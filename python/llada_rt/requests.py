@@ -14,11 +14,13 @@ from typing import Any
 from .audit import Audit
 from .caches import CACHES
 from .canvas import Canvas
+from .constraint import Alphabet, Constraint
 from .decoders import decoder_of
 from .errors import ContextLengthError, InvalidRequestError, TokenizerError
+from .grammar import Grammar, regex_of
 from .model_files import SpecialIds
 from .params import SamplingParams
-from .plan import SamplingRule
+from .plan import SamplingRule, Span
 from .scheduler import Sequence
 from .template import Hole, Template, read_template
 from .tokenizer import Tokenizer
@@ -38,6 +40,7 @@ class Request:
     prompt_token_ids: tuple[int, ...]
     template: Template | None
     pinned: tuple[tuple[int, int], ...]  # (position in the response, token) of a generation
+    grammars: tuple[tuple[Span, Grammar, Alphabet], ...]  # what stretches of the canvas must be
     mask_id: int
     end_tokens: frozenset[int]
 
@@ -74,6 +77,7 @@ class RequestReader:
             prompt_token_ids=tuple(ids),
             template=template,
             pinned=pinned,
+            grammars=self._grammars(len(ids), template, params),
             mask_id=self.special.mask,
             end_tokens=self.special.ends,
         )
@@ -125,6 +129,33 @@ class RequestReader:
             open_length=params.gen_length if open_end else 0,
         )
 
+    def _grammars(
+        self, start: int, template: Template | None, params: SamplingParams
+    ) -> tuple[tuple[Span, Grammar, Alphabet], ...]:
+        """Of a template those of its holes, of a generation that of the response."""
+        rule = regex_of(params.choice) if params.choice else params.regex
+        if template is None:
+            rules = [(Span(0, params.gen_length), rule)] if rule is not None else []
+        elif rule is not None:
+            name = "choice" if params.choice else "regex"
+            raise InvalidRequestError(f"{name}: is for a generation; give it with a hole of the template", param=name)
+        else:
+            rules = list(template.rules)
+        if not rules:
+            return ()
+        if params.block_order != "left_to_right":
+            raise InvalidRequestError(
+                "a regex or a choice is written from left to right: expected block_order left_to_right",
+                param="block_order",
+            )
+        if not self.special.ends:
+            raise InvalidRequestError("a regex or a choice needs an end-of-text token, and the model names none")
+        alphabet = self.need_tokenizer().alphabet
+        return tuple(
+            (Span(start + hole.start, start + hole.stop), Grammar(text, alphabet.pick), alphabet)
+            for hole, text in rules
+        )
+
     def _pinned(self, value: object, params: SamplingParams) -> tuple[tuple[int, int], ...]:
         """{position in the response: token id} -> pairs in order. JSON writes the positions as text."""
         if value is None:
@@ -142,6 +173,8 @@ class RequestReader:
             (pinned[number],) = self.check_ids([token], f"pinned[{number}]")
             if pinned[number] == self.special.mask:
                 raise InvalidRequestError(f"pinned[{number}]: is the mask token", param="pinned")
+        if pinned and (params.regex is not None or params.choice):
+            raise InvalidRequestError("pinned: a regex or a choice is written alone", param="pinned")
         if len(pinned) == params.gen_length:
             raise InvalidRequestError("pinned: expected a position to be left open, got none", param="pinned")
         return tuple(sorted(pinned.items()))
@@ -247,9 +280,10 @@ def make_sequence(request: Request, params: SamplingParams, special: SpecialIds,
     is_infill = template is not None
     # The published loop lets the mask id win and leftover masks of earlier blocks compete; an infill fills all holes.
     as_published = params.preset == "reference" and not is_infill
+    alone = [span for span, _, _ in request.grammars]
     if template is not None:
         tokens = [*request.prompt_token_ids, *template.tokens]
-        canvas = Canvas.for_infill(tokens, mask_id=special.mask, block_length=params.block_length)
+        canvas = Canvas.for_infill(tokens, mask_id=special.mask, block_length=params.block_length, alone=alone)
     else:
         canvas = Canvas.for_generation(
             request.prompt_token_ids,
@@ -257,6 +291,7 @@ def make_sequence(request: Request, params: SamplingParams, special: SpecialIds,
             mask_id=special.mask,
             block_length=params.block_length,
             pinned=dict(request.pinned),
+            alone=alone,
         )
     # Where an end token ends the response: nowhere in a closed template.
     end_from = start if template is None else None if template.open_from is None else start + template.open_from
@@ -280,6 +315,17 @@ def make_sequence(request: Request, params: SamplingParams, special: SpecialIds,
         end_tokens=special.ends if params.eos_early_stop and end_from is not None else frozenset(),
         end_from=end_from or 0,
         end_fill=max(eos, eot) if eos < 0 else eos,
+        constraints={
+            span.start: Constraint(
+                grammar,
+                alphabet,
+                span,
+                ends=special.ends,
+                fill=max(eos, eot) if eos < 0 else eos,
+                threshold=params.threshold,
+            )
+            for span, grammar, alphabet in request.grammars
+        },
         by_confidence=params.block_order == "confidence",
         audit=Audit(params.audit, params.error_budget) if params.audit else None,
     )

@@ -210,6 +210,10 @@ class Runner:
         """Logits of every position: (length, vocabulary)."""
         return self._runtime.forward(np.asarray(tokens, dtype=np.int32))
 
+    def write(self, slot: int, tokens: Sequence[int]) -> None:
+        """Replace the tokens of a slot, as many as it has."""
+        self._runtime.write_slot(slot, np.asarray(tokens, dtype=np.int32))
+
     def logits(self, slot: int, spans: Sequence[QuerySpan], positions: Sequence[int]) -> NDArray[np.float32]:
         """Recompute the spans of a slot as a step would; logits at positions within them: (num_positions, vocabulary).
 

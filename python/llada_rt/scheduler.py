@@ -8,7 +8,7 @@ Pure bookkeeping: it owns no slot and calls nobody; the dispatcher opens and clo
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import NamedTuple, Protocol
@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 from .audit import Audit
 from .caches import CachePolicy
 from .canvas import Canvas
+from .constraint import FILL_STEP, Constraint
 from .decoders import Decoder
 from .plan import Commit, QuerySpan, SamplingRule, SelectRule, SequencePlan, SequenceResult, StepPlan
 
@@ -37,6 +38,10 @@ class Member(Protocol):
     guide_slot: int
     last_served: int
     audit: Audit | None
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """What writes the coming step in place of the compiled loop."""
 
     @property
     def is_seated(self) -> bool:
@@ -82,6 +87,7 @@ class Sequence:
     end_fill: int = -1  # what the positions not computed become
     by_confidence: bool = False  # the order of the blocks, see `is_choosing`
     audit: Audit | None = None
+    constraints: Mapping[int, Constraint] = field(default_factory=dict)  # by the start of their block
     max_forwards: int | None = None  # no call takes it beyond
     step_by_step: bool = False  # a call runs one step of it
     slot: int = -1
@@ -130,6 +136,11 @@ class Sequence:
         return self.cache.query(self.canvas, self.num_forwards + ahead, self.steps_in_block + ahead)
 
     @property
+    def constraint(self) -> Constraint | None:
+        """That of the active block, which writes it in place of the compiled loop."""
+        return None if self.canvas.is_complete else self.constraints.get(self.canvas.block.start)
+
+    @property
     def is_choosing(self) -> bool:
         """The next step commits one token, the surest of all blocks, and its block becomes the active one."""
         return self.by_confidence and not self.has_chosen and self.canvas.num_open_blocks() > 1
@@ -143,7 +154,7 @@ class Sequence:
 
     def steps_alike(self, most: int) -> int:
         """For how many steps, at most `most`, a plan made now holds: those after the first ask the same."""
-        if self.step_by_step or self.is_choosing:
+        if self.step_by_step or self.is_choosing or self.constraint is not None:
             return 1
         if self.max_forwards is not None:
             most = min(most, self.max_forwards - self.num_forwards)
@@ -191,6 +202,8 @@ class Sequence:
         """Take over what the steps did, and go on to the next block if this one is done."""
         block, is_choosing = self.canvas.block_index, self.is_choosing
         for commit in result.commits:
+            if commit.step == FILL_STEP:
+                continue
             self.placed[commit.position] = Placed(
                 commit.token, self.num_forwards + commit.step, block, commit.confidence, commit.log_prob
             )
@@ -199,7 +212,7 @@ class Sequence:
         if result.num_steps:
             last = result.num_steps - 1
             self.last_committed = frozenset(commit.position for commit in result.commits if commit.step == last)
-        if self.audit:
+        if self.audit and self.constraint is None:
             self.audit.apply(result)
         self.num_forwards += result.num_steps
         self.num_refreshes += result.num_refreshes

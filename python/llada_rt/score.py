@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .audit import Audit
+from .constraint import Constraint
 from .errors import InvalidRequestError
 from .outputs import ScoreOutput
 from .plan import QuerySpan, SamplingRule, SelectRule, SequencePlan, SequenceResult, Span
@@ -39,6 +40,7 @@ class ScoredDraw:
     def __init__(self, draw: Draw, guide: NDArray[np.int32] | None, cfg_scale: float) -> None:
         self.slot = self.guide_slot = self.last_served = -1
         self.audit: Audit | None = None  # it has no cache
+        self.constraint: Constraint | None = None
         self.log_probs: tuple[float, ...] = ()  # of the targets, in order of position
         self.is_finished = False
         self._draw = draw

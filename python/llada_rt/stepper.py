@@ -129,7 +129,7 @@ class Stepper:
         rows = []
         for row, member in zip(plan.sequences, self._scheduler.of(plan), strict=True):
             try:
-                if member.audit and member.audit.is_due(row, member.length):
+                if member.audit and member.constraint is None and member.audit.is_due(row, member.length):
                     row = member.audit.examine(self.runner, row, member.slot_tokens()[0])
             except Exception as error:
                 self.fail(self._job_of[member], error)
@@ -149,6 +149,11 @@ class Stepper:
         If the call fails, each is tried alone, so that a fault ends the requests that have it and no others.
         """
         members = self._scheduler.of(plan)
+        constrained = [(row, m) for row, m in zip(plan.sequences, members, strict=True) if m.constraint is not None]
+        if constrained:
+            pairs = [pair for row, member in constrained for pair in self._run_constrained(row, member)]
+            others = tuple(row for row in plan.sequences if all(row is not each for each, _ in constrained))
+            return pairs + (self._run(StepPlan(others, 1)) if others else [])
         try:
             result = self._denoise(plan)
         except Exception as error:
@@ -158,6 +163,23 @@ class Stepper:
             rows = zip(plan.sequences, members, strict=True)
             return [pair for row, member in rows for pair in self._run_alone(row, member, error)]
         return list(zip(members, result.sequences, strict=True))
+
+    def _run_constrained(self, row: SequencePlan, member: Member) -> list[tuple[Member, SequenceResult]]:
+        """One step of a stretch that a grammar rules."""
+        assert member.constraint is not None
+        self.call_began = began = time.monotonic()
+        try:
+            outcome = member.constraint.step(self.runner, row, member.slot_tokens()[0])
+        except Exception as error:
+            self.fail(self._job_of[member], error)
+            return []
+        finally:
+            self.call_began = None
+            self._busy_s += time.monotonic() - began
+        self._num["forwards"] += outcome.num_steps
+        self._num["query_rows"] += outcome.num_query_rows
+        self._num["committed"] += len(outcome.commits)
+        return [(member, outcome)]
 
     def _run_alone(self, row: SequencePlan, member: Member, error: Exception) -> list[tuple[Member, SequenceResult]]:
         job = self._job_of.get(member)

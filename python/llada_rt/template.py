@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from .errors import ContextLengthError, InvalidRequestError
+from .grammar import regex_of
 from .plan import Span
 
 MAX_VARIANTS = 64  # templates that the bounded holes of one request may make
@@ -23,24 +24,53 @@ NUM_NEIGHBOURS = 4
 
 @dataclass(frozen=True, slots=True)
 class Hole:
-    """Positions to be filled, in the segments of an infill: as many as `length`, or from (least, most) of them."""
+    """Positions to be filled, in the segments of an infill: as many as `length`, or from (least, most) of them.
 
-    length: int | tuple[int, int]
+    `regex` (Python's, the whole text is matched) or `choice` (texts) say what its text must be. Such a hole has one
+    length, which the text need not use up; `choice` without a length gets that of its longest text.
+    """
+
+    length: int | tuple[int, int] | None = None
+    regex: str | None = None
+    choice: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if isinstance(self.length, list):
-            object.__setattr__(self, "length", tuple(self.length))
+        for name in ("length", "choice"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_rule(self.regex, self.choice)
+        if self.length is None and self.choice:
+            return
         bounds = self.length if isinstance(self.length, tuple) else (self.length, self.length)
         if len(bounds) != 2 or any(isinstance(n, bool) or not isinstance(n, int) for n in bounds):
             raise _invalid(f"expected a hole's length or its (least, most), got {str(self.length)[:40]}")
-        if bounds[0] < 1:
-            raise _invalid(f"expected a hole of at least one token, got {bounds[0]}")
-        if bounds[0] > bounds[1]:
+        least, most = (n for n in bounds if n is not None)
+        if least < 1:
+            raise _invalid(f"expected a hole of at least one token, got {least}")
+        if least > most:
             raise _invalid(f"expected (least, most) in this order, got {bounds}")
+        if least < most and self.rule is not None:
+            raise _invalid(f"a hole with a regex or a choice has one length, which it need not fill: got {bounds}")
 
     @property
     def bounds(self) -> tuple[int, int]:
+        """Least and most positions; (0, 0) for a choice that says no length."""
+        if self.length is None:
+            return 0, 0
         return self.length if isinstance(self.length, tuple) else (self.length, self.length)
+
+    @property
+    def rule(self) -> str | None:
+        """What its text must be, as a regular expression."""
+        return regex_of(self.choice) if self.choice else self.regex
+
+
+def check_rule(regex: object, choice: object) -> None:
+    """Raises InvalidRequestError unless it is an expression, some texts, or neither."""
+    if regex is not None and (choice or not isinstance(regex, str)):
+        raise InvalidRequestError(f"regex: expected text, and no choice beside it, got {regex!r:.40}", param="regex")
+    if not isinstance(choice, (list, tuple)) or not all(isinstance(text, str) and text for text in choice):
+        raise InvalidRequestError(f"choice: expected a list of texts, got {choice!r:.40}", param="choice")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +80,23 @@ class Template:
     tokens: tuple[int, ...]
     holes: tuple[Span, ...]
     open_from: int | None = None  # where a response begins that an end token ends; None: all of it is template
+    rules: tuple[tuple[Span, str], ...] = ()  # holes whose text must match an expression
 
 
 def hole_of(segment: object) -> Hole | None:
-    """The hole that a segment means: a number, {"hole": length or [least, most]}, a Hole. None: it is fixed text."""
+    """The hole that a segment means: a number, {"hole": length or [least, most]}, a Hole. None: it is fixed text.
+
+    A mapping may also have the keys regex or choice.
+    """
     if isinstance(segment, Hole):
         return segment
     if isinstance(segment, int) and not isinstance(segment, bool):
         return Hole(segment)
     if not isinstance(segment, Mapping):
         return None
-    if set(segment) != {"hole"}:
+    if not segment or set(segment) - {"hole", "regex", "choice"}:
         raise _invalid(f'expected {{"hole": length}}, got {", ".join(map(str, segment))[:80] or "nothing"}')
-    return Hole(segment["hole"])
+    return Hole(segment.get("hole"), segment.get("regex"), segment.get("choice", ()))
 
 
 def read_template(
@@ -77,6 +111,7 @@ def read_template(
         raise _invalid(f"segments: expected a non-empty list, got {shown}")
     tokens: list[int] = []
     holes: list[Span] = []
+    rules: list[tuple[Span, str]] = []
     for index, segment in enumerate(segments):
         name = f"segments[{index}]"
         hole = _within(name, segment)
@@ -85,7 +120,10 @@ def read_template(
             raise InvalidRequestError(
                 f"{name}: holds the mask token {mask_id}", param="segments", hint="a hole is an integer"
             )
-        length = len(fixed) if hole is None else hole.bounds[1]
+        if hole is None:
+            length = len(fixed)
+        else:
+            length = hole.bounds[1] or max(len(ids_of(text, f"{name}.choice")) for text in hole.choice)
         if len(tokens) + length > max_length:
             raise ContextLengthError(
                 f"{len(tokens)} tokens given + {length} of {name} = {len(tokens) + length} are more than the "
@@ -94,10 +132,14 @@ def read_template(
             )
         if hole is not None:
             holes.append(Span(len(tokens), len(tokens) + length))
+            if hole.rule is not None:
+                rules.append((holes[-1], hole.rule))
         tokens += fixed if hole is None else [mask_id] * length
     if not holes and not open_length:
         raise _invalid("segments: expected at least one hole (an integer), got fixed text only")
-    return Template((*tokens, *[mask_id] * open_length), tuple(holes), open_from=len(tokens) if open_length else None)
+    return Template(
+        (*tokens, *[mask_id] * open_length), tuple(holes), len(tokens) if open_length else None, tuple(rules)
+    )
 
 
 def variants(prompt: object) -> list[object]:
@@ -107,15 +149,15 @@ def variants(prompt: object) -> list[object]:
         return [prompt]
     assert isinstance(prompt, Mapping)
     holes = [_within(f"segments[{index}]", segment) for index, segment in enumerate(segments)]
-    lengths = [range(hole.bounds[0], hole.bounds[1] + 1) if hole else range(1) for hole in holes]
+    bounds = [hole.bounds if hole else (0, 0) for hole in holes]
+    lengths = [range(least, most + 1) if least < most else (0,) for least, most in bounds]
     count = math.prod(map(len, lengths))
     if count > MAX_VARIANTS:
         raise _invalid(f"segments: the bounds of the holes allow {count} templates, expected at most {MAX_VARIANTS}")
     if count == 1:
         return [prompt]
     return [
-        dict(prompt)
-        | {"segments": [n if hole else given for n, hole, given in zip(chosen, holes, segments, strict=True)]}
+        dict(prompt) | {"segments": [n or given for n, given in zip(chosen, segments, strict=True)]}
         for chosen in itertools.product(*lengths)
     ]
 

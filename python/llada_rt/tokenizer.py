@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .chat_template import MAX_TEMPLATE_CHARS, ChatTemplate
+from .constraint import Alphabet
 from .errors import ChatTemplateError, InvalidRequestError, TokenizerError
 from .model_files import read_file, read_json
 
@@ -51,6 +53,12 @@ class Tokenizer:
 
     def token_id(self, token: str) -> int | None:
         return self._backend.token_to_id(token)
+
+    @cached_property
+    def alphabet(self) -> Alphabet:
+        """The tokens as pieces of text; takes a moment for a large vocabulary, once."""
+        texts = [self.decode([token]) for token in range(self.vocab_size)]
+        return Alphabet(["" if "\ufffd" in text else text for text in texts], self.encode, self.decode)
 
     def encode(self, text: str) -> list[int]:
         try:

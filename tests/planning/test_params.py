@@ -41,6 +41,8 @@ def test_defaults_are_those_of_the_published_loop():
         "eos_early_stop": False,
         "return_tokens": False,
         "logprobs": False,
+        "regex": None,
+        "choice": [],
         "preset": "reference",
     }
 

@@ -1,0 +1,202 @@
+"""Constraint: a stretch of the canvas whose text a grammar must accept. Its tokens are written from left to right.
+
+At each step the token at the first mask is the best one after which the text can still be completed in the positions
+that are left; what must come next anyway is written without asking the model. With a threshold the tokens after it are
+written too as long as the model is that sure of them. So the text is always one that the grammar accepts.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import InvalidRequestError, TokenizerError
+from .grammar import Characters, Grammar, States
+from .plan import Commit, QuerySpan, SequencePlan, SequenceResult, Span
+
+FILL_STEP = -1  # `step` of a commit that only fills what the text has left over
+
+
+class Encode(Protocol):
+    def __call__(self, text: str) -> list[int]: ...
+
+
+class Decode(Protocol):
+    def __call__(self, ids: Sequence[int]) -> str: ...
+
+
+class Alphabet:
+    """The tokens of a model as pieces of text. Those that are special, or no whole characters, are not among them."""
+
+    def __init__(self, texts: Sequence[str], encode: Encode, decode: Decode) -> None:
+        self.texts = texts
+        self.encode = encode
+        self.decode = decode
+        by_first: dict[str, list[int]] = {}
+        for token, text in enumerate(texts):
+            if text:
+                by_first.setdefault(text[0], []).append(token)
+        self.by_first = {first: np.array(tokens) for first, tokens in by_first.items()}
+        self._characters = [text for text in dict.fromkeys(texts) if len(text) == 1]
+
+    def pick(self, characters: Characters) -> str | None:
+        """A character of the set, one that is a token if there is such."""
+        found = next((character for character in self._characters if character in characters), None)
+        if found is not None or characters.is_negated:
+            return found
+        some = [chr(code) for low, high in characters.ranges for code in range(low, min(high, low + 16) + 1)]
+        return next((character for character in some if self._writes(character)), None)
+
+    def _writes(self, character: str) -> bool:
+        try:
+            return self.decode(self.encode(character)) == character
+        except InvalidRequestError:
+            return False
+
+
+class Steps(Protocol):
+    """What a constrained step asks of the runner."""
+
+    def canvas(self, slot: int) -> list[int]: ...
+    def write(self, slot: int, tokens: Sequence[int]) -> None: ...
+    def logits(self, slot: int, spans: Sequence[QuerySpan], positions: Sequence[int]) -> NDArray[np.float32]: ...
+
+
+class Constraint:
+    """One stretch of one canvas. `ends`: tokens by which the model ends it early; `fill`: what follows then.
+
+    Raises InvalidRequestError if even the shortest text of the grammar does not fit.
+    """
+
+    def __init__(
+        self,
+        grammar: Grammar,
+        alphabet: Alphabet,
+        span: Span,
+        *,
+        ends: frozenset[int],
+        fill: int,
+        threshold: float | None = None,
+    ) -> None:
+        self.span = span
+        self._grammar, self._alphabet = grammar, alphabet
+        self._ends, self._fill, self._threshold = ends, fill, threshold
+        self._states = grammar.start
+        self._rests: dict[States, list[int] | None] = {}
+        self._ids: list[int] = []  # written
+        self._is_over = False  # nothing more is written; what is left over is filled
+        rest = self._rest(self._states)
+        if rest is None:
+            raise InvalidRequestError("the tokenizer can write no text that the constraint accepts", param="segments")
+        if len(rest) > len(span):
+            raise InvalidRequestError(
+                f"the shortest text that the constraint accepts, {alphabet.decode(rest)[:80]!r}, takes {len(rest)} "
+                f"tokens: expected a hole of so many at least, got {len(span)}",
+                param="segments",
+            )
+
+    def step(self, steps: Steps, plan: SequencePlan, tokens: Sequence[int]) -> SequenceResult:
+        """Write one token or more; one forward, or none if all that is left is forced. tokens: the whole canvas."""
+        mask_id = plan.sampling.mask_id
+        places = deque(position for position in range(self.span.start, self.span.stop) if tokens[position] == mask_id)
+        commits: list[Commit] = []
+        self._force(places, commits)
+        num_steps = num_rows = 0
+        if places and not self._is_over:
+            num_steps, num_rows = 1, sum(map(len, plan.first_query))
+            self._choose(steps, plan, places, commits)
+        if self._is_over or not places:
+            self._check()
+            commits += [Commit(place, self._fill, 1.0, FILL_STEP, 0.0) for place in places]
+            places.clear()
+        for slot in (plan.slot, plan.guide_slot):
+            if slot >= 0:
+                canvas = steps.canvas(slot)
+                for commit in commits:
+                    canvas[commit.position] = commit.token
+                steps.write(slot, canvas)
+        num_refreshes = int(num_rows == len(tokens))
+        return SequenceResult(num_rows, num_refreshes, num_steps, len(places), not places, tuple(commits))
+
+    def _force(self, places: deque[int], commits: list[Commit]) -> None:
+        """Write what the grammar leaves no choice about; see whether it is over."""
+        text = self._grammar.forced(self._states)
+        ids = self._alphabet.encode(text) if text else []
+        states = self._grammar.read(self._states, text)
+        rest = self._rest(states)
+        if rest is not None and len(ids) + len(rest) <= len(places):
+            commits += [Commit(places.popleft(), token, 1.0, 0, 0.0) for token in ids]
+            self._ids += ids
+            self._states = states
+        self._is_over = not self._grammar.can_go_on(self._states)
+
+    def _choose(self, steps: Steps, plan: SequencePlan, places: deque[int], commits: list[Commit]) -> None:
+        """Write the first token by the model's logits and, with a threshold, those after it that it is sure of."""
+        rows = list(places) if self._threshold is not None else [places[0]]
+        logits = dict(zip(rows, guided_logits(steps, plan, rows), strict=True))
+        is_first = True
+        while places and not self._is_over and places[0] in logits:
+            row = logits[places[0]]
+            log_probs = row - row.max() - np.log(np.exp(row - row.max()).sum())
+            token = self._best(row, plan, places)
+            if token is None:  # only a text in pieces of characters is left
+                rest = self._rest(self._states) or []
+                commits += [Commit(places.popleft(), each, 1.0, 0, 0.0) for each in rest]
+                self._ids += rest
+                self._is_over = True
+                return
+            log_prob = float(log_probs[token])
+            if not is_first and self._threshold is not None and np.exp(log_prob) < self._threshold:
+                return
+            is_first = False
+            if token in self._ends:
+                self._is_over = True
+                return
+            commits.append(Commit(places.popleft(), token, float(np.exp(log_prob)), 0, log_prob))
+            self._ids.append(token)
+            self._states = self._grammar.read(self._states, self._alphabet.texts[token])
+            self._force(places, commits)
+
+    def _best(self, row: NDArray[np.float64], plan: SequencePlan, places: deque[int]) -> int | None:
+        """The best token, or end token, after which what is left can still be written. row: (vocabulary,)."""
+        rule = plan.sampling
+        firsts = [ids for first, ids in self._alphabet.by_first.items() if self._grammar.read(self._states, first)]
+        is_complete = self._grammar.accepts(self._states)
+        ends = [token for token in self._ends if is_complete and token != rule.suppressed_token]
+        candidates = np.concatenate([*firsts, np.array(ends, dtype=np.int64)])
+        scores = row[candidates]
+        if rule.temperature > 0:
+            noise = np.random.Generator(np.random.Philox(key=rule.seed, counter=[plan.step, places[0], 0, 0]))
+            scores = scores - rule.temperature * np.log(-np.log(noise.random(len(row))[candidates]))
+        for token in candidates[np.argsort(-scores, kind="stable")].tolist():
+            if token in self._ends:
+                return int(token)
+            rest = self._rest(self._grammar.read(self._states, self._alphabet.texts[token]))
+            if rest is not None and len(rest) < len(places):
+                return int(token)
+        return None
+
+    def _rest(self, states: States) -> list[int] | None:
+        """Tokens of the shortest text that completes one begun; None: it cannot be completed."""
+        if states not in self._rests:
+            text = self._grammar.shortest(states)
+            self._rests[states] = None if text is None else self._alphabet.encode(text)
+        return self._rests[states]
+
+    def _check(self) -> None:
+        text = self._alphabet.decode(self._ids)
+        if not self._grammar.accepts(self._grammar.read(self._grammar.start, text)):
+            raise TokenizerError(f"the tokenizer writes tokens in a row as another text than alone: {text[:80]!r}")
+
+
+def guided_logits(steps: Steps, plan: SequencePlan, positions: Sequence[int]) -> NDArray[np.float64]:
+    """Logits of a plan's first step at the positions, guidance applied: (num_positions, vocabulary)."""
+    logits = steps.logits(plan.slot, plan.first_query, positions).astype(np.float64)
+    if plan.guide_slot < 0:
+        return logits
+    unconditional = steps.logits(plan.guide_slot, plan.first_query, positions).astype(np.float64)
+    return np.asarray(unconditional + (plan.sampling.guidance_scale + 1) * (logits - unconditional))
