@@ -304,6 +304,8 @@ class GenerateJob(Job):
         filled = []
         for hole in template.holes:
             inside = [token for token in ids[hole.start : hole.stop] if token != sample.request.mask_id]
+            if any(hole == ruled for ruled, _ in template.rules):
+                inside = _until(inside, sample.request.end_tokens)  # what its text has left over
             filled.append(FilledHole(hole.start, inside, self._tokenizer.decode(inside) if self._tokenizer else ""))
         return filled
 

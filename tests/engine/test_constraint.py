@@ -57,6 +57,8 @@ def test_holes_and_free_text_in_one_template(speaker: Engine, cache):
     assert re.fullmatch("[0-9]{2}(-[0-9])?", number)
     assert answer in ("no", "yes")
     assert letter in ("x", "yy")
+    for hole in completion.holes:
+        assert speaker.tokenizer.decode(hole.token_ids, skip_special_tokens=False) == hole.text or hole.text == free
     assert len(completion.holes[1].token_ids) == 3
     assert completion.text == f"ab{number}c{free}{answer}d{letter}"
 
