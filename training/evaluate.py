@@ -23,7 +23,7 @@ from training import arm, likelihood, sampling
 from training.export import write_results
 from training.model import LLaDA, ModelConfig
 from training.rows import RowConfig, read_records
-from training.tasks import TASK_NAMES, find_task
+from training.tasks import TASK_NAMES, Split, find_task
 from training.tasks.items import Item, Sampler, Tally, ask, encode_rows, make_items
 from training.tasks.verse import RECITE_LENGTH, VerseBook, verse_items
 from training.tokenizer import EOS_TOKEN, EOT_TOKEN
@@ -104,13 +104,13 @@ def segments(canvas: Sequence[int], mask_id: int) -> list[list[int] | int]:
 
 
 def load_items(
-    task: str, tokenizer: Tokenizer, *, num: int, seed: int, chat: bool, gen_length: int | None
+    task: str, tokenizer: Tokenizer, *, num: int, seed: int, chat: bool, gen_length: int | None, split: Split = "test"
 ) -> tuple[list[Item], list[tuple[tuple[int, ...], tuple[int, ...]]]]:
     """The questions, and (prompt, answer) tokens of each for the likelihood. Of a file, the first `num` rows."""
     config = RowConfig(chat=chat)
     if task in TASK_NAMES:
         chosen = find_task(task)
-        rows = [(f"{task}:{i}", row) for i, row in enumerate(chosen.generate(seed, num, "test"), 1)]
+        rows = [(f"{task}:{i}", row) for i, row in enumerate(chosen.generate(seed, num, split), 1)]
         check = chosen.check
     else:
         path = Path(task)
@@ -260,6 +260,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         seed=arguments.seed,
         chat=arguments.chat,
         gen_length=arguments.gen_length,
+        split=arguments.split,
     )
     tallies, facts = evaluate(
         arguments.model,
@@ -307,6 +308,12 @@ def main() -> None:
     parser.add_argument("--task", default=VERSE, help=f"verse, a .jsonl or .parquet file, or {', '.join(TASK_NAMES)}")
     parser.add_argument("--num", type=int, default=500, help="questions of a task, or first rows of a file")
     parser.add_argument("--seed", type=int, default=0, help="of the task's questions")
+    parser.add_argument(
+        "--split",
+        choices=("test", "train"),
+        default="test",
+        help="train: questions of the side that training rows are of",
+    )
     parser.add_argument("--chat", action="store_true", help="prompts and answers through the chat template")
     parser.add_argument("--gen-length", type=int, help="positions for an answer (default: the longest; verse: 16)")
     parser.add_argument("--options", default="", help="of the runtime, e.g. cache=dual,threshold=0.9")
