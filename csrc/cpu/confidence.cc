@@ -90,14 +90,14 @@ void fold_slowly(RowState& state, const SamplingRule& rule, const CandidateRow& 
 // A full tile of ordinary tokens without noise.
 LLADA_INLINE void fold_fast(RowState& state, const float* logits, std::int32_t first) {
   F32 top = set1(kNone), next = set1(kNone);
-  bool finite = true;
+  F32 poison = zero();
   for (std::int64_t i = 0; i < kPanel; i += kLanes) {
     const F32 v = load(logits + i);
-    finite = finite && !any_nan(v - v);  // inf - inf is a NaN too
+    poison = poison + (v - v);  // infinity minus infinity is a NaN too
     next = max(next, min(top, v));
     top = max(top, v);
   }
-  state.finite = state.finite && finite;
+  state.finite = state.finite && !any_nan(poison);
   const float a = max_of(top);
   if (a > state.second) {
     // The second largest is another lane's first or the same lane's second.
@@ -124,12 +124,22 @@ LLADA_INLINE void fold_fast(RowState& state, const float* logits, std::int32_t f
     state.best_token = first + i;
   }
   const F32 largest = set1(state.largest);
+  constexpr int kHalf = kLanes / 2;
+  double total[kHalf] = {};  // the small terms beside a 1 need more than float32
+  F32 weighted = zero();
   for (std::int64_t i = 0; i < kPanel; i += kLanes) {
     const F32 d = load(logits + i) - largest;
     const F32 e = exp(d);
-    state.sum += sum_double(e);
-    state.weighted += static_cast<double>(sum(e * max(d, set1(-100.0f))));
+    float lanes[kLanes];
+    store(lanes, e);
+    for (int lane = 0; lane < kHalf; ++lane)
+      total[lane] += static_cast<double>(lanes[lane]) + static_cast<double>(lanes[lane + kHalf]);
+    weighted = fma(e, max(d, set1(-100.0f)), weighted);
   }
+  for (int half = kHalf / 2; half > 0; half /= 2)
+    for (int lane = 0; lane < half; ++lane) total[lane] += total[lane + half];
+  state.sum += total[0];
+  state.weighted += static_cast<double>(sum(weighted));
 }
 
 LLADA_INLINE void merge(RowState& into, const RowState& next) {
@@ -226,7 +236,10 @@ std::int64_t candidates(Stream stream, ConstTensor hidden, const PackedWeight& h
     float* mixed = logits + hidden.rows * kPanel;
     const std::int64_t end = (chunk + 1) * kChunkPanels < num_panels ? (chunk + 1) * kChunkPanels : num_panels;
     for (std::int64_t panel = chunk * kChunkPanels; panel < end; ++panel) {
-      panel_product(panel_rows(hidden, 0, hidden.rows, logits, kPanel), hidden, head, panel, wide);
+      const PanelSums sums =
+          panel_product(panel_rows(hidden, 0, hidden.rows, logits, kPanel), hidden, head, panel, wide);
+      for (std::int64_t r = 0; r < hidden.rows && sums.scales != nullptr; ++r)
+        for (std::int64_t i = 0; i < kPanel; i += kLanes) store(logits + r * kPanel + i, sums.at(r, i));
       const std::int32_t first = static_cast<std::int32_t>(panel * kPanel);
       const std::int64_t n = head.num_out - first < kPanel ? head.num_out - first : kPanel;
       for (std::int64_t r = 0; r < num_rows; ++r) {

@@ -24,48 +24,50 @@ LLADA_INLINE void for_each_unit(Stream stream, ConstTensor x, const PackedWeight
 }  // namespace
 
 void matmul(Stream stream, ConstTensor x, const PackedWeight& weight, bool accumulate, Tensor out) {
-  for_each_unit(stream, x, weight,
-                [&](std::int64_t panel, std::int64_t row, std::int64_t num_rows, float* sums, char* wide) {
-                  const std::int64_t col = panel * kPanel;
-                  const std::int64_t num_cols = weight.num_out - col < kPanel ? weight.num_out - col : kPanel;
-                  float* target = static_cast<float*>(out.data) + row * out.cols + col;
-                  if (num_cols == kPanel && !accumulate && is_float(weight.dtype))
-                    return panel_product(panel_rows(x, row, num_rows, target, out.cols), x, weight, panel, wide);
-                  // With a residual the product is summed by itself and added last: the small terms would be lost one
-                  // by one in a large residual. Of integers the sums are read again and again, so they lie close
-                  // together.
-                  panel_product(panel_rows(x, row, num_rows, sums, kPanel), x, weight, panel, wide);
-                  for (std::int64_t r = 0; r < num_rows; ++r) {
-                    for (std::int64_t c = 0; c < num_cols; c += kLanes) {
-                      const std::int64_t n = lanes_left(c, num_cols);
-                      float* to = target + r * out.cols + c;
-                      const F32 sum = load(sums + r * kPanel + c);
-                      store_n(to, accumulate ? load_n(to, n) + sum : sum, n);
-                    }
-                  }
-                });
+  for_each_unit(
+      stream, x, weight, [&](std::int64_t panel, std::int64_t row, std::int64_t num_rows, float* sums, char* wide) {
+        const std::int64_t col = panel * kPanel;
+        const std::int64_t num_cols = weight.num_out - col < kPanel ? weight.num_out - col : kPanel;
+        float* target = static_cast<float*>(out.data) + row * out.cols + col;
+        if (num_cols == kPanel && !accumulate && is_float(weight.dtype)) {
+          panel_product(panel_rows(x, row, num_rows, target, out.cols), x, weight, panel, wide);
+          return;
+        }
+        // With a residual the product is summed by itself and added last: the small terms would be lost one
+        // by one in a large residual. Of integers the sums are read again and again, so they lie close
+        // together.
+        const PanelSums product = panel_product(panel_rows(x, row, num_rows, sums, kPanel), x, weight, panel, wide);
+        for (std::int64_t r = 0; r < num_rows; ++r) {
+          for (std::int64_t c = 0; c < num_cols; c += kLanes) {
+            const std::int64_t n = lanes_left(c, num_cols);
+            float* to = target + r * out.cols + c;
+            const F32 sum = product.at(r, c);
+            store_n(to, accumulate ? load_n(to, n) + sum : sum, n);
+          }
+        }
+      });
 }
 
 void matmul_swiglu(Stream stream, ConstTensor x, const PackedWeight& weight, Tensor out) {
   constexpr std::int64_t kHalf = kPanel / 2;  // outputs of gate, then as many of up
   const std::int64_t hidden = weight.num_out / 2;
-  for_each_unit(stream, x, weight,
-                [&](std::int64_t panel, std::int64_t row, std::int64_t num_rows, float* sums, char* wide) {
-                  panel_product(panel_rows(x, row, num_rows, sums, kPanel), x, weight, panel, wide);
-                  const std::int64_t col = panel * kHalf;
-                  const std::int64_t num_cols = hidden - col < kHalf ? hidden - col : kHalf;
-                  for (std::int64_t r = 0; r < num_rows; ++r) {
-                    const Row to = row_of(out.data, out.dtype, row + r, out.cols);
-                    for (std::int64_t c = 0; c < num_cols; c += kLanes) {
-                      const F32 gate = load(sums + r * kPanel + c), up = load(sums + r * kPanel + kHalf + c);
-                      // A gate below -88 makes exp overflow; the quotient is 0 to float32 long before.
-                      const F32 silu = gate / (set1(1.0f) + exp(min(zero() - gate, set1(88.0f))));
-                      to.store(col + c, silu * up, lanes_left(c, num_cols));
-                    }
-                    if (col + num_cols == hidden)
-                      for (std::int64_t i = hidden; i < out.cols; ++i) to.store(i, zero(), 1);
-                  }
-                });
+  for_each_unit(
+      stream, x, weight, [&](std::int64_t panel, std::int64_t row, std::int64_t num_rows, float* sums, char* wide) {
+        const PanelSums product = panel_product(panel_rows(x, row, num_rows, sums, kPanel), x, weight, panel, wide);
+        const std::int64_t col = panel * kHalf;
+        const std::int64_t num_cols = hidden - col < kHalf ? hidden - col : kHalf;
+        for (std::int64_t r = 0; r < num_rows; ++r) {
+          const Row to = row_of(out.data, out.dtype, row + r, out.cols);
+          for (std::int64_t c = 0; c < num_cols; c += kLanes) {
+            const F32 gate = product.at(r, c), up = product.at(r, kHalf + c);
+            // A gate below -88 makes exp overflow; the quotient is 0 to float32 long before.
+            const F32 silu = gate / (set1(1.0f) + exp(min(zero() - gate, set1(88.0f))));
+            to.store(col + c, silu * up, lanes_left(c, num_cols));
+          }
+          if (col + num_cols == hidden)
+            for (std::int64_t i = hidden; i < out.cols; ++i) to.store(i, zero(), 1);
+        }
+      });
 }
 
 }  // namespace llada::cpu::LLADA_TABLE

@@ -61,23 +61,26 @@ LLADA_INLINE void blocked_product(const PanelRows& rows, const char* panel, std:
   }
 }
 
-// Rows of int8: integer sums in the place of c, then (sum - 128 sum of the weights) * (scale of row * scale of output).
-LLADA_INLINE void int8_product(const PanelRows& rows, std::int64_t x_cols, const char* panel, std::int64_t num_packs) {
-  std::int32_t* sums = reinterpret_cast<std::int32_t*>(rows.c);
-  blocked_product<Int8Step>(rows, panel, num_packs, sums);
-  const float* scales = reinterpret_cast<const float*>(panel + num_packs * kPanel * 4);
-  const std::int32_t* shifts = reinterpret_cast<const std::int32_t*>(scales + kPanel);
-  const std::int64_t scale_at = row_bytes(DType::kInt8, x_cols) - 4;
-  for (std::int64_t r = 0; r < rows.num_rows; ++r) {
-    float row_scale;
-    std::memcpy(&row_scale, rows.x + r * rows.x_step + scale_at, 4);
-    for (std::int64_t i = 0; i < kPanel; i += kLanes) {
-      const std::int64_t at = r * rows.c_step + i;
-      const F32 exact = to_float(subtract(load(sums + at), load(shifts + i)));
-      store(rows.c + at, exact * (set1(row_scale) * load(scales + i)));
-    }
+// What a panel gives: the float or integer sums in c, and what is still to be done to them.
+struct PanelSums {
+  const float* c;
+  std::int64_t c_step;
+  const float* scales = nullptr;         // of the outputs
+  const std::int32_t* shifts = nullptr;  // of integer sums: 128 times the sum of an output's weights
+  const char* row_scale = nullptr;       // of the first row
+  std::int64_t row_step = 0;
+
+  // Sixteen outputs of a row, finished. (sum - 128 sum of the weights) * (scale of row * scale of output) for int8.
+  LLADA_INLINE F32 at(std::int64_t row, std::int64_t i) const {
+    const float* from = c + row * c_step + i;
+    if (scales == nullptr) return load(from);
+    if (shifts == nullptr) return load(from) * load(scales + i);
+    float scale;
+    std::memcpy(&scale, row_scale + row * row_step, 4);
+    const F32 exact = to_float(subtract(load(reinterpret_cast<const std::int32_t*>(from)), load(shifts + i)));
+    return exact * (set1(scale) * load(scales + i));
   }
-}
+};
 
 // Inputs [k, k + num_wide) of a panel as packs of bfloat16; int8 as they are, int4 times their scales.
 LLADA_INLINE void widen_panel(DType dtype, const char* panel, std::int64_t k, std::int64_t num_wide, char* wide) {
@@ -112,22 +115,28 @@ LLADA_INLINE void widened_product(const PanelRows& rows, const PackedWeight& wei
                        panel + inputs_bytes(weight.dtype, k + num_wide)};
     tile<BFloat16Step>(in, rows.num_rows, static_cast<int>(kPanel / kLanes), rows.c, rows.c_step, k > 0);
   }
-  if (weight.dtype == DType::kInt4) return;
-  const float* scales = reinterpret_cast<const float*>(panel + num_packs_of(weight) * kPanel * 4);
-  for (std::int64_t r = 0; r < rows.num_rows; ++r)
-    for (std::int64_t i = 0; i < kPanel; i += kLanes)
-      store(rows.c + r * rows.c_step + i, load(rows.c + r * rows.c_step + i) * load(scales + i));
 }
 
-// wide: kWideBytes of scratch memory.
-LLADA_INLINE void panel_product(const PanelRows& rows, ConstTensor x, const PackedWeight& weight, std::int64_t panel,
-                                char* wide) {
+// wide: kWideBytes of scratch memory. Where both are T, c holds the result as it is.
+LLADA_INLINE PanelSums panel_product(const PanelRows& rows, ConstTensor x, const PackedWeight& weight,
+                                     std::int64_t panel, char* wide) {
   const char* data = static_cast<const char*>(weight.data) + panel * panel_bytes(weight);
   const std::int64_t num_packs = num_packs_of(weight);
-  if (x.dtype == DType::kInt8) return int8_product(rows, x.cols, data, num_packs);
-  if (weight.dtype != x.dtype) return widened_product(rows, weight, data, wide);
-  if (x.dtype == DType::kBFloat16) return blocked_product<BFloat16Step>(rows, data, num_packs, rows.c);
-  blocked_product<Float32Step>(rows, data, num_packs, rows.c);
+  PanelSums sums{rows.c, rows.c_step};
+  if (weight.dtype == DType::kInt8) sums.scales = reinterpret_cast<const float*>(data + num_packs * kPanel * 4);
+  if (x.dtype == DType::kInt8) {
+    blocked_product<Int8Step>(rows, data, num_packs, reinterpret_cast<std::int32_t*>(rows.c));
+    sums.shifts = reinterpret_cast<const std::int32_t*>(sums.scales + kPanel);
+    sums.row_scale = rows.x + row_bytes(x.dtype, x.cols) - 4;
+    sums.row_step = rows.x_step;
+  } else if (weight.dtype != x.dtype) {
+    widened_product(rows, weight, data, wide);
+  } else if (x.dtype == DType::kBFloat16) {
+    blocked_product<BFloat16Step>(rows, data, num_packs, rows.c);
+  } else {
+    blocked_product<Float32Step>(rows, data, num_packs, rows.c);
+  }
+  return sums;
 }
 
 }  // namespace llada::cpu::LLADA_TABLE
