@@ -38,11 +38,6 @@ LLADA_INLINE I32 subtract(I32 a, I32 b) { return (I32)_mm512_sub_epi32((__m512i)
 LLADA_INLINE F32 to_float(I32 v) { return _mm512_cvtepi32_ps((__m512i)v); }
 
 LLADA_INLINE float sum(F32 v) { return _mm512_reduce_add_ps(v); }
-LLADA_INLINE double sum_double(F32 v) {
-  const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(v));
-  const __m512d high = _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1));
-  return _mm512_reduce_add_pd(_mm512_add_pd(low, high));
-}
 LLADA_INLINE float max_of(F32 v) { return _mm512_reduce_max_ps(v); }
 
 LLADA_INLINE F32 round(F32 x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }

@@ -107,15 +107,6 @@ LLADA_INLINE float sum(F32 v) {
     for (int i = 0; i < half; ++i) x[i] += x[i + half];
   return x[0];
 }
-LLADA_INLINE double sum_double(F32 v) {
-  float lanes[kLanes];
-  store(lanes, v);
-  double x[8];
-  for (int i = 0; i < 8; ++i) x[i] = static_cast<double>(lanes[i]) + static_cast<double>(lanes[i + 8]);
-  for (int half = 4; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) x[i] += x[i + half];
-  return x[0];
-}
 LLADA_INLINE float max_of(F32 v) {
   float x[kLanes];
   store(x, v);
