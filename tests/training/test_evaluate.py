@@ -19,7 +19,8 @@ from training.likelihood import bound, hidden_losses, hidden_sets
 from training.model import LLaDA
 from training.rows import DataError, RowConfig
 from training.tasks import find_task
-from training.tasks.items import Tally, make_items
+from training.tasks.items import Item, Tally, make_items
+from training.tasks.verse import Poem, VerseBook, verse_items
 from training.tokenizer import EOS_TOKEN, EOT_TOKEN, MASK_TOKEN, build_tokenizer
 
 TOKENIZER = build_tokenizer(find_task("addition").texts)
@@ -194,8 +195,6 @@ def own_rows(folder, kind) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize(("kind", "torch_loop"), [("mdm", False), ("mdm", True), ("arm", False)])
 def test_a_model_is_right_about_what_it_says_itself(folders, kind, torch_loop):
-    from training.tasks.items import Item
-
     rows = own_rows(folders[kind], kind)
     items = [
         Item("own", (*ids(row["prompt"]), *[MASK] * 6), len(ids(row["prompt"])), frozenset([row["answer"]]))
@@ -290,9 +289,22 @@ def test_the_command_asks_a_file_and_says_what_is_wrong(monkeypatch, capsys, fol
             run_command(monkeypatch, capsys, folders["mdm"], *arguments)
 
 
+def test_line_questions_have_a_likelihood():
+    book = VerseBook((Poem("甲", "某", "词", ("春来，", "花开。"), ""),))
+    tokenizer = build_tokenizer([poem.text for poem in book.poems])
+    rows = command.line_rows(verse_items(book, tokenizer, gen_length=4), tokenizer)
+    assert [tokenizer.decode(list(answer), skip_special_tokens=False) for _, answer in rows] == [
+        f"花开{EOT_TOKEN}",
+        f"春来{EOT_TOKEN}",
+    ]
+    assert all(tokenizer.token_to_id(MASK_TOKEN) not in prompt for prompt, _ in rows)
+
+
 def test_task_questions_are_the_held_out_ones(folders):
     tokenizer = Tokenizer.from_file(str(folders["mdm"] / "tokenizer.json"))
     items, rows = load_items("addition", tokenizer, num=6, seed=3, chat=False, gen_length=None)
     expected = find_task("addition").generate(3, 6, "test")
     assert [min(item.accepted) for item in items] == [row["answer"] for row in expected]
     assert [tokenizer.decode(list(prompt)) for prompt, _ in rows] == [row["prompt"] for row in expected]
+    shown, _ = load_items("addition", tokenizer, num=6, seed=3, chat=False, gen_length=None, split="train")
+    assert [min(item.accepted) for item in shown] == [row["answer"] for row in find_task("addition").generate(3, 6)]
