@@ -11,7 +11,6 @@ and beside a neighbour. `--table` prints the ratios of the last run of each shap
 """
 
 import argparse
-import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -22,7 +21,7 @@ import torch
 from benchmarks.baselines.check import check_baselines
 from benchmarks.baselines.fast_dllm_torch import DualCacheLoop
 from benchmarks.baselines.llada_torch import FullLoop
-from benchmarks.harness import ROOT, Timing, environment, interleave, store
+from benchmarks.harness import ROOT, Timing, environment, interleave, last_runs, store
 from benchmarks.shapes import BLOCK_LENGTH, CANVAS_LENGTH, SHAPES, Shape
 from llada_rt import ConfigError, Engine, RequestOutput, SamplingParams, _core
 from llada_rt.caches import CACHES
@@ -145,20 +144,6 @@ def row(
 # ---------------------------------------------------------------- the table of ratios
 
 
-def last_runs(path: Path) -> dict[tuple[str, int], dict[str, dict]]:
-    """(shape, threads) -> who -> record, of the last run of each; a run is one date."""
-    runs: dict[tuple[str, int], dict[str, dict]] = {}
-    for line in path.read_text().splitlines():
-        record = json.loads(line)
-        if record.get("batch") != 1 or "who" not in record:
-            continue
-        key = record["shape"], record["threads"]
-        if key not in runs or next(iter(runs[key].values()))["date"] != record["date"]:
-            runs[key] = {}
-        runs[key][record["who"]] = record
-    return runs
-
-
 def ratio_text(run: Mapping[str, dict], slow: str, fast: str) -> str:
     """Wall ratio, the CPU ratio in brackets; against the compiled loop too, where it was timed."""
     if slow not in run or fast not in run:
@@ -170,7 +155,7 @@ def ratio_text(run: Mapping[str, dict], slow: str, fast: str) -> str:
 
 
 def print_table(path: Path) -> None:
-    runs = last_runs(path)
+    runs = last_runs(path, lambda record: record["batch"] == 1)
     shapes = [name for name in SHAPES if any(shape == name for shape, _ in runs)]
     columns = [(shape, threads) for shape in shapes for threads in sorted({t for s, t in runs if s == shape})]
     for shape, threads in columns:

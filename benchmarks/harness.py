@@ -42,10 +42,13 @@ class Timing:
         return (max(self.wall) - min(self.wall)) / self.wall_s
 
 
-def interleave(runs: Mapping[str, Callable[[], object]], *, repeats: int) -> dict[str, Timing]:
-    """Times the runs in turn, `repeats` rounds after one that is thrown away: a change of load hits all alike."""
+def interleave(runs: Mapping[str, Callable[[], object]], *, repeats: int, warm_up: bool = True) -> dict[str, Timing]:
+    """Times the runs in turn, `repeats` rounds: a change of load hits all alike.
+
+    `warm_up`: after a round that is thrown away; without it the caller has run everything once.
+    """
     samples: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
-    for round_ in range(repeats + 1):
+    for round_ in range(0 if warm_up else 1, repeats + 1):
         for name, run in runs.items():
             wall, cpu = time.perf_counter(), time.process_time()
             run()
@@ -85,3 +88,17 @@ def store(path: Path, record: Mapping[str, object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         file.write(json.dumps(record) + "\n")
+
+
+def last_runs(path: Path, keep: Callable[[dict], bool] = lambda record: True) -> dict[tuple[str, int], dict[str, dict]]:
+    """(shape, threads) -> who -> record, of the last run of each; a run is one date. Reads what `store` has written."""
+    runs: dict[tuple[str, int], dict[str, dict]] = {}
+    for line in path.read_text().splitlines():
+        record = json.loads(line)
+        if "who" not in record or not keep(record):
+            continue
+        key = record["shape"], record["threads"]
+        if key not in runs or next(iter(runs[key].values()))["date"] != record["date"]:
+            runs[key] = {}
+        runs[key][record["who"]] = record
+    return runs

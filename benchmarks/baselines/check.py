@@ -10,6 +10,7 @@ import torch
 
 from benchmarks.baselines.fast_dllm_torch import DualCacheLoop
 from benchmarks.baselines.llada_torch import FullLoop
+from benchmarks.baselines.padded_batch import PaddedBatch
 from benchmarks.shapes import BLOCK_LENGTH, PROMPT_LENGTH, Shape
 from llada_rt import Engine, SamplingParams
 from training.model import LLaDA
@@ -42,7 +43,30 @@ def check_baselines(*, compile: bool = False) -> None:
                 raise SystemExit(f"torch {name}: prompt {index}: tokens differ from the engine's: nothing is timed")
 
 
-def _params(cache: str) -> SamplingParams:
+def check_padded_batch(num_steps: int) -> None:
+    """Leaves the program if a row without padding has other tokens than the engine gives the same request alone."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = TINY.write(Path(name))
+        model = LLaDA.from_folder(folder, dtype=torch.float32)
+        prompts = [[(7 * i + j * j) % 500 for j in range(PROMPT_LENGTH // (1 + i % 2))] for i in range(NUM_PROMPTS)]
+        lengths = [2 * BLOCK_LENGTH] * NUM_PROMPTS
+        whole = range(0, NUM_PROMPTS, 2)  # the long prompts
+        params = _params("dual", 2 * BLOCK_LENGTH, 2 * num_steps)
+        with Engine(folder, compute_type="float32", threads=1) as engine:
+            expected = [engine.generate(prompts[row], params)[0].outputs[0].token_ids for row in whole]
+    for lean in (False, True):
+        batch = PaddedBatch(model, prompts, lengths, block_length=BLOCK_LENGTH, num_steps=num_steps, lean=lean)
+        got = batch.run()
+        if any(got[row][: len(tokens)] != tokens for row, tokens in zip(whole, expected, strict=True)):
+            raise SystemExit(f"padded batch, lean {lean}: tokens differ from the engine's: nothing is timed")
+
+
+def _params(cache: str, gen_length: int = BLOCK_LENGTH, steps: int | None = None) -> SamplingParams:
     return SamplingParams(
-        preset="quality", gen_length=BLOCK_LENGTH, block_length=BLOCK_LENGTH, cache=cache, eos_early_stop=False
+        preset="quality",
+        gen_length=gen_length,
+        block_length=BLOCK_LENGTH,
+        steps=steps,
+        cache=cache,
+        eos_early_stop=False,
     )

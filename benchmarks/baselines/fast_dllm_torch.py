@@ -1,4 +1,4 @@
-"""Fast-dLLM's dual-cache step for LLaDA in plain torch, batch 1:
+"""Fast-dLLM's dual-cache step for LLaDA in plain torch, for rows of equal length:
 
 as published (NVlabs/Fast-dLLM, llada/), and a lean one.
 
@@ -8,7 +8,7 @@ habits and nothing else: what a careful torch user would write. Compiled, the pa
 attention and cache are one graph each, for the rows of a canvas and for those of a block.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import torch
@@ -19,7 +19,10 @@ from training.model import LLaDA, rope_angles, rotate
 
 
 def project(block: nn.Module, x: Tensor, cos: Tensor, sin: Tensor, rotate_keys: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """What a layer does before its cache. x: (1, rows, d_model). Returns Q rotated, K, V (1, heads, rows, head_dim)."""
+    """What a layer does before its cache.
+
+    x: (batch, rows, d_model). Returns Q rotated, K, V, (batch, heads, rows, head_dim).
+    """
     h = block.attn_norm(x)
     head_dim = block.config.head_dim
     q, k, v = (
@@ -30,7 +33,7 @@ def project(block: nn.Module, x: Tensor, cos: Tensor, sin: Tensor, rotate_keys: 
 
 
 def finish(block: nn.Module, x: Tensor, mixed: Tensor) -> Tensor:
-    """What it does after its attention. mixed: (1, heads, rows, head_dim)."""
+    """What it does after its attention. mixed: (batch, heads, rows, head_dim)."""
     x = x + block.attn_out(mixed.transpose(1, 2).flatten(2))
     h = block.ff_norm(x)
     return x + block.ff_out(F.silu(block.ff_proj(h)) * block.up_proj(h))
@@ -42,24 +45,35 @@ def compiled(function: Callable) -> Callable:
 
 
 class DualCacheLoop:
-    """One canvas. `refresh` recomputes all of it, `refine` the block; each commits the block's best `count` masks."""
+    """One canvas, or several of one length that step together.
+
+    `refresh` recomputes all of a canvas, `refine` the block; each commits, in every canvas, the block's best `count`
+    masks.
+    """
 
     def __init__(
-        self, model: LLaDA, canvas: list[int], block: tuple[int, int], *, lean: bool, compile: bool = False
+        self,
+        model: LLaDA,
+        canvas: Sequence[int] | Sequence[Sequence[int]],
+        block: tuple[int, int],
+        *,
+        lean: bool,
+        compile: bool = False,
     ) -> None:
         config = model.config
         self.model, self.block, self.lean = model, block, lean
         self.project, self.finish = (compiled(f) if compile else f for f in (project, finish))
-        self.canvas = torch.tensor([canvas])  # (1, length)
-        angles = rope_angles(len(canvas), config.head_dim, config.rope_theta, self.canvas.device)
+        self.canvas = torch.atleast_2d(torch.tensor(canvas))  # (batch, length)
+        batch, length = self.canvas.shape
+        angles = rope_angles(length, config.head_dim, config.rope_theta, self.canvas.device)
         self.cos, self.sin = angles.cos(), angles.sin()  # (length, head_dim)
         dtype = model.transformer["wte"].weight.dtype
-        shape = (1, config.n_kv_heads, len(canvas), config.head_dim)
+        shape = (batch, config.n_kv_heads, length, config.head_dim)
         self.keys = [torch.zeros(shape, dtype=dtype) for _ in range(config.n_layers)]
         self.values = [torch.zeros(shape, dtype=dtype) for _ in range(config.n_layers)]
 
     def denoise(self, block: tuple[int, int], num_steps: int) -> None:
-        """Fills a block: a refresh, then refinements, its masks spread over the steps."""
+        """Fills a block: a refresh, then refinements, its masks (as many in each canvas) spread over the steps."""
         self.block = block
         num_masked = int((self.canvas[0, slice(*block)] == self.model.config.mask_token_id).sum())
         for step in range(num_steps):
@@ -75,13 +89,13 @@ class DualCacheLoop:
         self._step(*self.block, count)
 
     def _step(self, start: int, stop: int, count: int) -> None:
-        hidden = self._blocks(start, stop)  # (1, stop - start, d_model)
+        hidden = self._blocks(start, stop)  # (batch, stop - start, d_model)
         masked = self.canvas[:, start:stop] == self.model.config.mask_token_id
         masked[:, : self.block[0] - start] = False
         masked[:, self.block[1] - start :] = False
         token, confidence = (self._score_lean if self.lean else self._score_published)(hidden, masked)
-        chosen = confidence[0].topk(count).indices
-        self.canvas[0, start + chosen] = token[0, chosen]
+        chosen = confidence.topk(count).indices  # (batch, count)
+        self.canvas.scatter_(1, start + chosen, token.gather(1, chosen))
 
     def _blocks(self, start: int, stop: int) -> Tensor:
         config, transformer = self.model.config, self.model.transformer
@@ -96,7 +110,7 @@ class DualCacheLoop:
 
     def _store(self, layer: int, start: int, stop: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Puts the rows' K (lean: rotated) and V into the cache; returns all K, rotated, and all V."""
-        keys, values = self.keys[layer], self.values[layer]  # (1, kv heads, length, head_dim)
+        keys, values = self.keys[layer], self.values[layer]  # (batch, kv heads, length, head_dim)
         if self.lean:
             keys[:, :, start:stop] = k
             values[:, :, start:stop] = v
@@ -107,7 +121,7 @@ class DualCacheLoop:
         return rotate(keys, self.cos, self.sin), values
 
     def _score_published(self, hidden: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self._head(hidden)  # (1, rows, vocabulary)
+        logits = self._head(hidden)  # (batch, rows, vocabulary)
         token = logits.argmax(-1)
         probability = logits.double().softmax(-1).gather(-1, token[..., None])[..., 0]
         return token, probability.masked_fill(~masked, -torch.inf)
