@@ -46,7 +46,7 @@ def engine():
 @pytest.fixture(scope="module")
 def book() -> VerseBook:
     """The poems that the demo was trained on."""
-    return VerseBook.select(max_chars=tomllib.loads(RECIPE.read_text())["data"]["max_chars"])
+    return VerseBook.select(max_chars=tomllib.loads(RECIPE.read_text())["verse"]["max_chars"])
 
 
 def pick(items: Sequence[Item], count: int) -> list[Item]:
