@@ -86,7 +86,7 @@ class Noise:
 
     difference: float  # of (policy - reference) of the better answer minus the same of the worse, nats squared
     loss: float
-    gradient: float  # of the batch's gradient: trace of its covariance / squared norm of its mean
+    gradient: float  # trace of the covariance of the batch's gradient
     passes: int  # noisy copies of an answer that one model runs
 
 
@@ -111,13 +111,10 @@ def measure_noise(
             gradients.append(torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None]))
         differences.append(difference.detach()[batch.sample_ids.argsort()].double())
     seen, slopes = torch.stack(differences), torch.stack(gradients)  # (rounds, pairs), (gradient_rounds, parameters)
-    # The squared norm of a mean of noisy gradients is too large by their variance / rounds.
-    spread = float(slopes.var(0).sum())
-    signal = max(float(slopes.mean(0).square().sum()) - spread / len(slopes), 0.0)
     return Noise(
         difference=float(seen.var(0).mean()),
         loss=float(F.softplus(-config.beta * seen).var(0).mean()),
-        gradient=spread / signal if signal else math.inf,
+        gradient=float(slopes.var(0).sum()),
         passes=config.budget,
     )
 
@@ -149,7 +146,7 @@ def main() -> None:
     if not arguments.variance:
         return
     store = TokenStore.from_rows(pairs[: arguments.rows], tokenizer)
-    print("\n| noise of the loss | difference, nats² | loss | gradient, relative |\n" + "| --- " * 4 + "|")
+    print("\n| noise of the loss | difference, nats² | loss | gradient |\n" + "| --- " * 4 + "|")
     for name, config in REDUCTIONS.items():
         gradient_rounds = max(2, arguments.rounds // 4)
         n = measure_noise(*models, store, config, rounds=arguments.rounds, gradient_rounds=gradient_rounds)

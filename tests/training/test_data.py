@@ -146,7 +146,7 @@ def test_times_begin_where_they_are_told_to(even):
     torch.testing.assert_close(late, 0.5 + whole / 2)
     assert (last < 1).all()
     assert (last * 2**20 > 2**20 - 1).all()
-    with pytest.raises(ValueError, match="min_time expected 0..1, received 2"):
+    with pytest.raises(ValueError, match=r"min_time expected 0\.\.1, received 2"):
         BatchConfig(min_time=2)
 
 
