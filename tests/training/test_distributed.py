@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from tests.tolerance import RANKS, error
-from tests.training.ranks import OPTIONS, run_steps
+from tests.training.ranks import OPTIONS, make_trainer, run_steps
+from training.checkpoint import load_parameters
 from training.distributed import World, choose_device, share
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,6 +66,17 @@ def test_a_checkpoint_of_two_ranks_goes_on_in_one_process(two_ranks, tmp_path, n
     expected = losses(two_ranks / name)[20:]
     assert len(expected) == 4
     assert error(np.array(losses(tmp_path / name)), np.array(expected)) < RANKS["loss"]
+
+
+@pytest.mark.parametrize("name", ["muon", "parts", "adapters"])
+def test_a_checkpoint_of_two_ranks_becomes_a_whole_model(two_ranks, tmp_path, name):
+    """What export reads: with `parts` the averages, with `adapters` these alone."""
+    model = make_trainer(tmp_path, name, World()).model
+    record = load_parameters(two_ranks / name / "checkpoints" / "step-0000020", model)
+    assert (record["step"], record["ranks"]) == (20, 2)
+    final = torch.load(two_ranks / name / "weights.pt")
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, final[key]), key
 
 
 @pytest.mark.parametrize(("count", "parts"), [(0, 3), (1, 3), (7, 2), (8, 2), (5, 5)])
