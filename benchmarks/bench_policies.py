@@ -2,9 +2,12 @@
 and the audit of each cached step against the exact one.
 
     python -m benchmarks.bench_policies [--every 4] [--block-length 16] [--threads 1]
+    python -m benchmarks.bench_policies --presets [--every 4]
 
-float32, temperature 0. `--every n` asks each n-th question of: the next line (16 tokens), poems with 30 % of their
-characters hidden, acrostics, whole poems by title (72 tokens). Answers are looked at up to the first end token.
+`--presets` asks with each preset as it is, in blocks of at most 32 that divide the answer, and says how many answers
+are the reference preset's. float32, temperature 0. `--every n` asks each n-th question of: the next line (16 tokens),
+poems with 30 % of their characters hidden, acrostics, whole poems by title (72 tokens). Answers are looked at up to the
+first end token.
 """
 
 import argparse
@@ -20,6 +23,7 @@ from benchmarks.harness import ROOT, environment, store
 from llada_rt import CacheAudit, CompletionOutput, Engine, SamplingParams
 from llada_rt.caches import CACHES
 from llada_rt.config import DEMO_DIR
+from llada_rt.params import PRESETS
 from training.tasks.verse import Item, VerseBook, acrostic_items, hole_items, line_items
 
 TASKS = ("next_line", "holes", "acrostic", "recite")
@@ -92,17 +96,48 @@ def drift(audits: Sequence[CacheAudit]) -> dict[str, Any]:
     }
 
 
+def compare_presets(engine: Engine, items: Sequence[Item], out: Path, facts: Mapping[str, Any]) -> None:
+    """Prints a row for each preset; the first one is what the others are compared with."""
+    print("\n| preset | " + " | ".join(TASKS) + " | as the reference | forwards | rows | tokens a forward |")
+    print("|---|" + "---|" * (len(TASKS) + 4))
+    prompts = [prompt_of(item, engine.mask_token_id) for item in items]
+    lengths = [len(item.canvas) - item.start for item in items]
+    blocks = [max(block for block in range(1, 33) if length % block == 0) for length in lengths]
+    reference: list[str] = []
+    first: dict[str, Any] = {}
+    for name in PRESETS:
+        params = [
+            SamplingParams(preset=name, gen_length=length, block_length=block)
+            for length, block in zip(lengths, blocks, strict=True)
+        ]
+        answers = [output.outputs[0] for output in engine.generate(prompts, params)]
+        texts = [answer.text for answer in answers]
+        reference, first = reference or texts, first or row(engine, name, items, answers)
+        r = row(engine, name, items, answers)
+        r["agreement"] = sum(map(str.__eq__, texts, reference)) / len(texts)
+        shares = " | ".join(f"{r['right'][task]:.1%}" for task in TASKS)
+        rows = r["query_rows"] / first["query_rows"]
+        print(
+            f"| `{name}` | {shares} | {r['agreement']:.1%} | {r['nfe']} | {rows:.0%} | {r['tokens_per_forward']:.2f} |",
+            flush=True,
+        )
+        store(out, {"bench": "presets", **facts, **r})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--every", type=int, default=4, help="ask each n-th question")
     parser.add_argument("--block-length", type=int, default=16)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--presets", action="store_true", help="the presets in place of the cache policies")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "bench_policies.jsonl")
     options = parser.parse_args()
     facts = environment(options.threads)
     print(", ".join(f"{key} {value}" for key, value in facts.items()))
     items = questions(Tokenizer.from_file(str(DEMO_DIR / "tokenizer.json")), options.every)
     with Engine(compute_type="float32", threads=options.threads, max_num_seqs=16) as engine:
+        if options.presets:
+            return compare_presets(engine, items, options.out, facts)
         for decoder, rule in DECODERS.items():
             print(f"\n{decoder}\n")
             print("| cache | " + " | ".join(TASKS) + " | forwards | rows | candidates | tokens | mean KL | max KL |")

@@ -78,7 +78,7 @@ class ReversalConfig:
             raise ValueError(f"num_couplets expected an even number from 4, received {self.num_couplets}")
 
 
-QUICK = {"num_couplets": 8, "seeds": (0,), "epochs": 300, "num_evaluations": 6, "d_model": 64, "n_layers": 2}
+QUICK = {"num_couplets": 8, "seeds": (0,), "epochs": 600, "num_evaluations": 6, "d_model": 64, "n_layers": 2}
 
 
 @dataclass(frozen=True, slots=True)
