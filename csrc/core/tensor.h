@@ -30,9 +30,11 @@ struct ConstTensor {
       : data(t.data), dtype(t.dtype), rows(t.rows), cols(t.cols) {}  // NOLINT: a view of a view
 };
 
-// From one row of a tensor to the next. A row of int8 ends with a whole pack of 4 and its scale, see ops/ops.h.
+// From one row of a tensor to the next. A row of int8 or float8 ends with its scale, see ops/ops.h.
 LLADA_INLINE std::int64_t row_bytes(DType dtype, std::int64_t cols) {
-  return dtype == DType::kInt8 ? (cols + 3) / 4 * 4 + 4 : cols * size_of(dtype);
+  if (dtype == DType::kInt8) return (cols + 3) / 4 * 4 + 4;
+  if (dtype == DType::kFloat8) return (cols + 15) / 16 * 16 + 16;
+  return cols * size_of(dtype);
 }
 
 // Memory aligned to a cache line, zeroed on request. Throws OutOfMemory with the size that was asked for.

@@ -21,10 +21,29 @@ class ThreadPool;
 class Trace;
 
 // Where an op runs. The CPU tables need the pool; it also lends each worker its scratch memory. The trace is there
-// while somebody wants to know where the time goes (ops/trace.h).
+// while somebody wants to know where the time goes (ops/trace.h). The session is that of the table's device.
 struct Stream {
   ThreadPool* pool = nullptr;
   Trace* trace = nullptr;
+  void* session = nullptr;
+};
+
+// A machine beside the processor, with memory of its own. A session is what the ops of one engine share there: a
+// stream, the work that waits for `finish`, graphs of steps. One thread at a time. Errors throw DeviceError, or
+// OutOfMemoryError with the numbers.
+struct Device {
+  void* (*open)(int index);
+  void (*close)(void* session);
+  void* (*allocate)(void* session, std::int64_t num_bytes);  // aligned to 256 bytes
+  // Takes effect when no waiting work can touch the memory any more.
+  void (*release)(void* session, void* memory);
+  // All three have happened when they return, after all work before them.
+  void (*upload)(void* session, const void* host, std::int64_t num_bytes, void* memory);
+  void (*download)(void* session, const void* memory, std::int64_t num_bytes, void* host);
+  void (*clear)(void* session, void* memory, std::int64_t num_bytes);  // to zeros
+  // Drops the work that waits for `finish`: a step that ends by an exception.
+  void (*discard)(void* session);
+  std::int64_t (*free_bytes)(void* session);
 };
 
 // A weight matrix as a checkpoint has it: float32, bfloat16 or float16, or quantised (model/quantization.h).
@@ -51,7 +70,8 @@ struct PackedWeight {
 // K and V of one layer of one slot, in T. `capacity` (positions) is a multiple of 64.
 //   k: [num_kv_heads][capacity / 16][head_dim / pack][16][pack]     keys are the lanes of q k^T
 //   v: [num_kv_heads][capacity / pack][v_stride][pack]              head dimensions are the lanes of p v
-// v_stride is head_dim rounded up to a multiple of 16.
+// v_stride is head_dim rounded up to a multiple of 16. A table with a device has [num_kv_heads][capacity][head_dim] for
+// both, in the same number of bytes or less.
 struct KvView {
   void* k = nullptr;
   void* v = nullptr;
@@ -118,11 +138,17 @@ struct CommitGroup {
   std::int64_t count = 0;  // kTopK
   double value = 0;        // kThreshold: tau, kFactor: f
   std::int32_t mask_id = -1;
-  std::int32_t* canvas = nullptr;
 };
 
 struct Ops {
   const char* name;  // "avx512bf16"
+
+  const Device* device;  // nullptr: the processor, everything has happened when a call returns
+  // Numbers of rows that change from step to step are rounded up to a multiple of this, so that steps have few shapes.
+  std::int64_t row_bucket;
+
+  // Whether matmul takes rows of that dtype with weights of that dtype.
+  bool (*multiplies)(DType rows, DType weight);
 
   // Bytes of, and copy into, the packed `form` of a weight (its data is not read). Floats are rounded to the form's
   // dtype, quantised values must have it. False if a value is not finite. packed: 64-byte aligned.
@@ -135,13 +161,17 @@ struct Ops {
 
   // out[r] = round(x[r] * rsqrt(mean(x[r]^2) + eps)) * weight: rounds to T before the weight is applied, as the
   // published model does, and not at all before it quantises. x: (num_rows, d_model) float32; weight: (1, d_model)
-  // float32, values of T; out: like x, in T or int8.
+  // float32, values of T; out: like x, in T, int8 or float8.
   void (*rms_norm)(Stream, ConstTensor x, ConstTensor weight, float eps, Tensor out);
 
-  // x: (num_rows, cols) float32; out: like x, int8.
+  // x[i] = x[rows[i]], in place.  rows: (num_kept), ascending, rows[i] >= i.
+  void (*keep_rows)(Stream, const std::int32_t* rows, std::int64_t num_kept, Tensor x);
+
+  // x: (num_rows, cols) float32; out: like x, int8 or float8.
   void (*quantize)(Stream, ConstTensor x, Tensor out);
 
-  // out = x weight^T, or out += x weight^T.  x: (num_rows, num_in) in T or int8; out: (num_rows, num_out) float32.
+  // out = x weight^T, or out += x weight^T.  x: (num_rows, num_in) in T, int8 or float8; out: (num_rows, num_out)
+  // float32.
   // An int4 weight counts as value * scale rounded to bfloat16, everything else as it is.
   void (*matmul)(Stream, ConstTensor x, const PackedWeight& weight, bool accumulate, Tensor out);
 
@@ -165,18 +195,22 @@ struct Ops {
   void (*attention)(Stream, ConstTensor q, HeadShape, const RowSpan* spans, std::int64_t num_spans, Tensor out);
 
   // Candidate and confidence of each row in one pass over vocabulary tiles; logits are not stored beyond a tile.
-  // hidden: (num_hidden, d_model) in T or int8; head: (vocabulary, d_model); rows, out: (num_rows).
-  // Ties: the lower token id wins. Returns the number of rows whose logits are not finite; their token is -1.
-  std::int64_t (*candidates)(Stream, ConstTensor hidden, const PackedWeight& head, const SamplingRule* rules,
-                             const CandidateRow* rows, std::int64_t num_rows, Candidate* out);
+  // hidden: (num_hidden, d_model) in T, int8 or float8; head: (vocabulary, d_model); rules: (num_rules); rows, out:
+  // (num_rows). Ties: the lower token id wins. A row whose logits are not finite gets token -1.
+  void (*candidates)(Stream, ConstTensor hidden, const PackedWeight& head, const SamplingRule* rules,
+                     std::int64_t num_rules, const CandidateRow* rows, std::int64_t num_rows, Candidate* out);
 
-  // Commits the best candidates of each group into its canvas: highest confidence first, then lower position.
+  // Chooses the candidates of each group that are to be committed: highest confidence first, then lower position.
   // kTopK: `count` of them. kThreshold: all with confidence >= value. kFactor: the largest n with
-  // (n + 1) (1 - c_n) < value. The latter two commit at least one token that is not the mask id (other_token if they
-  // must). rows, candidates: (num_candidates); chosen: (num_candidates) candidate indices in order of confidence, -1
-  // after the last one of a group; a commit of other_token rewrites its candidate.
-  void (*commit)(Stream, const CandidateRow* rows, Candidate* candidates, const CommitGroup* groups,
+  // (n + 1) (1 - c_n) < value. The latter two choose at least one token that is not the mask id (other_token if they
+  // must). A group with a candidate of token -1 chooses none. candidates, chosen: (num_candidates), the groups'
+  // ranges one after the other; chosen are candidate indices in order of confidence, -1 after the last one of a group; a
+  // choice of other_token rewrites its candidate.
+  void (*commit)(Stream, Candidate* candidates, std::int64_t num_candidates, const CommitGroup* groups,
                  std::int64_t num_groups, std::int64_t* chosen);
+
+  // Carries out what waits, and returns when it is done.
+  void (*finish)(Stream);
 
   // The arithmetic roof: GFLOP/s of the multiply-adds of matmul's inner kernel for rows of `dtype` (float32, bfloat16,
   // int8) on operands in the nearest cache, best of short bursts, all threads of the stream.

@@ -1,0 +1,73 @@
+// The calls of the CUDA runtime that the backend makes, with errors as exceptions. Kernels are launched here too, so
+// that the sources need no syntax of nvcc and the host imitation (tests/cpp/cuda_host) can stand in.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <type_traits>
+
+#include "cuda/device/target.cuh"
+
+namespace llada::cuda {
+
+struct DeviceFacts {
+  std::string name;
+  int index = 0;
+  int capability = 0;  // 90 for sm_90
+  int num_processors = 0;
+  std::int64_t memory_bytes = 0;
+  std::int64_t shared_bytes = 0;  // that a block may ask for
+  std::int64_t l2_bytes = 0;
+  int driver = 0;   // 13000 for 13.0
+  int runtime = 0;  // that this was built with
+};
+
+// Number of usable devices; if there are none, `why` says so in words for a person.
+int num_devices(std::string& why);
+// Throws DeviceError: no such device, older than the build, a driver that is too old.
+DeviceFacts device_facts(int index);
+
+void set_device(int index);  // of the calling thread
+cudaStream_t create_stream();
+void destroy_stream(cudaStream_t stream);
+void wait_for(cudaStream_t stream);
+
+void* allocate(std::int64_t num_bytes);         // nullptr if there is not enough
+void* allocate_pinned(std::int64_t num_bytes);  // host memory that copies run beside the processor from; or nullptr
+void release(void* memory);
+void release_pinned(void* memory);
+void free_and_total(std::int64_t& free_bytes, std::int64_t& total_bytes);
+void copy_to_device(void* to, const void* from, std::int64_t num_bytes, cudaStream_t stream);
+void copy_to_host(void* to, const void* from, std::int64_t num_bytes, cudaStream_t stream);
+void clear(void* at, std::int64_t num_bytes, cudaStream_t stream);
+
+// A recorded sequence of kernels.
+using Graph = void*;
+void begin_capture(cudaStream_t stream);
+Graph end_capture(cudaStream_t stream);
+void launch_graph(Graph graph, cudaStream_t stream);
+void destroy_graph(Graph graph);
+
+// Throws what the last launch did wrong, named.
+void check_launch(const char* kernel);
+
+#if defined(__CUDACC__)
+// Needs more than 48 KiB of shared memory? Then the kernel is told so before its first launch.
+void allow_shared(const void* kernel, std::int64_t shared_bytes);
+
+template <class Kernel, class... Args>
+void launch(const char* name, Kernel kernel, dim3 grid, int num_threads, std::int64_t shared_bytes, cudaStream_t stream,
+            const Args&... args) {
+  if (shared_bytes > 48 * 1024) allow_shared(reinterpret_cast<const void*>(kernel), shared_bytes);
+  kernel<<<grid, static_cast<unsigned>(num_threads), static_cast<std::size_t>(shared_bytes), stream>>>(args...);
+  check_launch(name);
+}
+#else
+template <class Kernel, class... Args>
+void launch(const char* name, Kernel kernel, dim3 grid, int num_threads, std::int64_t shared_bytes, cudaStream_t stream,
+            const Args&... args) {
+  cuda_host::enqueue(stream, [=] { cuda_host::run(name, grid, num_threads, shared_bytes, [=] { kernel(args...); }); });
+}
+#endif
+
+}  // namespace llada::cuda
