@@ -1,11 +1,9 @@
 // From hidden rows to candidates in one pass over the vocabulary: a tile of 64 logits per row, then gone. The
 // vocabulary is cut into fixed chunks, each reduced by one worker; the chunks are merged in order, so threads don't
 // change the result.
-#include <cmath>
-#include <limits>
+#include "ops/confidence.h"
 
 #include "core/parallel.h"
-#include "core/random.h"
 #include "cpu/kernels.h"
 #include "cpu/simd/panel.h"
 
@@ -13,83 +11,16 @@ namespace llada::cpu::LLADA_TABLE {
 namespace {
 
 constexpr std::int64_t kChunkPanels = 8;
-constexpr float kNone = -std::numeric_limits<float>::infinity();
-
-// What is known of a row after part of its vocabulary. `best` is over tokens other than the mask id; scores are logits,
-// or noised logits where there is a temperature.
-struct RowState {
-  double sum = 0;       // of exp(logit - largest) over the softmax
-  double weighted = 0;  // of exp(logit - largest) (logit - largest)
-  double best_score = -std::numeric_limits<double>::infinity();
-  double mask_score = -std::numeric_limits<double>::infinity();
-  float largest = kNone;  // over the softmax
-  float second = kNone;
-  float best_logit = kNone;
-  float mask_logit = kNone;
-  float target_logit = kNone;
-  std::int32_t best_token = -1;
-  bool finite = true;
-};
-
-// Raises the reference point of the sums.
-LLADA_INLINE void rescale(RowState& state, float largest) {
-  if (!(largest > state.largest)) return;
-  if (state.sum > 0) {
-    const double shift = static_cast<double>(state.largest) - static_cast<double>(largest);
-    const double factor = std::exp(shift);
-    state.weighted = factor * (state.weighted + shift * state.sum);
-    state.sum *= factor;
-  }
-  state.largest = largest;
-}
-
-LLADA_INLINE void push_largest(RowState& state, float a, float b) {  // a >= b: the two largest of some tokens
-  if (a > state.largest) {
-    state.second = b > state.largest ? b : state.largest;
-    rescale(state, a);
-  } else if (a > state.second) {
-    state.second = a;
-  }
-}
-
-LLADA_INLINE bool unconfident(const SamplingRule& rule, std::int32_t token) {
-  return token == rule.unconfident_token[0] || token == rule.unconfident_token[1];
-}
 
 // One token at a time: tiles with special tokens, the last tile, and rows with noise.
 void fold_slowly(RowState& state, const SamplingRule& rule, const CandidateRow& row, const float* logits,
                  std::int32_t first, std::int64_t n) {
-  for (std::int64_t i = 0; i < n; ++i) {
-    const std::int32_t token = first + static_cast<std::int32_t>(i);
-    const float logit = logits[i];
-    if (!(std::fabs(logit) <= std::numeric_limits<float>::max())) state.finite = false;
-    if (token == row.target) state.target_logit = logit;
-    if (token == rule.suppressed_token) continue;
-    double score = static_cast<double>(logit);
-    if (rule.temperature > 0) {
-      const double u = uniform(rule.seed, token, row.position, rule.step, kGumbelStream);
-      score -= rule.temperature * std::log(-std::log(u));
-    }
-    if (token == rule.mask_id) {
-      state.mask_score = score;
-      state.mask_logit = logit;
-    } else if (score > state.best_score) {
-      state.best_score = score;
-      state.best_logit = logit;
-      state.best_token = token;
-    }
-    if (unconfident(rule, token)) continue;
-    push_largest(state, logit, kNone);
-    const double d = static_cast<double>(logit) - static_cast<double>(state.largest);
-    const double e = std::exp(d);
-    state.sum += e;
-    state.weighted += e * d;
-  }
+  for (std::int64_t i = 0; i < n; ++i) fold_token(state, rule, row, first + static_cast<std::int32_t>(i), logits[i]);
 }
 
 // A full tile of ordinary tokens without noise.
 LLADA_INLINE void fold_fast(RowState& state, const float* logits, std::int32_t first) {
-  F32 top = set1(kNone), next = set1(kNone);
+  F32 top = set1(kNoLogit), next = set1(kNoLogit);
   F32 poison = zero();
   for (std::int64_t i = 0; i < kPanel; i += kLanes) {
     const F32 v = load(logits + i);
@@ -104,7 +35,7 @@ LLADA_INLINE void fold_fast(RowState& state, const float* logits, std::int32_t f
     float firsts[kLanes], seconds[kLanes];
     store(firsts, top);
     store(seconds, next);
-    float b = kNone;
+    float b = kNoLogit;
     bool seen = false;
     for (int lane = 0; lane < kLanes; ++lane) {
       if (firsts[lane] == a && !seen) {
@@ -142,76 +73,6 @@ LLADA_INLINE void fold_fast(RowState& state, const float* logits, std::int32_t f
   state.weighted += static_cast<double>(sum(weighted));
 }
 
-LLADA_INLINE void merge(RowState& into, const RowState& next) {
-  if (next.largest > into.largest) {
-    into.second = next.second > into.largest ? next.second : into.largest;
-  } else {
-    into.second = into.second > next.largest ? into.second : next.largest;
-  }
-  RowState part = next;
-  const float largest = into.largest > next.largest ? into.largest : next.largest;
-  rescale(into, largest);
-  rescale(part, largest);
-  into.sum += part.sum;
-  into.weighted += part.weighted;
-  if (next.best_score > into.best_score) {
-    into.best_score = next.best_score;
-    into.best_logit = next.best_logit;
-    into.best_token = next.best_token;
-  }
-  if (next.mask_score > into.mask_score) {
-    into.mask_score = next.mask_score;
-    into.mask_logit = next.mask_logit;
-  }
-  if (next.target_logit > into.target_logit) into.target_logit = next.target_logit;
-  into.finite = into.finite && next.finite;
-}
-
-double confidence_of(const RowState& state, const SamplingRule& rule, const CandidateRow& row, std::int32_t token,
-                     float logit, const Candidate& shared, double& probability) {
-  const double p = std::exp(static_cast<double>(logit) - static_cast<double>(state.largest)) / state.sum;
-  probability = unconfident(rule, token) ? 0.0 : p;
-  switch (rule.score) {
-    case Score::kRandom:
-      return uniform(rule.seed, 0, row.position, rule.step, kConfidenceStream);
-    case Score::kMargin:
-      return shared.margin;
-    case Score::kEntropy:
-      return -shared.entropy;
-    case Score::kLowConfidence:
-      break;
-  }
-  return probability;
-}
-
-Candidate finish(const RowState& state, const SamplingRule& rule, const CandidateRow& row) {
-  Candidate out;
-  const double largest = static_cast<double>(state.largest);
-  const double log_sum = std::log(state.sum);
-  const double entropy = log_sum - state.weighted / state.sum;
-  out.entropy = entropy > 0 ? entropy : 0;
-  out.margin = (1.0 - std::exp(static_cast<double>(state.second) - largest)) / state.sum;
-  if (row.target >= 0) out.target_log_prob = static_cast<double>(state.target_logit) - largest - log_sum;
-  double other_probability = 0;
-  out.other_token = state.best_token;
-  out.other_confidence = confidence_of(state, rule, row, state.best_token, state.best_logit, out, other_probability);
-  // On equal scores the lower token id wins.
-  const bool mask_wins =
-      rule.propose_mask && (state.mask_score > state.best_score ||
-                            (state.mask_score == state.best_score && rule.mask_id < state.best_token));
-  out.token = mask_wins ? rule.mask_id : state.best_token;
-  const float logit = mask_wins ? state.mask_logit : state.best_logit;
-  out.confidence = confidence_of(state, rule, row, out.token, logit, out, out.probability);
-  // A token that was left out of the softmax counts for itself.
-  const auto log_prob = [&](std::int32_t token, float of) {
-    const double d = static_cast<double>(of) - largest;
-    return d - (unconfident(rule, token) ? std::log(state.sum + std::exp(d)) : log_sum);
-  };
-  out.log_prob = log_prob(out.token, logit);
-  out.other_log_prob = log_prob(out.other_token, state.best_logit);
-  return out;
-}
-
 LLADA_INLINE bool ordinary(const SamplingRule& rule, const CandidateRow& row, std::int32_t first) {
   const auto outside = [&](std::int32_t token) { return token < first || token >= first + kPanel; };
   return !(rule.temperature > 0) && outside(rule.mask_id) && outside(rule.suppressed_token) &&
@@ -220,9 +81,9 @@ LLADA_INLINE bool ordinary(const SamplingRule& rule, const CandidateRow& row, st
 
 }  // namespace
 
-std::int64_t candidates(Stream stream, ConstTensor hidden, const PackedWeight& head, const SamplingRule* rules,
-                        const CandidateRow* rows, std::int64_t num_rows, Candidate* out) {
-  if (num_rows == 0) return 0;
+void candidates(Stream stream, ConstTensor hidden, const PackedWeight& head, const SamplingRule* rules, std::int64_t,
+                const CandidateRow* rows, std::int64_t num_rows, Candidate* out) {
+  if (num_rows == 0) return;
   const std::int64_t num_panels = num_panels_of(head);
   const std::int64_t num_chunks = (num_panels + kChunkPanels - 1) / kChunkPanels;
   const std::int64_t state_bytes = num_chunks * num_rows * static_cast<std::int64_t>(sizeof(RowState));
@@ -260,15 +121,11 @@ std::int64_t candidates(Stream stream, ConstTensor hidden, const PackedWeight& h
     }
   });
 
-  std::int64_t num_bad = 0;
   for (std::int64_t r = 0; r < num_rows; ++r) {
     RowState state;
     for (std::int64_t chunk = 0; chunk < num_chunks; ++chunk) merge(state, states[chunk * num_rows + r]);
-    const bool usable = state.finite && state.best_token >= 0;
-    out[r] = usable ? finish(state, rules[rows[r].rule], rows[r]) : Candidate{};
-    num_bad += !usable;
+    out[r] = candidate_of(state, rules[rows[r].rule], rows[r]);
   }
-  return num_bad;
 }
 
 }  // namespace llada::cpu::LLADA_TABLE
