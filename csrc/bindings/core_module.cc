@@ -58,6 +58,14 @@ std::vector<std::string> table_names() {
   return names;
 }
 
+// Takes up the table of another extension module. A name that is there already is left alone.
+void add_table(const py::capsule& capsule) {
+  const auto* table = static_cast<const Ops*>(capsule.get_pointer());
+  for (const std::string& name : table_names())
+    if (name == table->name) return;
+  register_table(table);
+}
+
 }  // namespace
 }  // namespace llada
 
@@ -67,6 +75,7 @@ PYBIND11_MODULE(_core, module) {
   py::register_exception_translator(translate);
   module.doc() = "Compiled half of llada_rt: see csrc/ops/ops.h and csrc/denoise/plan.h for the contracts.";
   module.def("tables", table_names, "Instruction-set tables this machine can run, best first.");
+  module.def("add_table", add_table, "Takes up the table in a capsule that another extension module made.");
   module.def("default_num_threads", default_num_threads, "Threads by affinity mask and cgroup quota.");
   module.def("build_info", [] {
     py::dict info;

@@ -7,7 +7,7 @@
 
 #include "bindings/convert.h"
 #include "model/quantization.h"
-#include "ops/ops.h"
+#include "ops/memory.h"
 
 namespace llada {
 
@@ -17,10 +17,17 @@ inline DType parse_dtype(const std::string& name) {
   return name == "float32" ? DType::kFloat32 : DType::kBFloat16;
 }
 
+// Where an op runs, and the table it is of.
+struct Place {
+  const Ops& ops;
+  const Memory& memory;
+  Stream stream;
+};
+
 // What multiplies what, by the name of a compute type.
-inline const ComputeType& parse_compute_type(const std::string& name) {
+inline const ComputeType& parse_compute_type(const std::string& name, const Ops& ops) {
   check(name != "auto", ErrorKind::kConfig, "expected the name of a compute type, got \"auto\"");
-  return find_compute_type(name, "", DType::kFloat32);
+  return find_compute_type(name, "", DType::kFloat32, ops);
 }
 
 // Owned values in T, (rows, cols).
@@ -46,6 +53,33 @@ inline Rounded rounded(const float* values, std::int64_t rows, std::int64_t cols
   }
   return out;
 }
+
+// An array of the process where the table computes: itself, or a copy on the device.
+class Placed {
+ public:
+  Placed(const Memory& memory, const Tensor& host) : memory_(memory), host_(host), tensor(host) {
+    if (memory.is_host()) return;
+    block_ = Block(memory, num_bytes());
+    memory.upload(host.data, num_bytes(), block_.data());
+    tensor.data = block_.data();
+  }
+
+  // Back to the array, when all is done.
+  void fetch(const Place& place) const {
+    place.ops.finish(place.stream);
+    if (!memory_.is_host()) memory_.download(tensor.data, num_bytes(), host_.data);
+  }
+
+ private:
+  std::int64_t num_bytes() const { return host_.rows * row_bytes(host_.dtype, host_.cols); }
+
+  const Memory& memory_;
+  Block block_;
+  const Tensor host_;
+
+ public:
+  Tensor tensor;
+};
 
 inline float element(const void* data, DType dtype, std::int64_t index) {
   if (dtype == DType::kFloat32) return static_cast<const float*>(data)[index];
@@ -86,15 +120,16 @@ struct Quantized {
 };
 
 struct Packed {
-  Buffer memory;
+  Block memory;
   PackedWeight weight;
 };
 
 // A weight that is not finite is refused by the loader; as floats it may be what the test wants to see.
-inline Packed pack(const Ops& ops, Stream stream, const View& w, const ComputeType& type, bool paired = false) {
+inline Packed pack(const Place& place, const View& w, const ComputeType& type, bool paired = false) {
+  const auto& [ops, memory, stream] = place;
   Packed packed;
   packed.weight = {nullptr, type.weight, w.rows, w.cols, paired};
-  packed.memory = Buffer(ops.packed_bytes(packed.weight));
+  packed.memory = Block(memory, ops.packed_bytes(packed.weight));
   packed.weight.data = packed.memory.data();
   const ConstTensor whole{w.data, DType::kFloat32, w.rows, w.cols};
   if (is_float(type.weight))
@@ -106,11 +141,14 @@ inline Packed pack(const Ops& ops, Stream stream, const View& w, const ComputeTy
 
 // Rows as they meet a weight. An odd number of bfloat16 values would end inside a pack: the engine's widths are even,
 // so they are padded here.
-inline Rounded operands(const Ops& ops, Stream stream, const float* values, std::int64_t rows, std::int64_t cols,
+inline Rounded operands(const Place& place, const float* values, std::int64_t rows, std::int64_t cols,
                         const ComputeType& type) {
-  if (type.operand == DType::kInt8) {
-    Rounded out = allot(rows, cols, DType::kInt8);
-    ops.quantize(stream, {values, DType::kFloat32, rows, cols}, out.tensor);
+  if (!is_float(type.operand)) {
+    Rounded out = allot(rows, cols, type.operand);
+    const Placed in(place.memory, {const_cast<float*>(values), DType::kFloat32, rows, cols});
+    const Placed quantized(place.memory, out.tensor);
+    place.ops.quantize(place.stream, in.tensor, quantized.tensor);
+    quantized.fetch(place);
     return out;
   }
   const std::int64_t whole = type.operand == DType::kBFloat16 ? (cols + 1) / 2 * 2 : cols;
@@ -119,31 +157,38 @@ inline Rounded operands(const Ops& ops, Stream stream, const float* values, std:
   return rounded(padded.data(), rows, whole, type.operand);
 }
 
-// (values, scales) of int8 rows: (rows, cols) int8 and (rows) float32.
-inline py::tuple int8_rows(const Tensor& rows) {
-  py::array_t<std::int8_t> values({rows.rows, rows.cols});
+// (values, scales) of int8 or float8 rows: (rows, cols) of what the bytes stand for, and (rows) float32.
+inline py::tuple quantized_rows(const Tensor& rows) {
+  py::array_t<float> values({rows.rows, rows.cols});
   py::array_t<float> scales(rows.rows);
+  const std::int64_t step = row_bytes(rows.dtype, rows.cols);
   for (std::int64_t r = 0; r < rows.rows; ++r) {
-    const char* row = static_cast<const char*>(rows.data) + r * row_bytes(rows.dtype, rows.cols);
+    const unsigned char* row = static_cast<const unsigned char*>(rows.data) + r * step;
     for (std::int64_t i = 0; i < rows.cols; ++i)
-      *values.mutable_data(r, i) = static_cast<std::int8_t>(static_cast<unsigned char>(row[i]) - 128);
-    std::memcpy(scales.mutable_data(r), row + row_bytes(rows.dtype, rows.cols) - 4, 4);
+      *values.mutable_data(r, i) =
+          rows.dtype == DType::kInt8 ? static_cast<float>(row[i] - 128) : float8_to_float(row[i]);
+    std::memcpy(scales.mutable_data(r), row + step - 4, 4);
   }
+  if (rows.dtype == DType::kInt8) return py::make_tuple(values.attr("astype")("int8"), scales);
   return py::make_tuple(values, scales);
 }
 
 // A slot for one layer, with head-major K and V as KvView describes.
 struct TestSlot {
-  Buffer memory;
+  const Memory& place;
+  Block memory;
   KvView kv;
   HeadShape shape;
   DType dtype;
 
-  TestSlot(std::int64_t length, HeadShape shape_in, DType dtype_in) : shape(shape_in), dtype(dtype_in) {
+  TestSlot(const Memory& place_in, std::int64_t length, HeadShape shape_in, DType dtype_in)
+      : place(place_in), shape(shape_in), dtype(dtype_in) {
     kv.capacity = std::max<std::int64_t>(64, (length + 63) / 64 * 64);
     const std::int64_t k_bytes = shape.num_kv_heads * kv.capacity * shape.head_dim * size_of(dtype);
     const std::int64_t v_bytes = shape.num_kv_heads * kv.capacity * v_stride() * size_of(dtype);
-    memory = Buffer(k_bytes + v_bytes, /*zero=*/true);
+    memory = Block(place, k_bytes + v_bytes);
+    const Buffer zeros(k_bytes + v_bytes, /*zero=*/true);
+    place.upload(zeros.data(), zeros.num_bytes(), memory.data());
     kv.k = memory.data();
     kv.v = memory.data() + k_bytes;
   }
@@ -151,17 +196,22 @@ struct TestSlot {
 
   // Back to (length, num_kv_heads, head_dim).
   void unpack(std::int64_t length, float* k_out, float* v_out) const {
+    const Buffer copy(memory.num_bytes());
+    place.download(memory.data(), memory.num_bytes(), copy.data());
+    const char* const k = copy.data();
+    const char* const v = k + (static_cast<const char*>(kv.v) - static_cast<const char*>(kv.k));
     const std::int64_t pack = dtype == DType::kFloat32 ? 1 : 2;
     for (std::int64_t p = 0; p < length; ++p)
       for (std::int64_t h = 0; h < shape.num_kv_heads; ++h)
         for (std::int64_t d = 0; d < shape.head_dim; ++d) {
           const std::int64_t out = (p * shape.num_kv_heads + h) * shape.head_dim + d;
+          const std::int64_t plain = (h * kv.capacity + p) * shape.head_dim + d;
           const std::int64_t k_index = h * kv.capacity * shape.head_dim + p / 16 * 16 * shape.head_dim +
                                        d / pack * 16 * pack + p % 16 * pack + d % pack;
           const std::int64_t v_index =
               h * kv.capacity * v_stride() + p / pack * pack * v_stride() + d * pack + p % pack;
-          k_out[out] = element(kv.k, dtype, k_index);
-          v_out[out] = element(kv.v, dtype, v_index);
+          k_out[out] = element(k, dtype, place.is_host() ? k_index : plain);
+          v_out[out] = element(v, dtype, place.is_host() ? v_index : plain);
         }
   }
 };

@@ -23,7 +23,9 @@ class OpsHandle {
       : trace_(find_table(table), repeats),
         ops_(repeats > 0 ? timed(trace_.table()) : trace_.table()),
         pool_(num_threads > 0 ? num_threads : default_num_threads()),
-        stream_{&pool_, &trace_} {}
+        memory_(trace_.table()),
+        stream_{&pool_, repeats > 0 ? &trace_ : nullptr, memory_.session()},
+        place_{ops_, memory_, stream_} {}
 
   py::dict trace() {
     const py::dict spent = trace_dict(trace_.entries());
@@ -40,7 +42,9 @@ class OpsHandle {
             w.rows, ", got ", tokens.data()[i]);
     const Rounded table = rounded(w.data, w.rows, w.cols, parse_dtype(dtype));
     FloatArray out({static_cast<py::ssize_t>(tokens.size()), static_cast<py::ssize_t>(w.cols)});
-    ops_.embed(stream_, tokens.data(), table.tensor, {out.mutable_data(), DType::kFloat32, tokens.size(), w.cols});
+    const Placed device_table = placed(table.tensor), device_out = placed(whole(out, tokens.size(), w.cols));
+    ops_.embed(stream_, tokens.data(), device_table.tensor, device_out.tensor);
+    device_out.fetch(place_);
     return out;
   }
 
@@ -48,39 +52,54 @@ class OpsHandle {
     const View in = view(x, 2, "x");
     const Rounded scale = widened(rounded(weight.data(), 1, weight.size(), parse_dtype(dtype)));
     const Rounded out = allot(in.rows, in.cols, parse_dtype(dtype));
-    ops_.rms_norm(stream_, {in.data, DType::kFloat32, in.rows, in.cols}, scale.tensor, eps, out.tensor);
+    norm(in, scale.tensor, eps, out.tensor);
     return result(out.tensor, {in.rows, in.cols});
   }
 
-  py::tuple rms_norm_int8(const FloatArray& x, const FloatArray& weight, float eps) {
+  // Values and scales; compute_type: of the rows, int8 or float8.
+  py::tuple rms_norm_quantized(const FloatArray& x, const FloatArray& weight, float eps,
+                               const std::string& compute_type) {
     const View in = view(x, 2, "x");
-    const Rounded out = allot(in.rows, in.cols, DType::kInt8);
-    ops_.rms_norm(stream_, {in.data, DType::kFloat32, in.rows, in.cols},
-                  {weight.data(), DType::kFloat32, 1, weight.size()}, eps, out.tensor);
-    return int8_rows(out.tensor);
+    const Rounded out = allot(in.rows, in.cols, parse_compute_type(compute_type, ops_).operand);
+    norm(in, whole(weight, 1, weight.size()), eps, out.tensor);
+    return quantized_rows(out.tensor);
   }
 
-  py::tuple quantize(const FloatArray& x) {
+  py::tuple quantize(const FloatArray& x, const std::string& compute_type) {
     const View in = view(x, 2, "x");
-    return int8_rows(operands(ops_, stream_, in.data, in.rows, in.cols, parse_compute_type("int8")).tensor);
+    return quantized_rows(operands(place_, in.data, in.rows, in.cols, parse_compute_type(compute_type, ops_)).tensor);
+  }
+
+  FloatArray keep_rows(const FloatArray& x, const IntArray& rows) {
+    const View in = view(x, 2, "x");
+    for (py::ssize_t i = 0; i < rows.size(); ++i)
+      check(rows.data()[i] >= i && rows.data()[i] < in.rows, ErrorKind::kInvalidRequest, "expected rows[", i, "] from ",
+            i, " to ", in.rows - 1, ", got ", rows.data()[i]);
+    FloatArray out({static_cast<py::ssize_t>(in.rows), static_cast<py::ssize_t>(in.cols)});
+    std::copy_n(in.data, x.size(), out.mutable_data());
+    const Placed device_x = placed(whole(out, in.rows, in.cols));
+    ops_.keep_rows(stream_, rows.data(), rows.size(), device_x.tensor);
+    device_x.fetch(place_);
+    return out;
   }
 
   FloatArray matmul(const FloatArray& x, const FloatArray& weight, const std::string& compute_type,
                     const std::optional<FloatArray>& residual) {
-    const ComputeType& type = parse_compute_type(compute_type);
+    const ComputeType& type = parse_compute_type(compute_type, ops_);
     const View in = view(x, 2, "x");
     const View w = view(weight, 2, "weight");
     check(in.cols == w.cols, ErrorKind::kInvalidRequest, "expected ", w.cols, " columns of x, got ", in.cols);
-    const Rounded rows = operands(ops_, stream_, in.data, in.rows, in.cols, type);
-    const Packed packed = pack(ops_, stream_, w, type);
+    const Rounded rows = operands(place_, in.data, in.rows, in.cols, type);
+    const Packed packed = pack(place_, w, type);
     FloatArray out({static_cast<py::ssize_t>(in.rows), static_cast<py::ssize_t>(w.rows)});
     if (residual) {
       check(residual->size() == out.size(), ErrorKind::kInvalidRequest, "expected a residual of ", out.size(),
             " values, got ", residual->size());
       std::copy_n(residual->data(), out.size(), out.mutable_data());
     }
-    ops_.matmul(stream_, rows.tensor, packed.weight, residual.has_value(),
-                {out.mutable_data(), DType::kFloat32, in.rows, w.rows});
+    const Placed device_rows = placed(rows.tensor), device_out = placed(whole(out, in.rows, w.rows));
+    ops_.matmul(stream_, device_rows.tensor, packed.weight, residual.has_value(), device_out.tensor);
+    device_out.fetch(place_);
     return out;
   }
 
@@ -89,13 +108,14 @@ class OpsHandle {
     const DType dtype = parse_dtype(dtype_name);
     const HeadShape shape = head_shape(q, k);
     const View queries = view(q, 3, "q");
-    TestSlot slot(length, shape, dtype);
+    TestSlot slot(memory_, length, shape, dtype);
     const Buffer memory = rope_angles(length, shape.head_dim, theta);
-    const Tensor angles{memory.data(), DType::kFloat32, length, shape.head_dim};
-    write(slot, k, v, positions, angles);
+    const Placed angles = placed({memory.data(), DType::kFloat32, length, shape.head_dim});
+    write(slot, k, v, positions, angles.tensor);
     const Rounded out = allot(queries.rows, queries.cols, dtype);
-    ops_.rope(stream_, {queries.data, DType::kFloat32, queries.rows, queries.cols}, angles, positions.data(),
-              shape.head_dim, out.tensor);
+    const Placed device_q = placed(whole(q, queries.rows, queries.cols)), device_out = placed(out.tensor);
+    ops_.rope(stream_, device_q.tensor, angles.tensor, positions.data(), shape.head_dim, device_out.tensor);
+    device_out.fetch(place_);
     FloatArray k_out({length, shape.num_kv_heads, shape.head_dim}), v_out({length, shape.num_kv_heads, shape.head_dim});
     slot.unpack(length, k_out.mutable_data(), v_out.mutable_data());
     return py::make_tuple(result(out.tensor, {queries.rows, shape.num_heads, shape.head_dim}), k_out, v_out);
@@ -112,11 +132,11 @@ class OpsHandle {
     std::vector<TestSlot> slots;
     for (std::size_t i = 0; i < ks.size(); ++i) {
       const std::int64_t length = ks[i].shape(0);
-      slots.emplace_back(length, shape, dtype);
+      slots.emplace_back(memory_, length, shape, dtype);
       IntArray positions(length);
       std::iota(positions.mutable_data(), positions.mutable_data() + length, 0);
       const Rounded angles = no_rotation(length, shape.head_dim);
-      write(slots.back(), ks[i], vs[i], positions, angles.tensor);
+      write(slots.back(), ks[i], vs[i], positions, placed(angles.tensor).tensor);
     }
     std::vector<RowSpan> row_spans;
     for (py::ssize_t i = 0; i < spans.shape(0); ++i) {
@@ -129,8 +149,10 @@ class OpsHandle {
     }
     const Rounded rows = rounded(queries.data, queries.rows, queries.cols, dtype);
     const Rounded out = allot(queries.rows, queries.cols, dtype);
-    ops_.attention(stream_, rows.tensor, shape, row_spans.data(), static_cast<std::int64_t>(row_spans.size()),
-                   out.tensor);
+    const Placed device_rows = placed(rows.tensor), device_out = placed(out.tensor);
+    ops_.attention(stream_, device_rows.tensor, shape, row_spans.data(), static_cast<std::int64_t>(row_spans.size()),
+                   device_out.tensor);
+    device_out.fetch(place_);
     return result(out.tensor, {queries.rows, shape.num_heads, shape.head_dim});
   }
 
@@ -151,18 +173,20 @@ class OpsHandle {
     const View w = view(weight, 2, "weight");
     check(in.cols == w.cols && w.rows % 2 == 0, ErrorKind::kInvalidRequest,
           "expected an even number of outputs, and as many columns of x as of the weight");
-    const ComputeType& type = parse_compute_type(compute_type);
-    const Packed packed = pack(ops_, stream_, w, type, /*paired=*/true);
-    const Rounded rows = operands(ops_, stream_, in.data, in.rows, in.cols, type);
+    const ComputeType& type = parse_compute_type(compute_type, ops_);
+    const Packed packed = pack(place_, w, type, /*paired=*/true);
+    const Rounded rows = operands(place_, in.data, in.rows, in.cols, type);
     const Rounded out = allot(in.rows, w.rows / 2, parse_dtype(out_dtype));
-    ops_.matmul_swiglu(stream_, rows.tensor, packed.weight, out.tensor);
+    const Placed device_rows = placed(rows.tensor), device_out = placed(out.tensor);
+    ops_.matmul_swiglu(stream_, device_rows.tensor, packed.weight, device_out.tensor);
+    device_out.fetch(place_);
     return result(out.tensor, {in.rows, w.rows / 2});
   }
 
   py::dict candidates(const FloatArray& hidden, const FloatArray& head, const std::string& compute_type,
                       const std::optional<FloatArray>& guide_hidden, const SamplingRule& rule,
                       const IntArray& positions, const std::optional<IntArray>& targets) {
-    const ComputeType& type = parse_compute_type(compute_type);
+    const ComputeType& type = parse_compute_type(compute_type, ops_);
     const View in = view(hidden, 2, "hidden");
     const View w = view(head, 2, "head");
     check(in.cols == w.cols && in.cols % 2 == 0, ErrorKind::kInvalidRequest, "expected ", w.cols,
@@ -175,7 +199,7 @@ class OpsHandle {
       check(guide_hidden->size() == hidden.size(), ErrorKind::kInvalidRequest, "expected guide_hidden like hidden");
       all.insert(all.end(), guide_hidden->data(), guide_hidden->data() + guide_hidden->size());
     }
-    const Rounded rows = operands(ops_, stream_, all.data(), num_hidden, in.cols, type);
+    const Rounded rows = operands(place_, all.data(), num_hidden, in.cols, type);
     std::vector<CandidateRow> requests(static_cast<std::size_t>(in.rows));
     for (std::size_t r = 0; r < requests.size(); ++r) {
       requests[r].hidden_row = static_cast<std::int32_t>(r);
@@ -184,8 +208,10 @@ class OpsHandle {
       requests[r].target = targets ? targets->data()[r] : -1;
     }
     std::vector<Candidate> out(requests.size());
-    const Packed packed = pack(ops_, stream_, w, type);
-    ops_.candidates(stream_, rows.tensor, packed.weight, &rule, requests.data(), in.rows, out.data());
+    const Packed packed = pack(place_, w, type);
+    const Placed device_rows = placed(rows.tensor);
+    ops_.candidates(stream_, device_rows.tensor, packed.weight, &rule, 1, requests.data(), in.rows, out.data());
+    ops_.finish(stream_);
     for (std::size_t r = 0; r < out.size(); ++r)
       check(out[r].token >= 0, ErrorKind::kInternal, "expected finite logits in row ", r, ", got NaN or infinity");
     py::dict d;
@@ -211,12 +237,11 @@ class OpsHandle {
     const std::int64_t n = positions.size();
     check(tokens.size() == n && confidence.size() == n, ErrorKind::kInvalidRequest, "expected ", n,
           " tokens and confidences");
-    std::vector<CandidateRow> rows(static_cast<std::size_t>(n));
     std::vector<Candidate> found(static_cast<std::size_t>(n));
-    for (std::size_t i = 0; i < rows.size(); ++i) {
-      rows[i].position = positions.data()[i];
-      check(rows[i].position >= 0 && static_cast<std::size_t>(rows[i].position) < after.size(),
-            ErrorKind::kInvalidRequest, "expected positions in the canvas, got ", rows[i].position);
+    for (std::size_t i = 0; i < found.size(); ++i) {
+      const std::int32_t position = positions.data()[i];
+      check(position >= 0 && static_cast<std::size_t>(position) < after.size(), ErrorKind::kInvalidRequest,
+            "expected positions in the canvas, got ", position);
       found[i].token = found[i].other_token = tokens.data()[i];
       found[i].confidence = found[i].other_confidence = confidence.data()[i];
       if (alternatives) {
@@ -224,18 +249,23 @@ class OpsHandle {
         found[i].other_confidence = alternatives->second.at(static_cast<py::ssize_t>(i));
       }
     }
-    const CommitGroup group{0, n, static_cast<Select>(select), count, select_value, mask_id, after.data()};
-    std::vector<std::int64_t> chosen(rows.size(), -1);
-    ops_.commit(stream_, rows.data(), found.data(), &group, 1, chosen.data());
+    const CommitGroup group{0, n, static_cast<Select>(select), count, select_value, mask_id};
+    std::vector<std::int64_t> chosen(found.size(), -1);
+    ops_.commit(stream_, found.data(), n, &group, 1, chosen.data());
+    ops_.finish(stream_);
     std::vector<std::int32_t> committed;
-    for (const std::int64_t i : chosen)
-      if (i >= 0) committed.push_back(rows[static_cast<std::size_t>(i)].position);
+    for (const std::int64_t i : chosen) {
+      if (i < 0) continue;
+      committed.push_back(positions.data()[i]);
+      after[static_cast<std::size_t>(committed.back())] = found[static_cast<std::size_t>(i)].token;
+    }
     return py::make_tuple(to_array(after), to_array(committed));
   }
 
   py::tuple quantize_weight(const FloatArray& weight, const std::string& dtype) {
     const View w = view(weight, 2, "weight");
-    const Quantized quantized(stream_, {w.data, DType::kFloat32, w.rows, w.cols}, parse_compute_type(dtype).weight);
+    const Quantized quantized(stream_, {w.data, DType::kFloat32, w.rows, w.cols},
+                              parse_compute_type(dtype, ops_).weight);
     const StoredWeight stored = quantized.stored();
     const std::int64_t row = bytes_of(stored.values.dtype, w.cols);
     const std::int64_t num_groups = num_scale_groups(stored.values.dtype, w.cols);
@@ -248,10 +278,26 @@ class OpsHandle {
 
   double measure_peak(const std::string& dtype) {
     const py::gil_scoped_release release;
-    return ops_.measure_peak(stream_, dtype == "int8" ? DType::kInt8 : parse_dtype(dtype));
+    return ops_.measure_peak(stream_, dtype == "int8"     ? DType::kInt8
+                                      : dtype == "float8" ? DType::kFloat8
+                                                          : parse_dtype(dtype));
   }
 
  private:
+  // An array of numpy as a tensor; what an op only reads is not written.
+  static Tensor whole(const FloatArray& array, std::int64_t rows, std::int64_t cols) {
+    return {const_cast<float*>(array.data()), DType::kFloat32, rows, cols};
+  }
+
+  Placed placed(const Tensor& tensor) const { return {memory_, tensor}; }
+
+  void norm(const View& in, const Tensor& weight, float eps, const Tensor& out) {
+    const Placed device_x = placed({const_cast<float*>(in.data), DType::kFloat32, in.rows, in.cols});
+    const Placed device_weight = placed(weight), device_out = placed(out);
+    ops_.rms_norm(stream_, device_x.tensor, device_weight.tensor, eps, device_out.tensor);
+    device_out.fetch(place_);
+  }
+
   static Rounded widened(const Rounded& from) {
     Rounded out = allot(from.tensor.rows, from.tensor.cols, DType::kFloat32);
     widen(from.tensor, static_cast<float*>(out.tensor.data));
@@ -286,8 +332,9 @@ class OpsHandle {
       std::copy_n(values.data + r * keys.cols, keys.cols, joined.data() + (2 * r + 1) * keys.cols);
     }
     const RowSpan span{0, keys.rows, slot.kv.capacity, slot.kv};
-    ops_.rope_kv_write(stream_, {joined.data(), DType::kFloat32, keys.rows, 2 * keys.cols}, angles, positions.data(),
-                       slot.shape, slot.dtype, &span, 1);
+    const Placed kv = placed({joined.data(), DType::kFloat32, keys.rows, 2 * keys.cols});
+    ops_.rope_kv_write(stream_, kv.tensor, angles, positions.data(), slot.shape, slot.dtype, &span, 1);
+    ops_.finish(stream_);
   }
 
   template <class T, class Get>
@@ -300,7 +347,9 @@ class OpsHandle {
   Trace trace_;
   const Ops ops_;
   ThreadPool pool_;
+  const Memory memory_;
   const Stream stream_;
+  const Place place_;
 };
 
 SamplingRule sampling_rule(double guidance_scale, double temperature, std::uint64_t seed, std::int32_t step,
@@ -330,8 +379,9 @@ void bind_ops(py::module_& module) {
       .def_property_readonly("name", &OpsHandle::name)
       .def("embed", &OpsHandle::embed, "tokens"_a, "weight"_a, "dtype"_a)
       .def("rms_norm", &OpsHandle::rms_norm, "x"_a, "weight"_a, "eps"_a, "dtype"_a)
-      .def("rms_norm_int8", &OpsHandle::rms_norm_int8, "x"_a, "weight"_a, "eps"_a)
-      .def("quantize", &OpsHandle::quantize, "x"_a)
+      .def("rms_norm_quantized", &OpsHandle::rms_norm_quantized, "x"_a, "weight"_a, "eps"_a, "compute_type"_a = "int8")
+      .def("quantize", &OpsHandle::quantize, "x"_a, "compute_type"_a = "int8")
+      .def("keep_rows", &OpsHandle::keep_rows, "x"_a, "rows"_a)
       .def("quantize_weight", &OpsHandle::quantize_weight, "weight"_a, "dtype"_a)
       .def("matmul", &OpsHandle::matmul, "x"_a, "weight"_a, "compute_type"_a, "residual"_a = py::none())
       .def("rope_kv_write", &OpsHandle::rope_kv_write, "q"_a, "k"_a, "v"_a, "positions"_a, "length"_a, "theta"_a,

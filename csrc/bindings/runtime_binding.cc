@@ -145,13 +145,14 @@ void bind_runtime(py::module_& module) {
   module.attr("COMMIT_DTYPE") = py::dtype::of<CommitRecord>();
 
   py::class_<RuntimeHandle>(module, "Runtime")
-      .def(py::init(
-               [](const std::string& path, const std::string& compute_type, const std::string& table, int num_threads) {
-                 const py::gil_scoped_release release;
-                 return std::make_unique<RuntimeHandle>(
-                     std::make_shared<Runtime>(path, RuntimeOptions{compute_type, table, num_threads}));
-               }),
-           py::arg("path"), py::arg("compute_type") = "auto", py::arg("table") = "", py::arg("num_threads") = 0)
+      .def(py::init([](const std::string& path, const std::string& compute_type, const std::string& table,
+                       int num_threads, int device_index) {
+             const py::gil_scoped_release release;
+             return std::make_unique<RuntimeHandle>(
+                 std::make_shared<Runtime>(path, RuntimeOptions{compute_type, table, num_threads, device_index}));
+           }),
+           py::arg("path"), py::arg("compute_type") = "auto", py::arg("table") = "", py::arg("num_threads") = 0,
+           py::arg("device_index") = 0)
       .def_property_readonly("config", [](const RuntimeHandle& h) { return config_dict(*h.get()); })
       .def_property_readonly("compute_type", [](const RuntimeHandle& h) { return h.get()->weights().type.name; })
       .def_property_readonly("table", [](const RuntimeHandle& h) { return h.get()->ops().name; })

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <utility>
 
 #include "core/check.h"
 
@@ -15,17 +16,35 @@ std::int64_t Arena::whole_pages(std::int64_t num_bytes) {
   return (num_bytes + page - 1) / page * page;
 }
 
-Arena::Arena(std::int64_t num_bytes) : num_bytes_(whole_pages(num_bytes)) {
+namespace {
+
+// Pages cost memory only while they are written, and come back as zeros.
+class Pages : public ArenaMemory {
+ public:
+  char* map(std::int64_t num_bytes) override {
+    void* memory = mmap(nullptr, static_cast<std::size_t>(num_bytes), PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    check(memory != MAP_FAILED, ErrorKind::kOutOfMemory, "could not reserve ", num_bytes, " bytes for K/V");
+    return static_cast<char*>(memory);
+  }
+  void unmap(char* base, std::int64_t num_bytes) override { munmap(base, static_cast<std::size_t>(num_bytes)); }
+  void lend(char*, std::int64_t) override {}
+  void take_back(char* piece, std::int64_t num_bytes) override {
+    madvise(piece, static_cast<std::size_t>(num_bytes), MADV_DONTNEED);
+  }
+};
+
+}  // namespace
+
+Arena::Arena(std::int64_t num_bytes, std::unique_ptr<ArenaMemory> memory)
+    : num_bytes_(whole_pages(num_bytes)), memory_(memory ? std::move(memory) : std::make_unique<Pages>()) {
   if (num_bytes_ == 0) return;
-  void* memory = mmap(nullptr, static_cast<std::size_t>(num_bytes_), PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  check(memory != MAP_FAILED, ErrorKind::kOutOfMemory, "could not reserve ", num_bytes_, " bytes for K/V");
-  base_ = static_cast<char*>(memory);
+  base_ = memory_->map(num_bytes_);
   free_.emplace(0, num_bytes_);
 }
 
 Arena::~Arena() {
-  if (base_ != nullptr) munmap(base_, static_cast<std::size_t>(num_bytes_));
+  if (base_ != nullptr) memory_->unmap(base_, num_bytes_);
 }
 
 char* Arena::take(std::int64_t num_bytes) {
@@ -37,13 +56,14 @@ char* Arena::take(std::int64_t num_bytes) {
   free_.erase(run);
   if (left > 0) free_.emplace(offset + size, left);
   used_bytes_ += size;
+  memory_->lend(base_ + offset, size);
   return base_ + offset;
 }
 
 void Arena::give_back(char* memory, std::int64_t num_bytes) {
   std::int64_t offset = memory - base_, size = whole_pages(num_bytes);
   used_bytes_ -= size;
-  madvise(memory, static_cast<std::size_t>(size), MADV_DONTNEED);
+  memory_->take_back(memory, size);
   const auto next = free_.lower_bound(offset);
   if (next != free_.begin()) {
     const auto before = std::prev(next);

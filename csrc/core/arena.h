@@ -4,13 +4,24 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 
 namespace llada {
 
+// Where the bytes of an arena are, if they are not the process's own.
+class ArenaMemory {
+ public:
+  virtual ~ArenaMemory() = default;
+  virtual char* map(std::int64_t num_bytes) = 0;
+  virtual void unmap(char* base, std::int64_t num_bytes) = 0;
+  virtual void lend(char* piece, std::int64_t num_bytes) = 0;  // makes it zeros
+  virtual void take_back(char* piece, std::int64_t num_bytes) = 0;
+};
+
 class Arena {
  public:
-  // Throws OutOfMemory if the system refuses the address space.
-  explicit Arena(std::int64_t num_bytes);
+  // Throws OutOfMemory if the system, or `memory`, refuses them.
+  explicit Arena(std::int64_t num_bytes, std::unique_ptr<ArenaMemory> memory = nullptr);
   ~Arena();
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
@@ -27,6 +38,7 @@ class Arena {
  private:
   const std::int64_t num_bytes_;
   std::int64_t used_bytes_ = 0;
+  const std::unique_ptr<ArenaMemory> memory_;
   char* base_ = nullptr;
   std::map<std::int64_t, std::int64_t> free_;  // runs by offset: their bytes; no two of them touch
 };

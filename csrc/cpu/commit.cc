@@ -1,4 +1,4 @@
-// Batched selection: which candidates of each sequence are written into its canvas.
+// Batched selection: which candidates of each sequence are to be committed.
 #include <algorithm>
 #include <limits>
 #include <numeric>
@@ -22,8 +22,13 @@ std::int64_t num_selected(const CommitGroup& group, std::int64_t n, const Confid
   return taken;
 }
 
-void commit_group(const CandidateRow* rows, Candidate* candidates, const CommitGroup& group, std::int64_t* chosen) {
+void commit_group(Candidate* candidates, const CommitGroup& group, std::int64_t* chosen) {
   const std::int64_t n = group.end - group.begin;
+  const auto unusable = [](const Candidate& candidate) { return candidate.token < 0; };
+  if (std::any_of(candidates + group.begin, candidates + group.end, unusable)) {
+    std::fill(chosen, chosen + n, -1);
+    return;
+  }
   std::iota(chosen, chosen + n, group.begin);
   // Highest confidence first, then lower position. Not stable_sort: that one asks for memory.
   const auto key = [&](std::int64_t i) {
@@ -47,15 +52,14 @@ void commit_group(const CandidateRow* rows, Candidate* candidates, const CommitG
     chosen[0] = *best;
     taken = 1;
   }
-  for (std::int64_t i = 0; i < taken; ++i) group.canvas[rows[chosen[i]].position] = candidates[chosen[i]].token;
   std::fill(chosen + taken, chosen + n, -1);
 }
 
 }  // namespace
 
-void commit(Stream, const CandidateRow* rows, Candidate* candidates, const CommitGroup* groups, std::int64_t num_groups,
+void commit(Stream, Candidate* candidates, std::int64_t, const CommitGroup* groups, std::int64_t num_groups,
             std::int64_t* chosen) {
-  for (std::int64_t g = 0; g < num_groups; ++g) commit_group(rows, candidates, groups[g], chosen + groups[g].begin);
+  for (std::int64_t g = 0; g < num_groups; ++g) commit_group(candidates, groups[g], chosen + groups[g].begin);
 }
 
 }  // namespace llada::cpu

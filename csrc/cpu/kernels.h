@@ -17,8 +17,8 @@ void rope(Stream stream, ConstTensor x, ConstTensor angles, const std::int32_t* 
 void rope_kv_write(Stream stream, ConstTensor kv, ConstTensor angles, const std::int32_t* positions, HeadShape shape,
                    DType dtype, const RowSpan* spans, std::int64_t num_spans);
 void attention(Stream stream, ConstTensor q, HeadShape shape, const RowSpan* spans, std::int64_t num_spans, Tensor out);
-std::int64_t candidates(Stream stream, ConstTensor hidden, const PackedWeight& head, const SamplingRule* rules,
-                        const CandidateRow* rows, std::int64_t num_rows, Candidate* out);
+void candidates(Stream stream, ConstTensor hidden, const PackedWeight& head, const SamplingRule* rules,
+                std::int64_t num_rules, const CandidateRow* rows, std::int64_t num_rows, Candidate* out);
 double measure_peak(Stream stream, DType dtype);
 
 }  // namespace llada::cpu::LLADA_TABLE

@@ -8,7 +8,10 @@
 namespace llada::cpu::LLADA_TABLE {
 
 extern const Ops table;
-const Ops table = {LLADA_NAME(LLADA_TABLE), packed_bytes, pack,          embed,     rms_norm,   quantize, matmul,
-                   matmul_swiglu,           rope,         rope_kv_write, attention, candidates, commit,   measure_peak};
+const Ops table = {
+    LLADA_NAME(LLADA_TABLE),
+    /*device=*/nullptr,
+    /*row_bucket=*/1,        multiplies, packed_bytes,  pack,      embed,      rms_norm, keep_rows, quantize,    matmul,
+    matmul_swiglu,           rope,       rope_kv_write, attention, candidates, commit,   finish,    measure_peak};
 
 }  // namespace llada::cpu::LLADA_TABLE

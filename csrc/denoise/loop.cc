@@ -121,35 +121,33 @@ void DenoisingLoop::step(Stream stream, const StepPlan& plan, std::int32_t index
     result.outcomes[static_cast<std::size_t>(s)].num_query_rows += num_rows;
     result.outcomes[static_cast<std::size_t>(s)].num_refreshes += num_rows == length_of(pool_.at(sequence.slot));
     groups_.push_back({begin, static_cast<std::int64_t>(rows_.size()), static_cast<Select>(sequence.select),
-                       num_scheduled(sequence, sequence.next_step + index), sequence.select_value, sequence.mask_id,
-                       pool_.at(sequence.slot).canvas.data()});
+                       num_scheduled(sequence, sequence.next_step + index), sequence.select_value, sequence.mask_id});
   }
   find_candidates(stream);
-  for (std::size_t s = 0; s < groups_.size(); ++s) {
-    result.outcomes[s].bad_position = bad_position(groups_[s]);
-    if (result.outcomes[s].bad_position >= 0) groups_[s].end = groups_[s].begin;
-  }
-
   chosen_.assign(rows_.size(), -1);
-  ops_.commit(stream, rows_.data(), candidates_.data(), groups_.data(), static_cast<std::int64_t>(groups_.size()),
-              chosen_.data());
+  ops_.commit(stream, candidates_.data(), static_cast<std::int64_t>(rows_.size()), groups_.data(),
+              static_cast<std::int64_t>(groups_.size()), chosen_.data());
+  ops_.finish(stream);
 
   for (std::int64_t s = 0; s < plan.num_sequences; ++s) {
     const SequencePlan& sequence = plan.sequences[s];
     const CommitGroup& group = groups_[static_cast<std::size_t>(s)];
-    for (std::int64_t i = group.begin; i < group.end && is_scored(sequence); ++i)
+    SequenceOutcome& outcome = result.outcomes[static_cast<std::size_t>(s)];
+    outcome.bad_position = bad_position(group);
+    const bool gives_log_probs = is_scored(sequence) && outcome.bad_position < 0;
+    for (std::int64_t i = group.begin; i < group.end && gives_log_probs; ++i)
       result.log_probs.push_back(candidates_[static_cast<std::size_t>(i)].target_log_prob);
     for (std::int64_t i = group.begin; i < group.end && chosen_[static_cast<std::size_t>(i)] >= 0; ++i) {
       const std::size_t row = static_cast<std::size_t>(chosen_[static_cast<std::size_t>(i)]);
       const Candidate& candidate = candidates_[row];
       if (candidate.token == sequence.mask_id) continue;
       const std::int32_t position = rows_[row].position;
+      pool_.at(sequence.slot).canvas[static_cast<std::size_t>(position)] = candidate.token;
       if (sequence.guide_slot >= 0)
         pool_.at(sequence.guide_slot).canvas[static_cast<std::size_t>(position)] = candidate.token;
       result.commits.push_back(
           {static_cast<std::int32_t>(s), index, position, candidate.token, candidate.confidence, candidate.log_prob});
     }
-    SequenceOutcome& outcome = result.outcomes[static_cast<std::size_t>(s)];
     outcome.num_steps = index + 1;
     outcome.num_masked = count_masks(pool_.at(sequence.slot).canvas, sequence);
     outcome.block_done = outcome.bad_position >= 0 || is_done(sequence, outcome.num_masked, index + 1);
@@ -221,8 +219,8 @@ void DenoisingLoop::add_guide(const Slot& guide, std::int64_t visible, std::size
 void DenoisingLoop::find_candidates(Stream stream) {
   const ConstTensor hidden = model_.forward(stream, batch_);
   candidates_.assign(rows_.size(), Candidate{});
-  ops_.candidates(stream, hidden, weights_.head, rules_.data(), rows_.data(), static_cast<std::int64_t>(rows_.size()),
-                  candidates_.data());
+  ops_.candidates(stream, hidden, weights_.head, rules_.data(), static_cast<std::int64_t>(rules_.size()), rows_.data(),
+                  static_cast<std::int64_t>(rows_.size()), candidates_.data());
 }
 
 // The first position of the group without finite logits, or -1.

@@ -30,10 +30,11 @@ Runtime::Runtime(const std::string& folder, const RuntimeOptions& options)
       ops_(table_),
       trace_(table_),
       pool_(checked_num_threads(options.num_threads)),
-      stream_{&pool_},
-      weights_(load_weights(folder, config_, options.compute_type, ops_, stream_)),
-      kv_(config_, weights_.type.rows),
-      model_(config_, weights_, ops_),
+      memory_(table_, options.device_index),
+      stream_{&pool_, nullptr, memory_.session()},
+      weights_(load_weights(folder, config_, options.compute_type, ops_, memory_, stream_)),
+      kv_(config_, weights_.type.rows, memory_),
+      model_(config_, weights_, ops_, memory_),
       loop_(model_, kv_, weights_, ops_) {}
 
 std::int32_t Runtime::open_slot(std::vector<std::int32_t> canvas) {
@@ -67,7 +68,7 @@ void Runtime::reserve_kv(std::int64_t num_bytes) {
 
 std::int64_t Runtime::kv_used_bytes() {
   const std::lock_guard<std::mutex> lock(mutex_);
-  return kv_.arena().used_bytes();
+  return kv_.used_bytes();
 }
 
 std::vector<std::int32_t> Runtime::canvas(std::int32_t slot) {
@@ -78,7 +79,12 @@ std::vector<std::int32_t> Runtime::canvas(std::int32_t slot) {
 StepResult Runtime::denoise(const StepPlan& plan) {
   const std::lock_guard<std::mutex> lock(mutex_);
   const TimedScope scope(stream_.trace, "denoise");
-  return loop_.run(stream_, plan);
+  try {
+    return loop_.run(stream_, plan);
+  } catch (...) {
+    memory_.discard();
+    throw;
+  }
 }
 
 void Runtime::forward(const std::vector<std::int32_t>& tokens, float* out) {
@@ -116,9 +122,21 @@ void Runtime::logits(const Slot& slot, const std::vector<QuerySpan>& spans, cons
   }
   check(!positions.empty() && wanted == positions.end(), ErrorKind::kInvalidRequest,
         "expected ascending positions within the spans, at least one");
-  const ConstTensor hidden = model_.forward(stream_, batch);
-  ops_.matmul(stream_, hidden, weights_.head, /*accumulate=*/false,
-              {out, DType::kFloat32, hidden.rows, config_.vocab_size});
+  const std::int64_t num_rows = static_cast<std::int64_t>(positions.size());
+  try {
+    ConstTensor hidden = model_.forward(stream_, batch);
+    hidden.rows = num_rows;
+    const std::int64_t num_bytes = num_rows * config_.vocab_size * size_of(DType::kFloat32);
+    const Block device_out = memory_.is_host() ? Block() : Block(memory_, num_bytes);
+    float* const at = memory_.is_host() ? out : reinterpret_cast<float*>(device_out.data());
+    ops_.matmul(stream_, hidden, weights_.head, /*accumulate=*/false,
+                {at, DType::kFloat32, num_rows, config_.vocab_size});
+    ops_.finish(stream_);
+    if (at != out) memory_.download(at, num_bytes, out);
+  } catch (...) {
+    memory_.discard();
+    throw;
+  }
 }
 
 void Runtime::set_trace(bool on) {

@@ -12,14 +12,16 @@
 #include "model/kv_pool.h"
 #include "model/llada.h"
 #include "model/weights.h"
+#include "ops/memory.h"
 #include "ops/trace.h"
 
 namespace llada {
 
 struct RuntimeOptions {
   std::string compute_type = "auto";
-  std::string table;    // empty: the best of this machine
-  int num_threads = 0;  // 0: default_num_threads()
+  std::string table;     // empty: the best of this machine
+  int num_threads = 0;   // 0: default_num_threads()
+  int device_index = 0;  // where the table has a device
 };
 
 class Runtime {
@@ -70,6 +72,7 @@ class Runtime {
   Ops ops_;  // the table, or the same timed
   Trace trace_;
   ThreadPool pool_;
+  const Memory memory_;
   Stream stream_;
   const Weights weights_;
   KvPool kv_;

@@ -24,7 +24,8 @@ std::int64_t KvPool::bytes_per_token() const {
 
 void KvPool::reserve(std::int64_t num_bytes) {
   check(slots_.empty(), ErrorKind::kInternal, "expected no open slot, got ", slots_.size());
-  arena_ = std::make_unique<Arena>(num_bytes);
+  arena_.reset();  // first: the two need not fit side by side
+  arena_ = std::make_unique<Arena>(num_bytes, arena_memory(memory_));
 }
 
 std::int64_t KvPool::slot_bytes(std::int64_t length) const {
@@ -37,6 +38,7 @@ std::int32_t KvPool::open(std::vector<std::int32_t> canvas) {
   check(length <= config_.max_sequence_length, ErrorKind::kContextLength, "expected at most ",
         config_.max_sequence_length, " tokens (max_sequence_length), got ", length);
   check_tokens(canvas, config_.vocab_size);
+  if (!arena_) reserve(kDefaultArenaBytes);
   const std::int64_t capacity = round_up(length, 64);
   const std::int64_t k_bytes = config_.num_kv_heads * capacity * config_.head_dim * size_of(dtype_);
   const std::int64_t v_bytes = config_.num_kv_heads * capacity * round_up(config_.head_dim, 16) * size_of(dtype_);

@@ -8,7 +8,7 @@
 
 #include "core/arena.h"
 #include "model/config.h"
-#include "ops/ops.h"
+#include "ops/memory.h"
 
 namespace llada {
 
@@ -20,10 +20,10 @@ struct Slot {
 
 class KvPool {
  public:
-  static constexpr std::int64_t kDefaultArenaBytes = std::int64_t{1} << 30;  // of address space
+  static constexpr std::int64_t kDefaultArenaBytes = std::int64_t{1} << 30;  // unless `reserve` says otherwise
 
-  KvPool(const ModelConfig& config, DType dtype)
-      : config_(config), dtype_(dtype), arena_(std::make_unique<Arena>(kDefaultArenaBytes)) {}
+  KvPool(const ModelConfig& config, DType dtype, const Memory& memory)
+      : config_(config), dtype_(dtype), memory_(memory) {}
 
   // The arena that the slots share, anew with `num_bytes`. Throws InternalError if slots are open, OutOfMemoryError.
   void reserve(std::int64_t num_bytes);
@@ -43,12 +43,13 @@ class KvPool {
   std::int64_t bytes_per_token() const;
   // What a slot for `length` positions takes of the arena.
   std::int64_t slot_bytes(std::int64_t length) const;
-  const Arena& arena() const { return *arena_; }
+  std::int64_t used_bytes() const { return arena_ ? arena_->used_bytes() : 0; }
 
  private:
   const ModelConfig& config_;
   const DType dtype_;
-  std::unique_ptr<Arena> arena_;
+  const Memory& memory_;
+  std::unique_ptr<Arena> arena_;  // from the first slot on
   std::map<std::int32_t, Slot> slots_;
   std::int32_t next_id_ = 0;
 };

@@ -1,11 +1,19 @@
 #include "model/llada.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "model/rope_angles.h"
 
 namespace llada {
+namespace {
+
+Block placed(const Buffer& buffer, const Memory& memory) {
+  Block out(memory, buffer.num_bytes());
+  memory.upload(buffer.data(), buffer.num_bytes(), out.data());
+  return out;
+}
+
+}  // namespace
 
 void ForwardBatch::clear() {
   tokens.clear();
@@ -26,17 +34,18 @@ std::int64_t ForwardBatch::add(std::int32_t position) {
   return part.row_end++;
 }
 
-Llada::Llada(const ModelConfig& config, const Weights& weights, const Ops& ops)
+Llada::Llada(const ModelConfig& config, const Weights& weights, const Ops& ops, const Memory& memory)
     : config_(config),
       weights_(weights),
       ops_(ops),
+      memory_(memory),
       shape_{config.num_heads, config.num_kv_heads, config.head_dim},
-      angle_memory_(rope_angles(config.max_sequence_length, config.head_dim, config.rope_theta)),
+      angle_memory_(placed(rope_angles(config.max_sequence_length, config.head_dim, config.rope_theta), memory)),
       angles_(angle_memory_.data(), DType::kFloat32, config.max_sequence_length, config.head_dim) {}
 
-Tensor Llada::tensor(Buffer& buffer, DType dtype, std::int64_t rows, std::int64_t cols) {
-  buffer.reserve(rows * row_bytes(dtype, cols));
-  return {buffer.data(), dtype, rows, cols};
+Tensor Llada::tensor(Block& block, DType dtype, std::int64_t rows, std::int64_t cols) {
+  block.reserve(memory_, rows * row_bytes(dtype, cols));
+  return {block.data(), dtype, rows, cols};
 }
 
 ConstTensor Llada::forward(Stream stream, const ForwardBatch& batch) {
@@ -70,7 +79,7 @@ void Llada::attention_block(Stream stream, std::int64_t layer, const ForwardBatc
                      static_cast<std::int64_t>(spans_.size()));
 
   if (last) {
-    keep_wanted_rows(batch);
+    keep_wanted_rows(stream, batch);
     fill_spans(batch, layer, /*only_wanted=*/true);
   }
   if (x_.rows == 0) return;
@@ -85,7 +94,7 @@ void Llada::attention_block(Stream stream, std::int64_t layer, const ForwardBatc
 
 // Of rows that no op can quantise as it writes them, since their scale is known only when all of its units are done.
 DType Llada::before_product() const {
-  return weights_.type.operand == DType::kInt8 ? DType::kFloat32 : weights_.type.operand;
+  return is_float(weights_.type.operand) ? weights_.type.operand : DType::kFloat32;
 }
 
 Tensor Llada::as_operand(Stream stream, const Tensor& rows) {
@@ -132,20 +141,19 @@ void Llada::fill_spans(const ForwardBatch& batch, std::int64_t layer, bool only_
   }
 }
 
-// Moves the wanted rows of the residual stream, of the normed rows and of the positions to the front, in place.
-void Llada::keep_wanted_rows(const ForwardBatch& batch) {
-  const auto compact = [&](Tensor& t) {
-    const std::int64_t step = row_bytes(t.dtype, t.cols);
-    char* data = static_cast<char*>(t.data);
-    for (std::size_t i = 0; i < batch.wanted.size(); ++i)
-      std::memmove(data + static_cast<std::int64_t>(i) * step, data + batch.wanted[i] * step,
-                   static_cast<std::size_t>(step));
-    t.rows = static_cast<std::int64_t>(batch.wanted.size());
-  };
-  compact(x_);
-  compact(normed_rows_);
-  for (std::size_t i = 0; i < batch.wanted.size(); ++i)
-    positions_[i] = batch.positions[static_cast<std::size_t>(batch.wanted[i])];
+// Moves the wanted rows of the residual stream, of the normed rows and of the positions to the front, in place. Some
+// rows may stay behind them, to fill the bucket.
+void Llada::keep_wanted_rows(Stream stream, const ForwardBatch& batch) {
+  kept_.assign(batch.wanted.begin(), batch.wanted.end());
+  const std::int64_t bucket = ops_.row_bucket;
+  const std::int64_t whole = (static_cast<std::int64_t>(kept_.size()) + bucket - 1) / bucket * bucket;
+  while (static_cast<std::int64_t>(kept_.size()) < std::min(whole, x_.rows))
+    kept_.push_back(static_cast<std::int32_t>(kept_.size()));
+  const std::int64_t num_kept = static_cast<std::int64_t>(kept_.size());
+  ops_.keep_rows(stream, kept_.data(), num_kept, x_);
+  ops_.keep_rows(stream, kept_.data(), num_kept, normed_rows_);
+  x_.rows = normed_rows_.rows = num_kept;
+  for (std::size_t i = 0; i < kept_.size(); ++i) positions_[i] = batch.positions[static_cast<std::size_t>(kept_[i])];
 }
 
 }  // namespace llada

@@ -7,7 +7,7 @@
 #include "model/config.h"
 #include "model/kv_pool.h"
 #include "model/weights.h"
-#include "ops/ops.h"
+#include "ops/memory.h"
 
 namespace llada {
 
@@ -41,10 +41,10 @@ struct ForwardBatch {
 
 class Llada {
  public:
-  Llada(const ModelConfig& config, const Weights& weights, const Ops& ops);
+  Llada(const ModelConfig& config, const Weights& weights, const Ops& ops, const Memory& memory);
 
-  // Final normed hidden states of the wanted rows: (num_wanted, d_model), ready for the head, valid until the next
-  // call.
+  // Final normed hidden states of the wanted rows: (num_wanted or more, d_model), ready for the head, valid until the
+  // next call.
   ConstTensor forward(Stream stream, const ForwardBatch& batch);
 
   // Bytes of the workspace after a forward of `num_rows`.
@@ -55,22 +55,24 @@ class Llada {
   void mlp_block(Stream stream, const LayerWeights& w);
   DType before_product() const;
   Tensor as_operand(Stream stream, const Tensor& rows);
-  Tensor tensor(Buffer& buffer, DType dtype, std::int64_t rows, std::int64_t cols);
+  Tensor tensor(Block& block, DType dtype, std::int64_t rows, std::int64_t cols);
   void fill_spans(const ForwardBatch& batch, std::int64_t layer, bool only_wanted);
-  void keep_wanted_rows(const ForwardBatch& batch);
+  void keep_wanted_rows(Stream stream, const ForwardBatch& batch);
 
   const ModelConfig& config_;
   const Weights& weights_;
   const Ops& ops_;
+  const Memory& memory_;
   const HeadShape shape_;
-  const Buffer angle_memory_;
+  const Block angle_memory_;
   const ConstTensor angles_;  // (max_sequence_length, head_dim): cos, then sin
 
   // Workspace, grown to the largest batch seen. residual: float32; rows and heads in the compute type.
-  Buffer residual_, normed_, projected_, queries_, attended_, activated_, quantized_;
+  Block residual_, normed_, projected_, queries_, attended_, activated_, quantized_;
   Tensor x_;  // the residual stream of the current rows
   Tensor normed_rows_;
   std::vector<std::int32_t> positions_;  // of the current rows
+  std::vector<std::int32_t> kept_;       // rows that the last layer goes on with
   std::vector<RowSpan> spans_;           // of the current rows, in the slots of the current layer
 };
 

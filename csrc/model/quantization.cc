@@ -19,11 +19,12 @@ constexpr ComputeType kComputeTypes[] = {
     {"int8", DType::kBFloat16, DType::kInt8, DType::kInt8},
     {"int8_bfloat16", DType::kBFloat16, DType::kBFloat16, DType::kInt8},
     {"int4", DType::kBFloat16, DType::kBFloat16, DType::kInt4},
+    {"float8", DType::kBFloat16, DType::kFloat8, DType::kFloat8},
 };
 
-// Any folder of floats runs in everything; of integers, in what multiplies these integers.
-bool can_run(const ComputeType& type, const std::string& stored) {
-  return stored.empty() || stored == name_of(type.weight);
+// Any folder of floats runs in everything that the table multiplies; of integers, in what multiplies these integers.
+bool can_run(const ComputeType& type, const std::string& stored, const Ops& ops) {
+  return (stored.empty() || stored == name_of(type.weight)) && ops.multiplies(type.operand, type.weight);
 }
 
 void widen_row(ConstTensor from, std::int64_t row, float* out) {
@@ -53,6 +54,14 @@ float quantize_group(const float* w, std::int64_t n, int limit, std::int32_t* ou
   return scale;
 }
 
+float quantize_float8(const float* w, std::int64_t n, char* out) {
+  float largest = 0;
+  for (std::int64_t i = 0; i < n; ++i) largest = std::max(largest, std::fabs(w[i]));
+  const float scale = largest / 448.0f > 0 ? largest / 448.0f : 1.0f;
+  for (std::int64_t i = 0; i < n; ++i) out[i] = static_cast<char>(float_to_float8(w[i] / scale));
+  return scale;
+}
+
 bool all_finite(const float* values, std::int64_t n) {
   bool finite = true;
   for (std::int64_t i = 0; i < n; ++i) finite &= (bits_of(values[i]) & 0x7f800000u) != 0x7f800000u;
@@ -68,11 +77,12 @@ void store_int4(const std::int32_t* q, std::int64_t n, char* out) {
 
 }  // namespace
 
-const ComputeType& find_compute_type(const std::string& name, const std::string& stored, DType checkpoint) {
+const ComputeType& find_compute_type(const std::string& name, const std::string& stored, DType checkpoint,
+                                     const Ops& ops) {
   const std::string own = !stored.empty() ? stored : checkpoint == DType::kFloat32 ? "float32" : "bfloat16";
   std::string possible = "auto";
   for (const ComputeType& type : kComputeTypes) {
-    if (!can_run(type, stored)) continue;
+    if (!can_run(type, stored, ops)) continue;
     if (type.name == (name == "auto" ? own : name)) return type;
     possible += std::string(", ") + type.name;
   }
@@ -97,6 +107,10 @@ bool quantize_weight(Stream stream, ConstTensor from, DType dtype, char* values,
       return;
     }
     char* out = values + r * value_bytes;
+    if (dtype == DType::kFloat8) {
+      scales[r] = quantize_float8(w, from.cols, out);
+      return;
+    }
     if (dtype == DType::kInt8) {
       scales[r] = quantize_group(w, from.cols, 127, q);
       for (std::int64_t i = 0; i < from.cols; ++i) out[i] = static_cast<char>(q[i]);

@@ -6,6 +6,7 @@
 //   int8, row by row             scale = max |row| / 127,  q = round(w / scale) in [-127, 127]
 //   int4, 32 columns of a row    scale = max |group| / 7,  q = round(w / scale) in [-7, 7]; the last group may be
 //   shorter
+//   float8, row by row           scale = max |row| / 448, q = e4m3 nearest to w / scale; never in a file
 // Ties go to the even integer; a scale of 0 becomes 1. Layouts, row-major:
 //   int8  q as signed bytes (out, in); scales (out)
 //   int4  q + 8, two in a byte, the even column in the low half, 8 behind an odd end: (out, in / 2 rounded up);
@@ -30,10 +31,12 @@ struct ComputeType {
 };
 
 // The compute type of that name, or of "auto" the one of the folder. Throws ConfigError with the list of what the
-// folder can run in: `stored` is its quantised type ("" for none), `checkpoint` the type of its embedding.
-const ComputeType& find_compute_type(const std::string& name, const std::string& stored, DType checkpoint);
+// folder and the table can run in: `stored` is the folder's quantised type ("" for none), `checkpoint` the type of its
+// embedding.
+const ComputeType& find_compute_type(const std::string& name, const std::string& stored, DType checkpoint,
+                                     const Ops& ops);
 
-std::int64_t num_scale_groups(DType dtype, std::int64_t cols);  // of a row: 1 for int8
+std::int64_t num_scale_groups(DType dtype, std::int64_t cols);  // of a row: 1 but for int4
 
 // from: (rows, cols), float32, bfloat16 or float16, at any alignment; values: rows of bytes_of(dtype, cols), scales:
 // (rows, num_scale_groups). False if a value is not finite.

@@ -80,17 +80,19 @@ class Source {
 
 class Loader {
  public:
-  Loader(const Source& source, const Ops& ops, Stream stream, Weights& weights)
-      : source_(source), ops_(ops), stream_(stream), weights_(weights) {}
+  Loader(const Source& source, const Ops& ops, const Memory& memory, Stream stream, Weights& weights)
+      : source_(source), ops_(ops), memory_(memory), stream_(stream), weights_(weights) {}
 
   // A norm weight: float32, but rounded to T.
   ConstTensor vector(WeightKind kind, std::int64_t layer) {
     const auto& [name, stored] = source_.at(kind, layer);
     const ConstTensor& values = stored.values;
-    float* out = reinterpret_cast<float*>(allot(values.cols * 4));
-    copy_row(name, values, 0, DType::kFloat32, reinterpret_cast<char*>(out));
+    std::vector<float> rounded(static_cast<std::size_t>(values.cols));
+    copy_row(name, values, 0, DType::kFloat32, reinterpret_cast<char*>(rounded.data()));
     if (weights_.type.rows == DType::kBFloat16)
-      for (std::int64_t i = 0; i < values.cols; ++i) out[i] = bf16_to_float(float_to_bf16(out[i]));
+      for (float& value : rounded) value = bf16_to_float(float_to_bf16(value));
+    char* out = allot(values.cols * 4);
+    memory_.upload(rounded.data(), values.cols * 4, out);
     weights_.num_parameters += values.cols;
     return {out, DType::kFloat32, 1, values.cols};
   }
@@ -98,8 +100,15 @@ class Loader {
   ConstTensor table(WeightKind kind) {
     const auto& [name, stored] = source_.at(kind, -1);
     const ConstTensor& values = stored.values;
-    char* out = allot(values.rows * row_bytes(weights_.type.rows, values.cols));
-    copy_rows(name, values, weights_.type.rows, out);
+    const std::int64_t num_bytes = values.rows * row_bytes(weights_.type.rows, values.cols);
+    char* out = allot(num_bytes);
+    if (memory_.is_host()) {
+      copy_rows(name, values, weights_.type.rows, out);
+    } else {
+      const Buffer rounded(num_bytes);
+      copy_rows(name, values, weights_.type.rows, rounded.data());
+      memory_.upload(rounded.data(), num_bytes, out);
+    }
     weights_.num_parameters += values.rows * values.cols;
     return {out, weights_.type.rows, values.rows, values.cols};
   }
@@ -127,14 +136,18 @@ class Loader {
 
   // A tied head is the embedding once more, as a weight: the two are read in different ways.
   PackedWeight packed_embedding() {
+    const auto& [name, stored] = source_.at(WeightKind::kEmbedding, -1);
     PackedWeight form;
     form.dtype = weights_.type.weight;
-    form.num_out = weights_.embedding.rows;
-    form.num_in = weights_.embedding.cols;
-    const std::string& name = source_.at(WeightKind::kEmbedding, -1).name;
-    if (is_float(form.dtype)) return pack(name, {weights_.embedding, nullptr}, form);
+    form.num_out = stored.values.rows;
+    form.num_in = stored.values.cols;
+    // Rounded to T first, as the embedding is.
+    const Buffer rounded(form.num_out * row_bytes(weights_.type.rows, form.num_in));
+    copy_rows(name, stored.values, weights_.type.rows, rounded.data());
+    const ConstTensor values(rounded.data(), weights_.type.rows, form.num_out, form.num_in);
+    if (is_float(form.dtype)) return pack(name, {values, nullptr}, form);
     Joined joined(form);
-    append(name, {weights_.embedding, nullptr}, joined);
+    append(name, {values, nullptr}, joined);
     return pack(name, joined.whole(), form);
   }
 
@@ -185,7 +198,7 @@ class Loader {
   }
 
   char* allot(std::int64_t num_bytes) {
-    weights_.memory.emplace_back(num_bytes);
+    weights_.memory.emplace_back(memory_, num_bytes);
     weights_.num_bytes += num_bytes;
     return weights_.memory.back().data();
   }
@@ -239,6 +252,7 @@ class Loader {
 
   const Source& source_;
   const Ops& ops_;
+  const Memory& memory_;
   const Stream stream_;
   Weights& weights_;
 };
@@ -246,13 +260,13 @@ class Loader {
 }  // namespace
 
 Weights load_weights(const std::string& folder, const ModelConfig& config, const std::string& compute_type,
-                     const Ops& ops, Stream stream) {
+                     const Ops& ops, const Memory& memory, Stream stream) {
   const Checkpoint checkpoint(folder);
   const Source source(checkpoint, config);
   Weights weights;
   weights.checkpoint_dtype = source.at(WeightKind::kEmbedding, -1).stored.values.dtype;
-  weights.type = find_compute_type(compute_type, config.quantization, weights.checkpoint_dtype);
-  Loader loader(source, ops, stream, weights);
+  weights.type = find_compute_type(compute_type, config.quantization, weights.checkpoint_dtype, ops);
+  Loader loader(source, ops, memory, stream, weights);
   weights.embedding = loader.table(WeightKind::kEmbedding);
   for (std::int64_t layer = 0; layer < config.num_layers; ++layer) {
     LayerWeights w;

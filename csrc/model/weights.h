@@ -7,7 +7,7 @@
 
 #include "model/config.h"
 #include "model/quantization.h"
-#include "ops/ops.h"
+#include "ops/memory.h"
 
 namespace llada {
 
@@ -30,13 +30,13 @@ struct Weights {
   PackedWeight head;  // (vocab_size, d_model)
   std::int64_t num_parameters = 0;
   std::int64_t num_bytes = 0;
-  std::vector<Buffer> memory;
+  std::vector<Block> memory;
 };
 
 // compute_type: "auto" (that of a quantised folder, bfloat16 for a 16-bit checkpoint, else float32) or a name that
 // find_compute_type knows. Throws ModelNotFoundError, ModelFormatError (missing, extra, wrong shape, not finite),
 // UnsupportedModelError or ConfigError.
 Weights load_weights(const std::string& folder, const ModelConfig& config, const std::string& compute_type,
-                     const Ops& ops, Stream stream);
+                     const Ops& ops, const Memory& memory, Stream stream);
 
 }  // namespace llada

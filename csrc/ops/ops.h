@@ -164,7 +164,7 @@ struct Ops {
   // float32, values of T; out: like x, in T, int8 or float8.
   void (*rms_norm)(Stream, ConstTensor x, ConstTensor weight, float eps, Tensor out);
 
-  // x[i] = x[rows[i]], in place.  rows: (num_kept), ascending, rows[i] >= i.
+  // x[i] = x[rows[i]] for ascending i, in place.  rows: (num_kept), rows[i] >= i.
   void (*keep_rows)(Stream, const std::int32_t* rows, std::int64_t num_kept, Tensor x);
 
   // x: (num_rows, cols) float32; out: like x, int8 or float8.
@@ -204,8 +204,8 @@ struct Ops {
   // kTopK: `count` of them. kThreshold: all with confidence >= value. kFactor: the largest n with
   // (n + 1) (1 - c_n) < value. The latter two choose at least one token that is not the mask id (other_token if they
   // must). A group with a candidate of token -1 chooses none. candidates, chosen: (num_candidates), the groups'
-  // ranges one after the other; chosen are candidate indices in order of confidence, -1 after the last one of a group; a
-  // choice of other_token rewrites its candidate.
+  // ranges one after the other; chosen are candidate indices in order of confidence, -1 after the last one of a group;
+  // a choice of other_token rewrites its candidate.
   void (*commit)(Stream, Candidate* candidates, std::int64_t num_candidates, const CommitGroup* groups,
                  std::int64_t num_groups, std::int64_t* chosen);
 

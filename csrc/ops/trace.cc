@@ -67,6 +67,7 @@ Ops timed(const Ops& table) {
   Ops out = table;
   out.embed = Timed<"embed", &Ops::embed>::call;
   out.rms_norm = Timed<"rms_norm", &Ops::rms_norm>::call;
+  out.keep_rows = Timed<"keep_rows", &Ops::keep_rows>::call;
   out.quantize = Timed<"quantize", &Ops::quantize>::call;
   out.matmul = Timed<"matmul", &Ops::matmul>::call;
   out.matmul_swiglu = Timed<"matmul_swiglu", &Ops::matmul_swiglu>::call;
@@ -75,6 +76,7 @@ Ops timed(const Ops& table) {
   out.attention = Timed<"attention", &Ops::attention>::call;
   out.candidates = Timed<"candidates", &Ops::candidates>::call;
   out.commit = Timed<"commit", &Ops::commit>::call;
+  if (table.device != nullptr) out.finish = Timed<"finish", &Ops::finish>::call;
   return out;
 }
 

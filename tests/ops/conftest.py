@@ -1,12 +1,17 @@
-"""What every op test is run over: the tables this machine has, and both compute types."""
+"""What every op test is run over: the tables this machine has, that of the CUDA backend, and both compute types.
+
+Without a GPU the kernels of the CUDA backend run in an imitation, slowly: tests may leave large cases out there."""
 
 import pytest
 
 from llada_rt import _core
+from tests import cuda_host
 
 
-@pytest.fixture(params=_core.tables())
+@pytest.fixture(params=[*_core.tables(), "cuda"])
 def table(request) -> str:
+    if request.param == "cuda":
+        cuda_host.add_table()
     return request.param
 
 

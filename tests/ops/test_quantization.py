@@ -91,7 +91,7 @@ def test_rms_norm_quantises(ops, d):
     """Within one step of the exact norm, and of the scale that the exact norm has."""
     rng = np.random.default_rng(d)
     x, weight = spread(rng, 7, d), normal(rng, d, dtype="bfloat16")
-    values, scales = ops.rms_norm_int8(x, weight, 1e-5)
+    values, scales = ops.rms_norm_quantized(x, weight, 1e-5)
     want = rms_norm(x, weight, 1e-5)
     _, want_scales = quantize_rows(want)
     assert_accurate(scales, want_scales, want_scales, "float32")

@@ -147,7 +147,8 @@ void run(const char* name, dim3 grid, int num_threads, std::int64_t shared_bytes
   const auto fail = [&](const std::string& what) { throw std::logic_error(std::string(name) + ": " + what); };
   if (num_threads < 1 || num_threads > 1024) fail("expected 1 to 1024 threads, got " + std::to_string(num_threads));
   if (shared_bytes > kMostShared) fail("too much shared memory: " + std::to_string(shared_bytes));
-  if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535) fail("a grid that can't be launched");
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535)
+    fail("a grid that can't be launched");
   const unsigned count = static_cast<unsigned>(num_threads);
   while (threads.size() < count) threads.push_back(std::make_unique<Thread>());
   for (auto& side : offers) side = std::vector<Offer>((count + 31) / 32 * 32);
@@ -164,8 +165,14 @@ void run(const char* name, dim3 grid, int num_threads, std::int64_t shared_bytes
 }
 
 char* shared_memory() { return shared; }
-void wait_for_block() { wait(Thread::kAtBlock); threadIdx = dim3(self->id); }
-void wait_for_warp() { wait(Thread::kAtWarp); threadIdx = dim3(self->id); }
+void wait_for_block() {
+  wait(Thread::kAtBlock);
+  threadIdx = dim3(self->id);
+}
+void wait_for_warp() {
+  wait(Thread::kAtWarp);
+  threadIdx = dim3(self->id);
+}
 unsigned lane() { return self->id % 32; }
 
 const Offer* exchange(const void* offered, std::size_t num_bytes) {
@@ -177,7 +184,9 @@ const Offer* exchange(const void* offered, std::size_t num_bytes) {
 }
 
 void copy_later(void* to, const void* from, int num_bytes, bool valid) {
-  const auto aligned = [&](const void* at) { return reinterpret_cast<std::uintptr_t>(at) % static_cast<unsigned>(num_bytes) == 0; };
+  const auto aligned = [&](const void* at) {
+    return reinterpret_cast<std::uintptr_t>(at) % static_cast<unsigned>(num_bytes) == 0;
+  };
   if (!aligned(to) || (valid && !aligned(from))) throw std::logic_error("a background copy that is not aligned");
   std::memset(to, 0xff, static_cast<std::size_t>(num_bytes));  // whoever reads too early sees NaN
   self->groups.back().push_back({to, from, num_bytes, valid});
@@ -237,7 +246,8 @@ void multiply(Sum (&c)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)
 }  // namespace
 
 void load_matrices(std::uint32_t (&out)[4], const void* shared_row) {
-  if (reinterpret_cast<std::uintptr_t>(shared_row) % 16 != 0) throw std::logic_error("a matrix row that is not aligned");
+  if (reinterpret_cast<std::uintptr_t>(shared_row) % 16 != 0)
+    throw std::logic_error("a matrix row that is not aligned");
   const auto* offers = cuda_host::exchange(&shared_row, sizeof shared_row);
   const int g = static_cast<int>(cuda_host::lane() / 4), t = static_cast<int>(cuda_host::lane() % 4);
   for (int i = 0; i < 4; ++i) std::memcpy(&out[i], matrix_row(offers, i, g) + 2 * t, 4);
@@ -245,7 +255,8 @@ void load_matrices(std::uint32_t (&out)[4], const void* shared_row) {
 }
 
 void load_matrices_transposed(std::uint32_t (&out)[4], const void* shared_row) {
-  if (reinterpret_cast<std::uintptr_t>(shared_row) % 16 != 0) throw std::logic_error("a matrix row that is not aligned");
+  if (reinterpret_cast<std::uintptr_t>(shared_row) % 16 != 0)
+    throw std::logic_error("a matrix row that is not aligned");
   const auto* offers = cuda_host::exchange(&shared_row, sizeof shared_row);
   const int g = static_cast<int>(cuda_host::lane() / 4), t = static_cast<int>(cuda_host::lane() % 4);
   for (int i = 0; i < 4; ++i)
@@ -254,15 +265,18 @@ void load_matrices_transposed(std::uint32_t (&out)[4], const void* shared_row) {
 }
 
 void multiply_bf16(float (&c)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
-  multiply<2>(c, a, b, [](std::uint32_t word, int e) { return bf16_to_float(static_cast<std::uint16_t>(word >> (16 * e))); });
+  multiply<2>(c, a, b,
+              [](std::uint32_t word, int e) { return bf16_to_float(static_cast<std::uint16_t>(word >> (16 * e))); });
 }
 
 void multiply_int8(std::int32_t (&c)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
-  multiply<4>(c, a, b, [](std::uint32_t word, int e) { return std::int32_t{static_cast<std::int8_t>(word >> (8 * e))}; });
+  multiply<4>(c, a, b,
+              [](std::uint32_t word, int e) { return std::int32_t{static_cast<std::int8_t>(word >> (8 * e))}; });
 }
 
 void multiply_float8(float (&c)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
-  multiply<4>(c, a, b, [](std::uint32_t word, int e) { return float8_to_float(static_cast<std::uint8_t>(word >> (8 * e))); });
+  multiply<4>(c, a, b,
+              [](std::uint32_t word, int e) { return float8_to_float(static_cast<std::uint8_t>(word >> (8 * e))); });
 }
 
 }  // namespace llada::cuda
