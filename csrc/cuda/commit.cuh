@@ -1,0 +1,136 @@
+// Which candidates of each sequence are to be committed: one block for a group sorts them and reads off how many its
+// rule takes. A thousand candidates are 55 passes over 12 KiB of shared memory, some microseconds of a step; what
+// bounds it are the barriers between them. Groups that don't fit are sorted in device memory.
+#pragma once
+
+#include <cmath>
+#include <limits>
+
+#include "cuda/device/target.cuh"
+#include "ops/ops.h"
+
+namespace llada::cuda {
+
+constexpr int kCommitThreads = 256;
+constexpr std::int64_t kSortedBytes = 12;  // of a candidate: its key, its index
+
+// Candidates of a group while they are sorted.
+struct Sorted {
+  double* keys;
+  std::int32_t* indices;  // from the beginning of the group
+
+  // Highest confidence first, then lower position. No two are equal.
+  __device__ __forceinline__ bool before(std::int32_t a, std::int32_t b) const {
+    return keys[a] > keys[b] || (keys[a] == keys[b] && indices[a] < indices[b]);
+  }
+  __device__ __forceinline__ void exchange(std::int32_t a, std::int32_t b) const {
+    const double key = keys[a];
+    keys[a] = keys[b];
+    keys[b] = key;
+    const std::int32_t index = indices[a];
+    indices[a] = indices[b];
+    indices[b] = index;
+  }
+};
+
+// What order goes by: a NaN comes last.
+__device__ __forceinline__ double commit_key(double confidence) {
+  return confidence == confidence ? confidence : -std::numeric_limits<double>::infinity();
+}
+
+// Bitonic sort of n elements, any number: all comparisons point the same way (each merge begins with a mirror image),
+// so elements beyond the end would stay there and need not exist. Batcher, "Sorting networks and their applications"
+// (1968).
+__device__ __forceinline__ void sort_by_block(const Sorted& sorted, std::int32_t n) {
+  for (std::int32_t size = 2; size / 2 < n; size *= 2) {
+    for (std::int32_t distance = size / 2; distance > 0; distance /= 2) {
+      __syncthreads();
+      for (std::int32_t i = static_cast<std::int32_t>(threadIdx.x); i < (n + distance) / 2; i += kCommitThreads) {
+        const std::int32_t low = 2 * i - (i & (distance - 1));
+        const std::int32_t high = distance == size / 2 ? low ^ (size - 1) : low + distance;
+        if (high < n && sorted.before(high, low)) sorted.exchange(low, high);
+      }
+    }
+  }
+  __syncthreads();
+}
+
+// Whether the rule takes the candidate of that rank, given that it takes all before it.
+__device__ __forceinline__ bool passes(const CommitGroup& group, std::int32_t rank, double confidence) {
+  if (group.select == Select::kThreshold) return confidence >= group.value;
+  return static_cast<double>(rank + 2) * (1.0 - confidence) < group.value;  // n = rank + 1 of (n + 1) (1 - c_n) < f
+}
+
+// candidates, chosen: (num_candidates); groups: one for each block. Of more than `capacity` candidates, which the
+// shared memory has room for, the order is found in `memory`: (most_candidates) keys, then as many indices.
+__global__ void commit_kernel(Candidate* candidates, const CommitGroup* groups, std::int32_t capacity, double* memory,
+                              std::int64_t most_candidates, std::int64_t* chosen) {
+  LLADA_SHARED_MEMORY(shared);
+  __shared__ std::int32_t unusable, taken, any_token;
+  const CommitGroup group = groups[blockIdx.x];
+  const std::int32_t n = static_cast<std::int32_t>(group.end - group.begin);
+  const std::int32_t thread = static_cast<std::int32_t>(threadIdx.x);
+  Candidate* const own = candidates + group.begin;
+  std::int64_t* const out = chosen + group.begin;
+  Sorted sorted{memory + group.begin, reinterpret_cast<std::int32_t*>(memory + most_candidates) + group.begin};
+  if (n <= capacity) {
+    sorted.keys = reinterpret_cast<double*>(shared);
+    sorted.indices = reinterpret_cast<std::int32_t*>(sorted.keys + capacity);
+  }
+
+  if (thread == 0) {
+    unusable = 0;
+    taken = group.select == Select::kTopK && group.count < n ? static_cast<std::int32_t>(group.count) : n;
+    any_token = 0;
+  }
+  __syncthreads();
+  for (std::int32_t i = thread; i < n; i += kCommitThreads) {
+    sorted.keys[i] = commit_key(own[i].confidence);
+    sorted.indices[i] = i;
+    if (own[i].token < 0) unusable = 1;
+  }
+  sort_by_block(sorted, n);
+  if (unusable != 0) {
+    for (std::int32_t i = thread; i < n; i += kCommitThreads) out[i] = -1;
+    return;
+  }
+
+  // The first one is taken without a question, or the loop would not end.
+  for (std::int32_t rank = 1 + thread; rank < n && group.select != Select::kTopK; rank += kCommitThreads)
+    if (!passes(group, rank, own[sorted.indices[rank]].confidence)) {
+      atomicMin(&taken, rank);
+      break;  // this thread's later ones change nothing
+    }
+  __syncthreads();
+  for (std::int32_t rank = thread; rank < n; rank += kCommitThreads) {
+    const std::int32_t i = sorted.indices[rank];
+    out[rank] = rank < taken ? group.begin + i : -1;
+    if (rank < taken && own[i].token != group.mask_id) any_token = 1;
+  }
+  __syncthreads();
+  if (group.select == Select::kTopK || n == 0 || any_token != 0) return;
+
+  // The published loop would write the mask over itself for ever: commit the best token that is one.
+  if (thread >= 32) return;
+  double best_key = -std::numeric_limits<double>::infinity();
+  std::int32_t best = n;
+  const auto take = [&](double key, std::int32_t i) {
+    if (key < best_key || (key == best_key && i > best)) return;
+    best_key = key;
+    best = i;
+  };
+  for (std::int32_t i = thread; i < n; i += 32) take(commit_key(own[i].other_confidence), i);
+  for (int bits = 16; bits > 0; bits /= 2) {
+    const double key = __shfl_xor_sync(0xffffffffu, best_key, bits);
+    take(key, __shfl_xor_sync(0xffffffffu, best, bits));
+  }
+  for (std::int32_t rank = 1 + thread; rank < taken; rank += 32) out[rank] = -1;
+  if (thread == 0) {
+    own[best].token = own[best].other_token;
+    own[best].confidence = own[best].other_confidence;
+    own[best].log_prob = own[best].other_log_prob;
+    out[0] = group.begin + best;
+  }
+}
+
+}  // namespace llada::cuda
