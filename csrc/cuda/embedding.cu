@@ -1,9 +1,49 @@
-#include "core/check.h"
+#include "cuda/embedding.cuh"
 #include "cuda/kernels.h"
+#include "cuda/session.h"
 
 namespace llada::cuda {
+namespace {
 
-void embed(Stream, const std::int32_t*, ConstTensor, Tensor) { fail(ErrorKind::kInternal, "not written"); }
-void keep_rows(Stream, const std::int32_t*, std::int64_t, Tensor) { fail(ErrorKind::kInternal, "not written"); }
+void run_embed(const EmbedArgs& args, cudaStream_t stream) {
+  const dim3 grid(static_cast<unsigned>(args.num_rows),
+                  static_cast<unsigned>((args.cols + 4 * kRowThreads - 1) / (4 * kRowThreads)));
+  launch("embed", args.dtype == DType::kFloat32 ? embed_kernel<float> : embed_kernel<std::uint16_t>, grid, kRowThreads,
+         0, stream, args);
+}
+
+void run_keep_rows(const KeepRowsArgs& args, cudaStream_t stream) {
+  launch("keep_rows", args.unit_bytes == 4 ? keep_rows_kernel<std::uint32_t> : keep_rows_kernel<std::uint16_t>,
+         dim3(static_cast<unsigned>((args.row_units + kKeepThreads - 1) / kKeepThreads)), kKeepThreads, 0, stream,
+         args);
+}
+
+}  // namespace
+
+void embed(Stream stream, const std::int32_t* tokens, ConstTensor table, Tensor out) {
+  if (out.rows == 0) return;
+  Session& s = session_of(stream);
+  EmbedArgs args{};
+  args.tokens = s.input(tokens, out.rows);
+  args.table = table.data;
+  args.out = static_cast<float*>(out.data);
+  args.cols = out.cols;
+  args.num_rows = static_cast<std::int32_t>(out.rows);
+  args.dtype = table.dtype;
+  s.push(run_embed, args);
+}
+
+void keep_rows(Stream stream, const std::int32_t* rows, std::int64_t num_kept, Tensor x) {
+  if (num_kept == 0) return;
+  Session& s = session_of(stream);
+  const std::int64_t num_bytes = row_bytes(x.dtype, x.cols);
+  KeepRowsArgs args{};
+  args.rows = s.input(rows, num_kept);
+  args.x = x.data;
+  args.unit_bytes = num_bytes % 4 == 0 ? 4 : 2;
+  args.row_units = num_bytes / args.unit_bytes;
+  args.num_kept = static_cast<std::int32_t>(num_kept);
+  s.push(run_keep_rows, args);
+}
 
 }  // namespace llada::cuda

@@ -1,9 +1,58 @@
-#include "core/check.h"
 #include "cuda/kernels.h"
+#include "cuda/rope.cuh"
+#include "cuda/session.h"
 
 namespace llada::cuda {
+namespace {
 
-void rope(Stream, ConstTensor, ConstTensor, const std::int32_t*, std::int64_t, Tensor) { fail(ErrorKind::kInternal, "not written"); }
-void rope_kv_write(Stream, ConstTensor, ConstTensor, const std::int32_t*, HeadShape, DType, const RowSpan*, std::int64_t) { fail(ErrorKind::kInternal, "not written"); }
+dim3 grid_of(std::int32_t num_rows, std::int64_t num_units) {
+  return dim3(static_cast<unsigned>(num_rows), static_cast<unsigned>((num_units + kRopeThreads - 1) / kRopeThreads));
+}
+
+void run_rope(const RopeArgs& args, cudaStream_t stream) {
+  launch("rope", args.dtype == DType::kFloat32 ? rope_kernel<float> : rope_kernel<std::uint16_t>,
+         grid_of(args.num_rows, std::int64_t{args.num_heads} * (args.head_dim / 8)), kRopeThreads, 0, stream, args);
+}
+
+void run_rope_kv(const RopeKvArgs& args, cudaStream_t stream) {
+  launch("rope_kv_write", args.dtype == DType::kFloat32 ? rope_kv_kernel<float> : rope_kv_kernel<std::uint16_t>,
+         grid_of(args.num_rows, std::int64_t{2} * args.num_kv_heads * (args.head_dim / 8)), kRopeThreads, 0, stream,
+         args);
+}
+
+}  // namespace
+
+void rope(Stream stream, ConstTensor x, ConstTensor angles, const std::int32_t* positions, std::int64_t head_dim,
+          Tensor out) {
+  if (x.rows == 0) return;
+  Session& s = session_of(stream);
+  RopeArgs args{};
+  args.x = static_cast<const float*>(x.data);
+  args.angles = static_cast<const float*>(angles.data);
+  args.positions = s.input(positions, x.rows);
+  args.out = out.data;
+  args.num_rows = static_cast<std::int32_t>(x.rows);
+  args.num_heads = static_cast<std::int32_t>(x.cols / head_dim);
+  args.head_dim = static_cast<std::int32_t>(head_dim);
+  args.dtype = out.dtype;
+  s.push(run_rope, args);
+}
+
+void rope_kv_write(Stream stream, ConstTensor kv, ConstTensor angles, const std::int32_t* positions, HeadShape shape,
+                   DType dtype, const RowSpan* spans, std::int64_t num_spans) {
+  if (kv.rows == 0 || num_spans == 0) return;
+  Session& s = session_of(stream);
+  RopeKvArgs args{};
+  args.kv = static_cast<const float*>(kv.data);
+  args.angles = static_cast<const float*>(angles.data);
+  args.positions = s.input(positions, kv.rows);
+  args.spans = s.input(spans, num_spans);
+  args.num_rows = static_cast<std::int32_t>(kv.rows);
+  args.num_spans = static_cast<std::int32_t>(num_spans);
+  args.num_kv_heads = static_cast<std::int32_t>(shape.num_kv_heads);
+  args.head_dim = static_cast<std::int32_t>(shape.head_dim);
+  args.dtype = dtype;
+  s.push(run_rope_kv, args);
+}
 
 }  // namespace llada::cuda

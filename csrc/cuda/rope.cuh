@@ -1,0 +1,102 @@
+// Rotary position embedding, and the only place that writes K and V. A thread turns four neighbours of one half of a
+// head with the four of the other half: 16-byte loads, 8 or 16-byte stores, one pass; memory and latency bound it.
+#pragma once
+
+#include "cuda/rows.cuh"
+#include "ops/ops.h"
+
+namespace llada::cuda {
+
+constexpr int kRopeThreads = 128;
+
+struct RopeArgs {
+  const float* x;                 // (rows, num_heads * head_dim)
+  const float* angles;            // (max_positions, head_dim), halves [cos | sin]
+  const std::int32_t* positions;  // (rows)
+  void* out;                      // like x, in T
+  std::int32_t num_rows;
+  std::int32_t num_heads;
+  std::int32_t head_dim;
+  DType dtype;
+};
+
+// Quad `i` of the first half of a head, and its partner.
+template <class T>
+__device__ __forceinline__ void rotate_quads(const float* x, const float* angle, int i, int head_dim, T* out) {
+  const int half = head_dim / 2;  // whole quads
+  const Quad x1 = load_quad(x, i, head_dim), x2 = load_quad(x, half + i, head_dim);
+  const Quad cos = load_quad(angle, i, head_dim), sin = load_quad(angle, half + i, head_dim);
+  Quad first, second;
+#pragma unroll
+  for (int e = 0; e < 4; ++e) {
+    first.v[e] = x1.v[e] * cos.v[e] - x2.v[e] * sin.v[e];
+    second.v[e] = x2.v[e] * cos.v[e] + x1.v[e] * sin.v[e];
+  }
+  store_quad(out, i, head_dim, first);
+  store_quad(out, half + i, head_dim, second);
+}
+
+template <class T>
+__global__ void rope_kernel(RopeArgs args) {
+  const std::int64_t r = blockIdx.x;
+  const int unit = static_cast<int>(blockIdx.y * kRopeThreads + threadIdx.x);
+  const int quads = args.head_dim / 8;  // of half a head
+  const int head = unit / quads;
+  if (head >= args.num_heads) return;
+  const std::int64_t offset = (r * args.num_heads + head) * args.head_dim;
+  const float* angle = args.angles + static_cast<std::int64_t>(args.positions[r]) * args.head_dim;
+  rotate_quads(args.x + offset, angle, unit % quads * 4, args.head_dim, static_cast<T*>(args.out) + offset);
+}
+
+struct RopeKvArgs {
+  const float* kv;                // (rows, 2 * num_kv_heads * head_dim), K first
+  const float* angles;            // as above
+  const std::int32_t* positions;  // (rows)
+  const RowSpan* spans;           // (num_spans)
+  std::int32_t num_rows;
+  std::int32_t num_spans;
+  std::int32_t num_kv_heads;
+  std::int32_t head_dim;
+  DType dtype;
+};
+
+// The span that has the row, nullptr if none has: rows that fill up a batch. All lanes of a warp look together.
+__device__ __forceinline__ const RowSpan* span_of(const RowSpan* spans, int num_spans, std::int64_t row) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  for (int begin = 0; begin < num_spans; begin += 32) {
+    const int s = begin + lane;
+    const bool has = s < num_spans && spans[s].row_begin <= row && row < spans[s].row_end;
+    const unsigned found = __ballot_sync(~0u, has);
+    if (found != 0) return spans + begin + __popc((found & -found) - 1);
+  }
+  return nullptr;
+}
+
+// Slots are [num_kv_heads][capacity][head_dim] for K and for V.
+template <class T>
+__global__ void rope_kv_kernel(RopeKvArgs args) {
+  const std::int64_t r = blockIdx.x;
+  const RowSpan* span = span_of(args.spans, args.num_spans, r);
+  if (span == nullptr) return;
+  const int unit = static_cast<int>(blockIdx.y * kRopeThreads + threadIdx.x);
+  const int units = args.head_dim / 8;  // of a head: eight values each
+  const int head = unit / units % args.num_kv_heads;
+  const std::int64_t kv_size = static_cast<std::int64_t>(args.num_kv_heads) * args.head_dim;
+  const bool is_value = unit >= units * args.num_kv_heads;
+  if (unit >= 2 * units * args.num_kv_heads) return;
+
+  const std::int64_t position = args.positions[r];
+  const std::int64_t to = (head * span->kv.capacity + position) * args.head_dim;
+  const float* from = args.kv + (2 * r + (is_value ? 1 : 0)) * kv_size + head * args.head_dim;
+  if (is_value) {
+    T* v = static_cast<T*>(span->kv.v) + to;
+    const int i = unit % units * 8;
+    store_quad(v, i, args.head_dim, load_quad(from, i, args.head_dim));
+    store_quad(v, i + 4, args.head_dim, load_quad(from, i + 4, args.head_dim));
+  } else {
+    rotate_quads(from, args.angles + position * args.head_dim, unit % units * 4, args.head_dim,
+                 static_cast<T*>(span->kv.k) + to);
+  }
+}
+
+}  // namespace llada::cuda
