@@ -3,6 +3,7 @@
 interleaved runs, medians, the facts of the machine, one JSON line per result.
 """
 
+import importlib.metadata
 import json
 import os
 import platform
@@ -14,11 +15,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import torch
-
 from llada_rt import _core
 
 ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("torch", "transformers", "llama-cpp-python")  # whose versions a number depends on
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +42,29 @@ class Timing:
         return (max(self.wall) - min(self.wall)) / self.wall_s
 
 
-def interleave(runs: Mapping[str, Callable[[], object]], *, repeats: int, warm_up: bool = True) -> dict[str, Timing]:
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Seconds of wall and of processor time; tests bring their own."""
+
+    wall: Callable[[], float] = time.perf_counter
+    cpu: Callable[[], float] = time.process_time
+
+
+def interleave(
+    runs: Mapping[str, Callable[[], object]], *, repeats: int, warm_up: bool = True, clock: Clock | None = None
+) -> dict[str, Timing]:
     """Times the runs in turn, `repeats` rounds: a change of load hits all alike.
 
     `warm_up`: after a round that is thrown away; without it the caller has run everything once.
     """
+    clock = clock or Clock()
     samples: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for round_ in range(0 if warm_up else 1, repeats + 1):
         for name, run in runs.items():
-            wall, cpu = time.perf_counter(), time.process_time()
+            wall, cpu = clock.wall(), clock.cpu()
             run()
             if round_:
-                samples[name].append((time.perf_counter() - wall, time.process_time() - cpu))
+                samples[name].append((clock.wall() - wall, clock.cpu() - cpu))
     return {name: Timing(*(tuple(column) for column in zip(*taken, strict=True))) for name, taken in samples.items()}
 
 
@@ -66,12 +77,21 @@ def environment(threads: int) -> dict[str, object]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": (commit.stdout.strip() or "unknown") + ("+" if changed.stdout.strip() else ""),
         "cpu": cpu_name(),
+        "cores": len(os.sched_getaffinity(0)),
         "threads": threads,
         "load": round(os.getloadavg()[0], 1),
         "table": _core.tables()[0],
         "compiler": _core.build_info()["compiler"],
-        "torch": torch.__version__,
+        "python": platform.python_version(),
+        **{name: version for name in PACKAGES if (version := package_version(name))},
     }
+
+
+def package_version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def cpu_name() -> str:
