@@ -1,0 +1,59 @@
+// The extension module llada_rt._cuda: the table of the CUDA backend in a capsule for _core, and what there is to know
+// of the devices. It loads where there is no driver and says so.
+#include <pybind11/pybind11.h>
+
+#include "core/check.h"
+#include "cuda/cuda_ops.h"
+#include "cuda/device/facts.h"
+
+namespace py = pybind11;
+
+namespace llada {
+namespace {
+
+// {"count": usable devices, "why": what is missing if there are none}. Never raises.
+py::dict probe() {
+  std::string why;
+  py::dict d;
+  d["count"] = cuda::num_devices(why);
+  d["why"] = why;
+  return d;
+}
+
+py::dict facts(int index) {
+  cuda::DeviceFacts facts;
+  try {
+    facts = cuda::device_facts(index);
+  } catch (const Error& error) {
+    const py::object type = py::module_::import("llada_rt.errors").attr("DeviceError");
+    PyErr_SetString(type.ptr(), error.what());
+    throw py::error_already_set();
+  }
+  py::dict d;
+  d["name"] = facts.name;
+  d["index"] = facts.index;
+  d["compute_capability"] = std::to_string(facts.capability / 10) + "." + std::to_string(facts.capability % 10);
+  d["num_processors"] = facts.num_processors;
+  d["memory_bytes"] = facts.memory_bytes;
+  d["l2_bytes"] = facts.l2_bytes;
+  d["driver"] = facts.driver;
+  d["runtime"] = facts.runtime;
+  return d;
+}
+
+}  // namespace
+}  // namespace llada
+
+PYBIND11_MODULE(_cuda, module) {
+  using namespace llada;
+  module.doc() = "CUDA backend of llada_rt, see csrc/cuda.";
+  module.attr("ARCHITECTURES") = LLADA_CUDA_ARCHITECTURES;
+#if defined(LLADA_HAVE_CUTLASS)
+  module.attr("HAS_CUTLASS") = true;
+#else
+  module.attr("HAS_CUTLASS") = false;
+#endif
+  module.def("probe", probe, "How many devices can be used, and why none can: {'count', 'why'}. Never raises.");
+  module.def("facts", facts, py::arg("index"), "What a device is. Raises DeviceError.");
+  module.def("table", [] { return py::capsule(&cuda::table()); }, "For _core.add_table.");
+}
