@@ -1,8 +1,89 @@
 #include "core/check.h"
+#include "cuda/attention_bfloat16.cuh"
+#include "cuda/attention_float32.cuh"
 #include "cuda/kernels.h"
+#include "cuda/session.h"
 
 namespace llada::cuda {
+namespace {
 
-void attention(Stream, ConstTensor, HeadShape, const RowSpan*, std::int64_t, Tensor) { fail(ErrorKind::kInternal, "not written"); }
+constexpr std::int64_t kMostHeadDim = 256;
+
+dim3 grid_of(const AttentionArgs& args) {
+  return dim3(static_cast<unsigned>(args.num_items),
+              static_cast<unsigned>(args.num_kv_heads * args.head_parts * args.out_parts));
+}
+
+template <int kHeadDim, int kOutDim, int kWarps>
+void run_warps(const AttentionArgs& args, cudaStream_t stream) {
+  using Attention = BFloat16Attention<kHeadDim, kOutDim, kWarps>;
+  launch("attention_bfloat16", attention_bfloat16_kernel<kHeadDim, kOutDim, kWarps>, grid_of(args), Attention::kThreads,
+         Attention::kSharedBytes, stream, args);
+}
+
+template <int kHeadDim, int kOutDim>
+void run_dims(const AttentionArgs& args, cudaStream_t stream) {
+  if (args.dtype == DType::kFloat32) {
+    using Attention = Float32Attention<kHeadDim, kOutDim>;
+    return launch("attention_float32", attention_float32_kernel<kHeadDim, kOutDim>, grid_of(args), Attention::kThreads,
+                  Attention::kSharedBytes, stream, args);
+  }
+  if (args.lines == 32) return run_warps<kHeadDim, kOutDim, 2>(args, stream);
+  if (args.lines == 64) return run_warps<kHeadDim, kOutDim, 4>(args, stream);
+  run_warps<kHeadDim, kOutDim, 8>(args, stream);
+}
+
+void run_attention(const AttentionArgs& args, cudaStream_t stream) {
+  if (args.head_dim <= 32)
+    run_dims<32, 32>(args, stream);
+  else if (args.head_dim <= 64)
+    run_dims<64, 64>(args, stream);
+  else if (args.head_dim <= 128)
+    run_dims<128, 128>(args, stream);
+  else
+    run_dims<256, 128>(args, stream);
+  if (!args.split) return;
+  const dim3 grid(static_cast<unsigned>(args.num_tiles), grid_of(args).y,
+                  static_cast<unsigned>(args.lines / (kJoinThreads / 32)));
+  launch("join_chunks",
+         args.out_dtype == DType::kFloat32 ? join_chunks_kernel<float> : join_chunks_kernel<std::uint16_t>, grid,
+         kJoinThreads, 0, stream, args);
+}
+
+}  // namespace
+
+void attention(Stream stream, ConstTensor q, HeadShape shape, const RowSpan* spans, std::int64_t num_spans,
+               Tensor out) {
+  check(shape.head_dim <= kMostHeadDim, ErrorKind::kUnsupportedModel, "expected head_dim up to ", kMostHeadDim,
+        ", got ", shape.head_dim);
+  thread_local AttentionPlan plan;  // keeps its memory from layer to layer
+  plan_attention(spans, num_spans, shape, q.dtype, plan);
+  if (plan.items.empty()) return;
+
+  Session& s = session_of(stream);
+  AttentionArgs args{};
+  args.q = q.data;
+  args.out = out.data;
+  args.items = s.input(plan.items.data(), static_cast<std::int64_t>(plan.items.size()));
+  args.num_items = static_cast<std::int32_t>(plan.items.size());
+  args.lines = plan.lines;
+  args.heads_of_tile = plan.heads_of_tile;
+  args.head_parts = plan.head_parts;
+  args.out_parts = plan.out_parts;
+  args.num_heads = static_cast<std::int32_t>(shape.num_heads);
+  args.num_kv_heads = static_cast<std::int32_t>(shape.num_kv_heads);
+  args.head_dim = static_cast<std::int32_t>(shape.head_dim);
+  args.split = plan.split;
+  args.dtype = q.dtype;
+  args.out_dtype = out.dtype;
+  if (plan.split) {
+    args.tiles = s.input(plan.tiles.data(), static_cast<std::int64_t>(plan.tiles.size()));
+    args.num_tiles = static_cast<std::int32_t>(plan.tiles.size());
+    const std::int64_t num_lines = args.num_items * std::int64_t{grid_of(args).y} * args.lines;
+    args.states = static_cast<float2*>(s.scratch(num_lines * (8 + 4 * attention_out_dim(shape.head_dim))));
+    args.sums = reinterpret_cast<float*>(args.states + num_lines);
+  }
+  s.push(run_attention, args);
+}
 
 }  // namespace llada::cuda

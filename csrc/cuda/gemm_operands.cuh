@@ -9,17 +9,6 @@
 
 namespace llada::cuda {
 
-// Two floats rounded to bfloat16, ties to even, the first one in the low half.
-__device__ __forceinline__ std::uint32_t bf16_pair(float low, float high) {
-#if defined(__CUDACC__)
-  std::uint32_t pair;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-  return pair;
-#else
-  return float_to_bf16(low) | static_cast<std::uint32_t>(float_to_bf16(high)) << 16;
-#endif
-}
-
 // A part of a stage that one warp multiplies: rows of x and rows of the weight (outputs), with steps in bytes.
 struct StagePart {
   const char* x;

@@ -88,4 +88,15 @@ __device__ __forceinline__ void multiply_float8(float (&c)[4], const std::uint32
 
 #endif  // the imitations are in cuda_host.h
 
+// Two floats rounded to bfloat16, ties to even, the first one in the low half.
+__device__ __forceinline__ std::uint32_t bf16_pair(float low, float high) {
+#if defined(__CUDACC__)
+  std::uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+#else
+  return float_to_bf16(low) | static_cast<std::uint32_t>(float_to_bf16(high)) << 16;
+#endif
+}
+
 }  // namespace llada::cuda
