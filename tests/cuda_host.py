@@ -1,5 +1,6 @@
-"""The CUDA backend on the processor: the sources of csrc/cuda, compiled by the C++ compiler against tests/cpp/cuda_host,
-which runs kernels thread by thread. `add_table` makes them the table "cuda" of llada_rt._core."""
+"""The CUDA backend on the processor: the sources of csrc/cuda, compiled by the C++ compiler against
+tests/cpp/cuda_host, which runs kernels thread by thread. `add_table` makes them the table "cuda" of llada_rt._core.
+"""
 
 import ctypes
 import functools
@@ -12,19 +13,20 @@ from pathlib import Path
 
 import pytest
 
-from llada_rt import _core
+from llada_rt import _core, device
 
 ROOT = Path(__file__).parent.parent
-FLAGS = ["-O2", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unknown-pragmas", f"-I{ROOT}/csrc"]
-FLAGS += [f"-I{ROOT}/tests/cpp"]
+WARNINGS = ["-Wall", "-Wextra", "-Wno-unknown-pragmas"]
+FLAGS = ["-O2", "-fPIC", "-fvisibility=hidden", *WARNINGS, f"-I{ROOT}/csrc", f"-I{ROOT}/tests/cpp"]
 OF_CORE = ["core/parallel.cc", "core/tensor.cc", "core/env.cc", "model/quantization.cc"]
 
 
 def sources() -> list[Path]:
-    """What is compiled: everything but the call of the CUDA runtime and the kernels that are CUTLASS's."""
+    """What is compiled: everything but the calls of the CUDA runtime and the kernels that are CUTLASS's."""
     csrc = ROOT / "csrc"
-    backend = [path for path in (csrc / "cuda").glob("*.c[uc]") if "cutlass" not in path.read_text()]
-    return [*sorted(backend), *(csrc / name for name in OF_CORE), *sorted((ROOT / "tests/cpp/cuda_host").glob("*.cc"))]
+    backend = [path for path in sorted((csrc / "cuda").glob("*.c[uc]")) if '#include "cutlass' not in path.read_text()]
+    imitation = sorted((ROOT / "tests/cpp/cuda_host").glob("*.cc"))
+    return [*backend, *(csrc / name for name in OF_CORE), *imitation]
 
 
 def _compile(compiler: str, source: Path, folder: Path) -> Path:
@@ -69,7 +71,9 @@ def library() -> ctypes.CDLL:
 
 @functools.cache
 def add_table() -> None:
-    """Makes the table "cuda" known: that of the imitation."""
+    """Makes the table "cuda" known: that of a GPU if there is one, else the imitation."""
+    if device.missing_cuda() is None:
+        return
     door = library().llada_cuda_table
     door.restype = ctypes.c_void_p
     capsule = ctypes.pythonapi.PyCapsule_New

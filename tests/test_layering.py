@@ -17,7 +17,7 @@ CSRC = {
     "cuda": BASE | {"cuda"},
     "model": BASE | {"model"},
     "denoise": BASE | {"model", "denoise"},
-    "bindings": BASE | {"cpu", "model", "denoise", "bindings"},
+    "bindings": BASE | {"cpu", "cuda", "model", "denoise", "bindings"},
 }
 
 # Python module -> its floor; a module may import from lower floors and from its own package. Plain values (the two
@@ -43,7 +43,7 @@ FLOORS = [
     {"__main__", "__init__"},
 ]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
-CORE_USERS = {"runner"}  # who may name the compiled module
+CORE_USERS = {"runner", "device"}  # who may name the compiled module
 FORBIDDEN = {"llada_rt": {"torch", "training", "benchmarks", "tests"}, "training": {"benchmarks", "tests"}}
 
 

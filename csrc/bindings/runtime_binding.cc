@@ -146,13 +146,14 @@ void bind_runtime(py::module_& module) {
 
   py::class_<RuntimeHandle>(module, "Runtime")
       .def(py::init([](const std::string& path, const std::string& compute_type, const std::string& table,
-                       int num_threads, int device_index) {
+                       int num_threads, int device_index, std::uintptr_t stream) {
              const py::gil_scoped_release release;
-             return std::make_unique<RuntimeHandle>(
-                 std::make_shared<Runtime>(path, RuntimeOptions{compute_type, table, num_threads, device_index}));
+             const RuntimeOptions options{compute_type, table, num_threads, device_index,
+                                          reinterpret_cast<void*>(stream)};
+             return std::make_unique<RuntimeHandle>(std::make_shared<Runtime>(path, options));
            }),
            py::arg("path"), py::arg("compute_type") = "auto", py::arg("table") = "", py::arg("num_threads") = 0,
-           py::arg("device_index") = 0)
+           py::arg("device_index") = 0, py::arg("stream") = 0)
       .def_property_readonly("config", [](const RuntimeHandle& h) { return config_dict(*h.get()); })
       .def_property_readonly("compute_type", [](const RuntimeHandle& h) { return h.get()->weights().type.name; })
       .def_property_readonly("table", [](const RuntimeHandle& h) { return h.get()->ops().name; })
@@ -175,6 +176,12 @@ void bind_runtime(py::module_& module) {
                                const auto runtime = h.get();
                                const py::gil_scoped_release release;
                                return runtime->kv_used_bytes();
+                             })
+      .def_property_readonly("free_device_bytes",
+                             [](const RuntimeHandle& h) {
+                               const auto runtime = h.get();
+                               const py::gil_scoped_release release;
+                               return runtime->free_device_bytes();
                              })
       .def_property_readonly("num_open_slots",
                              [](const RuntimeHandle& h) {

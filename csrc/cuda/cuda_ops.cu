@@ -1,5 +1,4 @@
 #include "cuda/cuda_ops.h"
-
 #include "cuda/kernels.h"
 #include "cuda/session.h"
 
@@ -9,14 +8,18 @@ namespace {
 Session& session(void* handle) { return *static_cast<Session*>(handle); }
 
 const Device kDevice = {
-    /*open=*/[](int index) -> void* { return new Session(index); },
+    /*open=*/[](int index, void* stream) -> void* { return new Session(index, static_cast<cudaStream_t>(stream)); },
     /*close=*/[](void* handle) { delete static_cast<Session*>(handle); },
     /*allocate=*/[](void* handle, std::int64_t num_bytes) { return session(handle).allocate(num_bytes); },
     /*release=*/[](void* handle, void* memory) { session(handle).release(memory); },
-    /*upload=*/[](void* handle, const void* host, std::int64_t num_bytes,
-                  void* memory) { session(handle).upload(host, num_bytes, memory); },
-    /*download=*/[](void* handle, const void* memory, std::int64_t num_bytes,
-                    void* host) { session(handle).download(memory, num_bytes, host); },
+    /*upload=*/
+    [](void* handle, const void* host, std::int64_t num_bytes, void* memory) {
+      session(handle).upload(host, num_bytes, memory);
+    },
+    /*download=*/
+    [](void* handle, const void* memory, std::int64_t num_bytes, void* host) {
+      session(handle).download(memory, num_bytes, host);
+    },
     /*clear=*/[](void* handle, void* memory, std::int64_t num_bytes) { session(handle).clear(memory, num_bytes); },
     /*discard=*/[](void* handle) { session(handle).discard(); },
     /*free_bytes=*/[](void* handle) { return session(handle).free_bytes(); },

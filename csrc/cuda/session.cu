@@ -1,8 +1,7 @@
-#include "cuda/session.h"
-
 #include <algorithm>
 
 #include "core/check.h"
+#include "cuda/session.h"
 
 namespace llada::cuda {
 namespace {
@@ -35,7 +34,8 @@ Staging::~Staging() {
 
 Staging::Piece Staging::take(std::int64_t num_bytes) {
   const std::int64_t size = aligned(num_bytes);
-  auto chunk = std::find_if(chunks_.begin(), chunks_.end(), [&](const Chunk& c) { return c.used + size <= c.num_bytes; });
+  auto chunk =
+      std::find_if(chunks_.begin(), chunks_.end(), [&](const Chunk& c) { return c.used + size <= c.num_bytes; });
   if (chunk == chunks_.end()) {
     Chunk added{{}, std::max(size, kChunkBytes), 0};
     added.base.device = static_cast<char*>(allocate_or_throw(added.num_bytes));
@@ -68,9 +68,10 @@ void Staging::fetch(cudaStream_t stream) const {
     if (chunk.used > 0) copy_to_host(chunk.base.host, chunk.base.device, chunk.used, stream);
 }
 
-Session::Session(int index) : facts_(device_facts(index)) {
+Session::Session(int index, cudaStream_t stream)
+    : facts_(device_facts(index)), stream_(stream), owns_stream_(stream == nullptr) {
   set_device(index);
-  stream_ = create_stream();
+  if (owns_stream_) stream_ = create_stream();
 }
 
 Session::~Session() {
@@ -83,7 +84,7 @@ Session::~Session() {
     if (seen.graph != nullptr) destroy_graph(seen.graph);
   for (void* memory : released_) cuda::release(memory);
   cuda::release(scratch_);
-  destroy_stream(stream_);
+  if (owns_stream_) destroy_stream(stream_);
 }
 
 const void* Session::stage(const void* host, std::int64_t num_bytes) {

@@ -1,7 +1,7 @@
-// What the ops of one engine share on a device. An op puts its kernels on a list; `finish` sends what they read from the
-// caller, runs the list, brings back what they wrote for the caller, and waits once. A list that comes for the second
-// time, byte for byte, becomes a graph: the steps of a block are one launch each. Nothing is allocated once the shapes
-// have been seen.
+// What the ops of one engine share on a device. An op puts its kernels on a list; `finish` sends what they read from
+// the caller, runs the list, brings back what they wrote for the caller, and waits once. A list that comes for the
+// second time, byte for byte, becomes a graph: the steps of a block are one launch each. Nothing is allocated once the
+// shapes have been seen.
 #pragma once
 
 #include <cstdint>
@@ -47,8 +47,8 @@ class Staging {
 
 class Session {
  public:
-  // Throws DeviceError.
-  explicit Session(int index);
+  // stream: of the caller, who keeps it open; nullptr: one of our own. Throws DeviceError.
+  Session(int index, cudaStream_t stream);
   ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
@@ -130,6 +130,7 @@ class Session {
 
   const DeviceFacts facts_;
   cudaStream_t stream_ = nullptr;
+  bool owns_stream_ = false;
   Staging inputs_{true};
   Staging outputs_{true};
   std::vector<Result> results_;

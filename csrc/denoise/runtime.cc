@@ -30,7 +30,7 @@ Runtime::Runtime(const std::string& folder, const RuntimeOptions& options)
       ops_(table_),
       trace_(table_),
       pool_(checked_num_threads(options.num_threads)),
-      memory_(table_, options.device_index),
+      memory_(table_, options.device_index, options.stream),
       stream_{&pool_, nullptr, memory_.session()},
       weights_(load_weights(folder, config_, options.compute_type, ops_, memory_, stream_)),
       kv_(config_, weights_.type.rows, memory_),
@@ -69,6 +69,11 @@ void Runtime::reserve_kv(std::int64_t num_bytes) {
 std::int64_t Runtime::kv_used_bytes() {
   const std::lock_guard<std::mutex> lock(mutex_);
   return kv_.used_bytes();
+}
+
+std::int64_t Runtime::free_device_bytes() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return memory_.free_bytes();
 }
 
 std::vector<std::int32_t> Runtime::canvas(std::int32_t slot) {

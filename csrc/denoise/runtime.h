@@ -19,9 +19,10 @@ namespace llada {
 
 struct RuntimeOptions {
   std::string compute_type = "auto";
-  std::string table;     // empty: the best of this machine
-  int num_threads = 0;   // 0: default_num_threads()
-  int device_index = 0;  // where the table has a device
+  std::string table;       // empty: the best of this machine
+  int num_threads = 0;     // 0: default_num_threads()
+  int device_index = 0;    // where the table has a device
+  void* stream = nullptr;  // of that device, and the caller's; nullptr: one of our own
 };
 
 class Runtime {
@@ -40,6 +41,8 @@ class Runtime {
   // Bytes that all slots together may take. Only while no slot is open.
   void reserve_kv(std::int64_t num_bytes);
   std::int64_t kv_used_bytes();
+  // Memory of the device that nobody has taken; -1 on the processor.
+  std::int64_t free_device_bytes();
 
   std::int32_t open_slot(std::vector<std::int32_t> canvas);
   void write_slot(std::int32_t slot, std::vector<std::int32_t> canvas);

@@ -259,6 +259,18 @@ class Loader {
 
 }  // namespace
 
+std::int64_t num_weight_bytes(const ModelConfig& config, const ComputeType& type, const Ops& ops) {
+  const std::int64_t d = config.d_model, q_size = config.num_heads * config.head_dim;
+  const auto packed = [&](std::int64_t num_out, std::int64_t num_in, bool paired = false) {
+    return ops.packed_bytes({nullptr, type.weight, num_out, num_in, paired});
+  };
+  const std::int64_t norm = d * size_of(DType::kFloat32);
+  const std::int64_t layer = packed(q_size, d) + packed(2 * config.num_kv_heads * config.head_dim, d) +
+                             packed(d, q_size) + packed(2 * config.mlp_hidden_size, d, /*paired=*/true) +
+                             packed(d, config.mlp_hidden_size) + 2 * norm;
+  return config.num_layers * layer + config.vocab_size * row_bytes(type.rows, d) + packed(config.vocab_size, d) + norm;
+}
+
 Weights load_weights(const std::string& folder, const ModelConfig& config, const std::string& compute_type,
                      const Ops& ops, const Memory& memory, Stream stream) {
   const Checkpoint checkpoint(folder);
@@ -266,6 +278,9 @@ Weights load_weights(const std::string& folder, const ModelConfig& config, const
   Weights weights;
   weights.checkpoint_dtype = source.at(WeightKind::kEmbedding, -1).stored.values.dtype;
   weights.type = find_compute_type(compute_type, config.quantization, weights.checkpoint_dtype, ops);
+  const std::int64_t needed = num_weight_bytes(config, weights.type, ops), free_bytes = memory.free_bytes();
+  check(memory.is_host() || needed <= free_bytes, ErrorKind::kOutOfMemory, "expected ", needed,
+        " bytes of free device memory for the weights as ", weights.type.name, ", got ", free_bytes);
   Loader loader(source, ops, memory, stream, weights);
   weights.embedding = loader.table(WeightKind::kEmbedding);
   for (std::int64_t layer = 0; layer < config.num_layers; ++layer) {

@@ -33,9 +33,12 @@ struct Weights {
   std::vector<Block> memory;
 };
 
+// Bytes of all weights in a table's memory.
+std::int64_t num_weight_bytes(const ModelConfig& config, const ComputeType& type, const Ops& ops);
+
 // compute_type: "auto" (that of a quantised folder, bfloat16 for a 16-bit checkpoint, else float32) or a name that
 // find_compute_type knows. Throws ModelNotFoundError, ModelFormatError (missing, extra, wrong shape, not finite),
-// UnsupportedModelError or ConfigError.
+// UnsupportedModelError, ConfigError, or OutOfMemoryError before anything is read if a device has no room for them.
 Weights load_weights(const std::string& folder, const ModelConfig& config, const std::string& compute_type,
                      const Ops& ops, const Memory& memory, Stream stream);
 

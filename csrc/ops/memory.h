@@ -12,9 +12,9 @@ namespace llada {
 
 class Memory {
  public:
-  // index: of the device, where the table has one. Throws DeviceError.
-  explicit Memory(const Ops& table, int index = 0)
-      : device_(table.device), session_(device_ != nullptr ? device_->open(index) : nullptr) {}
+  // index, stream: of the device, where the table has one. Throws DeviceError.
+  explicit Memory(const Ops& table, int index = 0, void* stream = nullptr)
+      : device_(table.device), session_(device_ != nullptr ? device_->open(index, stream) : nullptr) {}
   ~Memory() {
     if (device_ != nullptr) device_->close(session_);
   }
@@ -30,6 +30,8 @@ class Memory {
   void download(const void* from, std::int64_t num_bytes, void* host) const;
   // Drops work that waits for `finish`.
   void discard() const;
+  // Of the device that nobody has taken; -1 for the processor's.
+  std::int64_t free_bytes() const { return device_ != nullptr ? device_->free_bytes(session_) : -1; }
 
  private:
   const Device* const device_;

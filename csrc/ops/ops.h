@@ -32,7 +32,8 @@ struct Stream {
 // stream, the work that waits for `finish`, graphs of steps. One thread at a time. Errors throw DeviceError, or
 // OutOfMemoryError with the numbers.
 struct Device {
-  void* (*open)(int index);
+  // stream: a handle of the device's runtime that all work goes to; nullptr: one of its own.
+  void* (*open)(int index, void* stream);
   void (*close)(void* session);
   void* (*allocate)(void* session, std::int64_t num_bytes);  // aligned to 256 bytes
   // Takes effect when no waiting work can touch the memory any more.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from .errors import ConfigError
 
-Device = Literal["auto", "cpu", "cuda"]
-ComputeType = Literal["auto", "float32", "bfloat16", "int8", "int8_bfloat16", "int4"]
+ComputeType = Literal["auto", "float32", "bfloat16", "int8", "int8_bfloat16", "int4", "float8"]
 
 # What the matrices of a model folder can be stored as.
 StoredType = Literal["float32", "bfloat16", "int8", "int4"]
@@ -28,7 +28,7 @@ class EngineConfig:
     """Options of `Engine`, by the same names."""
 
     model_dir: Path
-    device: Device = _option("auto", "Where to run; this build runs on the CPU.")  # noqa: RUF009 (a dataclass field)
+    device: str = _option("auto", "cpu, cuda, or cuda:1 for the second GPU; by default a GPU if there is one.")
     compute_type: ComputeType = _option("auto", "Arithmetic; by default the checkpoint's own.")  # noqa: RUF009
     threads: int | None = _option(None, "Threads; by default what affinity and the container's quota allow.")
     table: str | None = _option(None, "Instruction-set table; by default the best of this machine.")
@@ -36,8 +36,9 @@ class EngineConfig:
     max_num_batched_tokens: int = _option(4096, "Positions recomputed in one step, over all requests.")
     max_num_queued_reqs: int = _option(256, "Requests that may wait, a sample each; one more is refused.")
     memory_limit: int | None = _option(
-        None, "Bytes for weights, work and keys and values together; by default nine tenths of the machine's."
+        None, "Bytes for weights, work and keys and values together; by default nine tenths of what there is."
     )
+    stream: Any = _option(None, "CUDA stream of the caller for all work: of cuda.core, torch, cupy, or its handle.")  # noqa: RUF009
     mask_token_id: int | None = _option(None, "Mask token, where the model folder does not name it.")
     eos_token_id: int | None = _option(None, "End-of-text token, where the model folder does not name it.")
     eot_token_id: int | None = _option(None, "End-of-turn token, where the model folder does not name it.")
@@ -46,7 +47,10 @@ class EngineConfig:
         if not isinstance(self.model_dir, (str, os.PathLike)) or not str(self.model_dir):
             raise ConfigError(f"model_dir: expected the path of a folder, got {self.model_dir!r}", param="model_dir")
         object.__setattr__(self, "model_dir", Path(self.model_dir))
-        _check_choice("device", self.device, get_args(Device))
+        if not isinstance(self.device, str) or not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", self.device):
+            raise ConfigError(
+                f"device: expected auto, cpu, cuda, cuda:0, cuda:1, ..., got {self.device!r}", param="device"
+            )
         _check_choice("compute_type", self.compute_type, get_args(ComputeType))
         if self.table is not None and not isinstance(self.table, str):
             raise ConfigError(f"table: expected a name or None, got {self.table!r}", param="table")

@@ -25,16 +25,24 @@ class MemoryPlan:
 
     @classmethod
     def of(
-        cls, limit: int | None, *, weight_bytes: int, workspace_bytes: int, least_kv_bytes: int, most_kv_bytes: int
+        cls,
+        limit: int | None,
+        *,
+        total_bytes: int,
+        weight_bytes: int,
+        workspace_bytes: int,
+        least_kv_bytes: int,
+        most_kv_bytes: int,
     ) -> MemoryPlan:
-        """The plan under `limit`, or by default under what the machine has; K/V never gets more than `most_kv_bytes`.
+        """The plan under `limit`, or by default under nine tenths of `total_bytes`; K/V never gets more than
+        `most_kv_bytes`.
 
         Raises ConfigError, with the numbers, if `limit` does not leave `least_kv_bytes`.
         """
         fixed = weight_bytes + workspace_bytes
         if limit is None:
             # Address space only: a machine that is short of memory is found out when a request is admitted.
-            limit = max(int(_SHARE * machine_bytes()), fixed + least_kv_bytes)
+            limit = max(int(_SHARE * total_bytes), fixed + least_kv_bytes)
         elif limit < fixed + least_kv_bytes:
             raise ConfigError(
                 f"memory_limit: expected at least {fixed + least_kv_bytes} bytes ({weight_bytes} of weights, "

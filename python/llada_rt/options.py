@@ -53,7 +53,7 @@ def _flags(kind: type, panel: str, skip: tuple[str, ...] = ()) -> dict[str, insp
     return flags
 
 
-ENGINE_FLAGS = _flags(EngineConfig, "Engine", skip=("model_dir",))
+ENGINE_FLAGS = _flags(EngineConfig, "Engine", skip=("model_dir", "stream"))
 # What a command prints is chosen by --json, so return_tokens has its use there alone.
 PARAMS_FLAGS = _flags(SamplingParams, "Decoding (by default as the model's generation_config.json says)")
 

@@ -9,18 +9,11 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from . import _core
 from .config import EngineConfig
-from .errors import DeviceError
-from .memory import MemoryPlan
+from .device import cpu_tables, device_facts, place, stream_handle
+from .memory import MemoryPlan, machine_bytes
 from .plan import Commit, QuerySpan, SequencePlan, SequenceResult, StepPlan, StepResult
-
-try:
-    from . import _core
-except ImportError as error:
-    raise DeviceError(
-        f"the compiled module llada_rt._core cannot be loaded: {error}",
-        hint="build the package from its source folder: pip install .",
-    ) from error
 
 # Numbers of csrc/denoise/plan.h.
 _SELECT = {"top_k": 0, "threshold": 1, "factor": 2}
@@ -31,23 +24,17 @@ class Runner:
     """A loaded model and its open slots."""
 
     def __init__(self, config: EngineConfig) -> None:
-        self.tables = tables = _core.tables()  # that this machine can run, best first
-        if config.device == "cuda":
-            raise DeviceError(
-                f"device 'cuda' is not part of this build: there is 'cpu' with the tables {', '.join(tables)}",
-                param="device",
-            )
-        if config.table is not None and config.table not in tables:
-            raise DeviceError(
-                f"table {config.table!r} cannot run here: expected one of {', '.join(tables)}", param="table"
-            )
+        self.tables = cpu_tables()  # that this machine can run, best first
+        self.placement = place(config.device, config.table)
         self._sequence_dtype = np.dtype(_core.SEQUENCE_DTYPE)
         self._span_dtype = np.dtype(_core.SPAN_DTYPE)
         self._runtime = _core.Runtime(
             str(config.model_dir),
             compute_type=config.compute_type,
-            table=config.table or "",
+            table=self.placement.table,
             num_threads=config.threads or 0,
+            device_index=self.placement.index,
+            stream=stream_handle(config.stream),
         )
         self.config: dict[str, Any] = dict(self._runtime.config)
         self.compute_type: str = self._runtime.compute_type
@@ -63,14 +50,20 @@ class Runner:
         longest = int(self.config["max_sequence_length"])
         # One guided canvas may be more than the row budget.
         rows = max(config.max_num_batched_tokens, 2 * longest)
+        free_bytes = self._runtime.free_device_bytes
         return MemoryPlan.of(
             config.memory_limit,
+            total_bytes=free_bytes + self.weight_bytes if self.placement.is_gpu else machine_bytes(),
             weight_bytes=self.weight_bytes,
             workspace_bytes=self._runtime.workspace_bytes(rows),
             least_kv_bytes=self.slot_bytes(1),
             # Each sequence with its guide, and the rows that score and forward work on.
             most_kv_bytes=2 * config.max_num_seqs * self.slot_bytes(longest) + self.slot_bytes(2 * rows),
         )
+
+    def gpu(self) -> dict[str, Any] | None:
+        """What the GPU is; None on the processor."""
+        return device_facts(self.placement.index) if self.placement.is_gpu else None
 
     def slot_bytes(self, length: int) -> int:
         """Bytes of K/V memory that a canvas of `length` takes."""

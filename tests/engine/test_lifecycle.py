@@ -100,8 +100,11 @@ def test_every_public_name_is_there():
 @pytest.mark.parametrize(
     ("options", "kind", "words"),
     [
-        ({"device": "tpu"}, ConfigError, "auto, cpu, cuda, got 'tpu'"),
-        ({"device": "cuda"}, DeviceError, "there is 'cpu'"),
+        ({"device": "tpu"}, ConfigError, "auto, cpu, cuda, .* got 'tpu'"),
+        ({"device": "cuda:first"}, ConfigError, "got 'cuda:first'"),
+        ({"device": "cuda:999"}, DeviceError, "cuda|device index"),
+        ({"device": "cuda", "table": "generic"}, DeviceError, "'generic' is the processor's"),
+        ({"stream": "main"}, DeviceError, "__cuda_stream__"),
         ({"compute_type": "float64"}, ConfigError, "float32, bfloat16"),
         ({"threads": 0}, ConfigError, "threads"),
         ({"threads": 1.5}, ConfigError, "threads"),

@@ -4,11 +4,10 @@ import resource
 
 import pytest
 
-from llada_rt import memory
 from llada_rt.errors import ConfigError
 from llada_rt.memory import MemoryPlan, machine_bytes
 
-NEEDS = {"weight_bytes": 1000, "workspace_bytes": 200, "least_kv_bytes": 50, "most_kv_bytes": 400}
+NEEDS = {"total_bytes": 10**6, "weight_bytes": 1000, "workspace_bytes": 200, "least_kv_bytes": 50, "most_kv_bytes": 400}
 
 
 @pytest.mark.parametrize(("limit", "kv_bytes"), [(1250, 50), (1251, 51), (1600, 400), (10**9, 400)])
@@ -23,11 +22,9 @@ def test_too_little_is_refused_with_the_numbers():
         MemoryPlan.of(1249, **NEEDS)
 
 
-def test_without_a_limit_the_machine_is_one(monkeypatch):
-    monkeypatch.setattr(memory, "machine_bytes", lambda: 1500)
-    assert MemoryPlan.of(None, **NEEDS).kv_bytes == 150
-    monkeypatch.setattr(memory, "machine_bytes", lambda: 10)
-    assert MemoryPlan.of(None, **NEEDS).kv_bytes == 50  # at least one request can run
+def test_without_a_limit_the_machine_is_one():
+    assert MemoryPlan.of(None, **NEEDS | {"total_bytes": 1500}).kv_bytes == 150
+    assert MemoryPlan.of(None, **NEEDS | {"total_bytes": 10}).kv_bytes == 50  # at least one request can run
 
 
 def test_a_limited_address_space_counts(monkeypatch):

@@ -1,9 +1,8 @@
-#include "cuda/device/api.h"
-
 #include <map>
 #include <mutex>
 
 #include "core/check.h"
+#include "cuda/device/api.h"
 
 namespace llada::cuda {
 namespace {
@@ -38,7 +37,8 @@ int num_devices(std::string& why) {
   if (driver == 0)
     why = "no NVIDIA driver on this machine";
   else if (error == cudaErrorInsufficientDriver)
-    why = "expected a driver for CUDA " + version_text(CUDART_VERSION) + " or later, got one for " + version_text(driver);
+    why =
+        "expected a driver for CUDA " + version_text(CUDART_VERSION) + " or later, got one for " + version_text(driver);
   else
     why = error == cudaSuccess ? "no NVIDIA device on this machine" : cudaGetErrorString(error);
   return 0;
@@ -48,7 +48,8 @@ DeviceFacts device_facts(int index) {
   std::string why;
   const int count = num_devices(why);
   check(count > 0, ErrorKind::kDevice, "device \"cuda\": ", why);
-  check(index >= 0 && index < count, ErrorKind::kDevice, "expected a device index from 0 to ", count - 1, ", got ", index);
+  check(index >= 0 && index < count, ErrorKind::kDevice, "expected a device index from 0 to ", count - 1, ", got ",
+        index);
   cudaDeviceProp properties;
   expect(cudaGetDeviceProperties(&properties, index), "cudaGetDeviceProperties");
   DeviceFacts facts;

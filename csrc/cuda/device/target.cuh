@@ -8,7 +8,7 @@
 // LLADA_SHARED_MEMORY(name): the dynamic shared memory of the block, aligned to 128 bytes.
 #define LLADA_SHARED_MEMORY(name) extern __shared__ __align__(128) char name[]
 #else
-#include "cuda_host/cuda_host.h"
+#include <cuda_host/cuda_host.h>
 #endif
 
 #include "core/dtype.h"
