@@ -12,22 +12,9 @@
 #pragma once
 
 #include "cuda/gemm_operands.cuh"
+#include "cuda/gemm_tiles.h"
 
 namespace llada::cuda {
-
-// What a product reads, as plain data. See kernels.h for the order of weights.
-struct ProductInput {
-  const char* x;                  // (rows, any type)
-  const std::int32_t* row_index;  // row r is row row_index[r] of x, a row of zeros where that is -1; nullptr: row r
-  std::int64_t x_step;            // bytes, from row to row
-  const char* weight;
-  std::int64_t weight_step;
-  const float* scales;      // of outputs; int4: (outputs, scale_step)
-  std::int64_t scale_step;  // floats
-  std::int32_t num_rows;
-  std::int32_t num_outputs;  // rows of `weight`: with the padding of paired ones
-  std::int32_t x_bytes;      // of a row, without its scale
-};
 
 // Copies a block of kRows rows by kBytes to shared memory, in pieces of 16 bytes; each thread its own, the same ones
 // in each stage. kCopyBytes: what a row in memory is aligned to, 16 or less.

@@ -4,18 +4,9 @@
 #include <cmath>
 
 #include "cuda/gemm.cuh"
+#include "cuda/gemm_tiles.h"
 
 namespace llada::cuda {
-
-enum class ProductEnd : std::int32_t { kStore, kAccumulate, kSwiglu };
-
-struct ProductOutput {
-  void* data;
-  DType dtype;  // float32; of SwiGLU also bfloat16
-  ProductEnd end;
-  std::int64_t cols;        // from row to row
-  std::int64_t num_values;  // of a row, the further ones become zeros
-};
 
 // silu(gate) * up. Far left exp overflows, where the quotient is 0 to float32 long before.
 __device__ __forceinline__ float gated(float gate, float up) { return gate / (1.0f + expf(fminf(-gate, 88.0f))) * up; }
@@ -83,6 +74,52 @@ __global__ void __launch_bounds__(Tile::kThreads) product_kernel(const ProductIn
       else
         static_cast<std::uint16_t*>(out.data)[row * out.cols + col] = 0;
     }
+}
+
+// The tiles, with depths that keep 30 to 50 KiB of weights of a block on their way where rows are few. The second
+// number of warps counts along the outputs.
+template <class Operands, int kXCopy, ProductTileShape kShape>
+struct TileOf;
+template <class O, int kCopy>
+struct TileOf<O, kCopy, ProductTileShape::k32x32> : ProductTile<O, 32, 32, 2, 2, 2, 5, kCopy> {};
+template <class O, int kCopy>
+struct TileOf<O, kCopy, ProductTileShape::k32x64> : ProductTile<O, 32, 64, 2, 2, 1, 6, kCopy> {};
+template <class O, int kCopy>
+struct TileOf<O, kCopy, ProductTileShape::k32x128> : ProductTile<O, 32, 128, 1, 4, 1, 4, kCopy> {};
+template <class O, int kCopy>
+struct TileOf<O, kCopy, ProductTileShape::k64x64> : ProductTile<O, 64, 64, 2, 2, 1, 4, kCopy> {};
+template <class O, int kCopy>
+struct TileOf<O, kCopy, ProductTileShape::k128x128> : ProductTile<O, 128, 128, 2, 4, 1, 3, kCopy> {};
+template <class O, int kCopy>
+struct TileOf<O, kCopy, ProductTileShape::k128x256> : ProductTile<O, 128, 256, 2, 4, 1, 4, kCopy> {};
+
+template <class Operands, int kXCopy, ProductTileShape kShape>
+void launch_tile(const ProductInput& input, const ProductOutput& out, cudaStream_t stream) {
+  using Tile = TileOf<Operands, kXCopy, kShape>;
+  static_assert(Tile::kRows == facts_of(kShape).rows && Tile::kOutputs == facts_of(kShape).outputs);
+  static_assert(Tile::kSharedBytes <= facts_of(kShape).shared_bytes);
+  const std::int64_t row_tiles = (input.num_rows + Tile::kRows - 1) / Tile::kRows;
+  const std::int64_t output_tiles = (input.num_outputs + Tile::kOutputs - 1) / Tile::kOutputs;
+  launch("product", product_kernel<Tile>, dim3(static_cast<unsigned>(row_tiles * output_tiles)), Tile::kThreads,
+         Tile::kSharedBytes, stream, input, out);
+}
+
+template <class Operands, int kXCopy>
+void launch_product(const ProductInput& input, const ProductOutput& out, ProductTileShape tile, cudaStream_t stream) {
+  switch (tile) {
+    case ProductTileShape::k32x32:
+      return launch_tile<Operands, kXCopy, ProductTileShape::k32x32>(input, out, stream);
+    case ProductTileShape::k32x64:
+      return launch_tile<Operands, kXCopy, ProductTileShape::k32x64>(input, out, stream);
+    case ProductTileShape::k32x128:
+      return launch_tile<Operands, kXCopy, ProductTileShape::k32x128>(input, out, stream);
+    case ProductTileShape::k64x64:
+      return launch_tile<Operands, kXCopy, ProductTileShape::k64x64>(input, out, stream);
+    case ProductTileShape::k128x128:
+      return launch_tile<Operands, kXCopy, ProductTileShape::k128x128>(input, out, stream);
+    case ProductTileShape::k128x256:
+      return launch_tile<Operands, kXCopy, ProductTileShape::k128x256>(input, out, stream);
+  }
 }
 
 }  // namespace llada::cuda
