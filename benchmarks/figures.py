@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("agg")
-from matplotlib import pyplot
+from matplotlib import pyplot, ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -59,6 +59,16 @@ def panels(count: int, *, width: float = 5.0, height: float = 3.9) -> tuple[Figu
     return figure, list(axes.flat[:count])
 
 
+def plain_log(axis: Axes, *which: str) -> None:
+    """Logarithmic, with numbers as people write them."""
+    for name in which:
+        getattr(axis, f"set_{name}scale")("log")
+        along = getattr(axis, f"{name}axis")
+        along.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        along.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.4g}"))
+        along.set_minor_formatter(ticker.NullFormatter())
+
+
 def draw_bars(report: Report) -> Figure:
     """Tokens a second of each system; the whisker is the spread."""
     rows = timed(report.rows)
@@ -87,8 +97,8 @@ def draw_fixed_work(report: Report) -> Figure:
         for label, line in lines.items():
             points = sorted((row["setting"]["tokens_per_step"], row["tokens_per_s"]) for row in line)
             axis.plot(*zip(*points, strict=True), "o-", color=colour_of(line[0]), markersize=4, label=label)
+        plain_log(axis, "y")
         axis.set_xscale("log", base=2)
-        axis.set_yscale("log")
         axis.set_xticks([1, 2, 3, 4, 8], ["1", "2", "3", "4", "8"])
         axis.set_title(f"shape {shape}, random weights, batch 1", fontsize=10)
         axis.set_xlabel("tokens committed a step (an ARM: one)")
@@ -127,24 +137,34 @@ def draw_matched_quality(report: Report) -> Figure:
                 label=None if label in labelled else label,
             )
             labelled.add(label)
-            if row["setting"].get("label"):
-                axis.annotate(
-                    row["setting"]["label"],
-                    (row["tokens_per_s"], 100 * row["share_right"]),
-                    fontsize=7,
-                    xytext=(3, -9),
-                    textcoords="offset points",
-                    color=colour_of(row),
-                )
+        for (speed, share), (label, colour) in _labels(ours).items():
+            axis.annotate(label, (speed, share), fontsize=7, xytext=(3, -10), textcoords="offset points", color=colour)
         front = pareto([(row["tokens_per_s"], 100 * row["share_right"]) for row in ours])
         if front:
             axis.plot(*zip(*front, strict=True), color=OTHER, linewidth=1, zorder=0)
-        axis.set_xscale("log")
+        plain_log(axis, "x")
+        lowest = min(100 * row["share_right"] for row in rows)
+        axis.set_ylim(lowest - max(2.0, 0.1 * (100 - lowest)), 100 + max(1.0, 0.05 * (100 - lowest)))
         axis.set_xlabel("tokens of text a second, batch 1")
         axis.set_ylabel("answered exactly, %")
         axis.set_title(f"{pair}: {rows[0]['setting'].get('about', '')}", fontsize=10)
         axis.legend(fontsize=7, loc="best")
     return figure
+
+
+def _labels(rows: Sequence[Row]) -> dict[tuple[float, float], tuple[str, str]]:
+    """Where to write the names of presets: those whose points would cover each other share a label."""
+    found: dict[tuple[float, float], tuple[str, str]] = {}
+    for row in rows:
+        if not row["setting"].get("label"):
+            continue
+        speed, share, colour = row["tokens_per_s"], 100 * row["share_right"], colour_of(row)
+        near = [at for at, (_, c) in found.items() if c == colour and at[1] == share and 0.6 < at[0] / speed < 1.6]
+        if near:
+            found[near[0]] = f"{found[near[0]][0]}, {row['setting']['label']}", colour
+        else:
+            found[speed, share] = row["setting"]["label"], colour
+    return found
 
 
 def draw_roof(report: Report) -> Figure:
@@ -178,11 +198,10 @@ def draw_scaling(report: Report) -> Figure:
             model = [row.get("model_tokens_per_s") for row in line]
             if all(model):
                 axis.plot(values, model, ":", color=colour_of(line[0]), linewidth=1.2)
+        plain_log(axis, "y")
         axis.set_xscale("log", base=2)
-        axis.set_yscale("log")
-        axis.set_xticks(sorted({row["setting"]["value"] for row in rows}))
-        axis.xaxis.set_major_formatter(matplotlib.ticker.ScalarFormatter())
-        axis.minorticks_off()
+        values = sorted({row["setting"]["value"] for row in rows})
+        axis.set_xticks(values, [str(value) for value in values])
         axis.set_title(f"{name.replace('_', ' ')}", fontsize=10)
         axis.set_ylabel("tokens a second")
         axis.legend(fontsize=6)

@@ -22,11 +22,28 @@ SETTINGS = {
 def row(system: str, kind: str, speed: float | None, **setting) -> dict:
     waits = {"p50": 0.1, "p90": 0.2, "p99": 0.3}
     return {
-        **{"system": system, "kind": kind, "setting": setting, "questions": 1, "batch": 1, "rounds": 3, "right": 1},
-        **{"check": None if speed else "broken & <odd>", "partial": None, "tokens": 100, "tokens_per_s": speed},
-        **{"wall_s": speed and 100 / speed, "spread": 0.1, "nfe": 25, "tokens_per_forward": 4.0, "share_right": 0.9},
-        **{"padding_share": 0.5, "first_text_s": waits, "latency_s": waits, "memory_bytes": 2**20},
-        **{"first_text_waits_s": [0.1, 0.2], "total_waits_s": [0.2, 0.3]},
+        "system": system,
+        "kind": kind,
+        "setting": setting,
+        "questions": 1,
+        "batch": 1,
+        "rounds": 3,
+        "right": 1,
+        "share_right": 0.9,
+        "check": None if speed else "broken & <odd>",
+        "partial": None,
+        "tokens": 100,
+        "tokens_per_s": speed,
+        "tokens_per_forward": 4.0,
+        "wall_s": speed and 100 / speed,
+        "spread": 0.1,
+        "nfe": 25,
+        "padding_share": 0.5,
+        "first_text_s": waits,
+        "latency_s": waits,
+        "memory_bytes": 2**20,
+        "first_text_waits_s": [0.1, 0.2],
+        "total_waits_s": [0.2, 0.3],
     }
 
 
