@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llada_rt import AsyncEngine, SamplingParams
+from llada_rt import AsyncEngine, RequestOutput, SamplingParams
 
 Work = Sequence[tuple[list[int], SamplingParams]]
 
@@ -19,6 +19,7 @@ class Latency:
     first_text_s: float  # the first position of the response has its token: a first piece can be sent
     first_block_s: float  # the first block is committed
     total_s: float
+    output: RequestOutput | None = None
 
 
 def arrival_times(rate: float, count: int, seed: int = 0) -> list[float]:
@@ -46,13 +47,14 @@ async def serve(engine: AsyncEngine, work: Work, times: Sequence[float]) -> list
         due = began + at
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
         first_text = first_block = math.inf
+        output = None
         async for event in engine.stream(prompt, params, mode="denoise"):
-            waited = time.perf_counter() - due
+            waited, output = time.perf_counter() - due, event.output or output
             block = event.canvas[event.prompt_length :][: params.block_length]
             if block[0] != engine.engine.mask_token_id:
                 first_text = min(first_text, waited)
             if engine.engine.mask_token_id not in block:
                 first_block = min(first_block, waited)
-        return Latency(first_text, first_block, time.perf_counter() - due)
+        return Latency(first_text, first_block, time.perf_counter() - due, output)
 
     return await asyncio.gather(*(one(at, *each) for at, each in zip(times, work, strict=True)))

@@ -96,6 +96,7 @@ class Work:
     gen_length: int = 256
     block_length: int = 32
     batch: int = 1
+    masked_head: bool = False  # logits of what is still masked, as here; otherwise of the whole block in every step
 
     @property
     def canvas(self) -> int:
@@ -130,11 +131,13 @@ def answer_cost(model: ModelShape, machine: Machine, work: Work, mode: Mode, tok
     for start, stop in work.blocks():
         block = stop - start
         num_steps = max(1.0, block / tokens_per_step)
+        # Of block, block - tokens, ... masks in turn the mean.
+        head = (block + min(tokens_per_step, block)) / 2 if work.masked_head else block
         if mode == "block_causal":
-            total += step(block, stop, block).times(num_steps) + step(block, stop, 0)
+            total += step(block, stop, head).times(num_steps) + step(block, stop, 0)
             continue
         rows = {"none": work.canvas, "prefix": work.canvas - start, "dual": block}[mode]
-        total += step(work.canvas, work.canvas, block) + step(rows, work.canvas, block).times(num_steps - 1)
+        total += step(work.canvas, work.canvas, head) + step(rows, work.canvas, head).times(num_steps - 1)
     return total
 
 

@@ -45,6 +45,7 @@ class Entry:
     check: Check = any_answer
     judge: Judge | None = None
     repeats_itself: bool = True  # the same tokens in every round, or the check fails
+    may_fail: bool = False  # another's code, whose errors when it is opened or first asked are noted, not ours to raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +164,8 @@ class Asking:
             wall_s=timing.wall_s if is_timed else None,
             cpu_s=timing.cpu_s if is_timed else None,
             spread=timing.spread if is_timed else None,
-            latency_s=_percentiles(latencies) if is_timed else None,
-            first_text_s=_percentiles(self._all("first_token_s", counted)) if is_timed else None,
+            latency_s=percentiles(latencies) if is_timed else None,
+            first_text_s=percentiles(self._all("first_token_s", counted)) if is_timed else None,
         )
 
     def _fault(self, counted: range) -> str | None:
@@ -192,7 +193,7 @@ def _sum(values: Iterable[int | None]) -> int | None:
     return None if any(value is None for value in kept) else sum(kept)
 
 
-def _percentiles(values: Sequence[float]) -> dict[str, float] | None:
+def percentiles(values: Sequence[float]) -> dict[str, float] | None:
     return {f"p{percent}": percentile(values, percent) for percent in PERCENTS} if values else None
 
 
@@ -219,10 +220,15 @@ def measure(
                     asking()
             except NotInstalled as missing:
                 skipped.append(str(missing))
-                say(str(missing))
-                continue
-            asking.memory_bytes = memory.num_bytes
-            askings.append(asking)
+            except (RuntimeError, ValueError, OSError) as error:
+                if not entry.may_fail:
+                    raise
+                skipped.append(f"{entry.name}: left out: {type(error).__name__}: {str(error).strip().splitlines()[0]}")
+            else:
+                asking.memory_bytes = memory.num_bytes
+                askings.append(asking)
+        for line in skipped:
+            say(line)
         sound = [asking for asking in askings if asking.partial or not asking.entry.check(asking.rounds[0])]
         interleave({a.entry.name: a for a in sound}, repeats=repeats, warm_up=False, clock=clock)
         return Outcome([asking.measured() for asking in askings], skipped)

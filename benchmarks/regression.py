@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import slowdown
-from benchmarks.report import Report, number, percent
+from benchmarks.report import Report, number, percent, plain_console
 from llada_rt import ConfigError
 
 SLOWER = 7  # exit code: a check failed
@@ -84,7 +84,7 @@ def _changes(then: Mapping[str, Any], now: Mapping[str, Any], floor: float, loss
 
 
 def show(verdict: Verdict, console: Console | None = None) -> None:
-    console = console or Console(highlight=False, soft_wrap=True)
+    console = console or plain_console()
     table = Table(title="against the baseline", title_justify="left", title_style="bold")
     for heading in ("system", "measure", "then ms", "now ms", "change", "allowed", ""):
         table.add_column(heading, justify="left" if heading in ("system", "measure", "") else "right")

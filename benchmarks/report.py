@@ -113,12 +113,18 @@ def faults(rows: Iterable[Row]) -> list[str]:
     return lines + [f"{row['system']}: partial (*): {row['partial']}" for row in rows if row["partial"]]
 
 
+def plain_console() -> Console:
+    """As wide as the terminal; in a file or a pipe as wide as the tables are."""
+    console = Console(highlight=False, soft_wrap=True)
+    return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=200)
+
+
 def show(report: Report, columns: Sequence[Column] = COLUMNS, console: Console | None = None) -> None:
     """The table on stdout, with what must be known beside it."""
-    console = console or Console(highlight=False, soft_wrap=True)
+    console = console or plain_console()
     table = Table(title=report.title, title_justify="left", title_style="bold")
     for index, (heading, _) in enumerate(columns):
-        table.add_column(heading, justify="left" if index == 0 else "right", no_wrap=index > 0)
+        table.add_column(heading, justify="left" if index == 0 else "right")
     for row in report.rows:
         table.add_row(*(cell(row) for _, cell in columns))
     console.print(table)

@@ -38,7 +38,7 @@ FLOORS = [
     {"async_engine"},
     {"animate", "options", "console"},
     {"verification"},
-    {"model_commands"},
+    {"model_commands", "bench_command"},
     {"server", "cli", "lm_eval_adapter"},
     {"__main__", "__init__"},
 ]

@@ -1,4 +1,4 @@
-"""The command line: llada-rt generate | chat | infill | info, and convert | inspect | verify from model_commands.py.
+"""The command line: llada-rt generate | chat | infill | info; convert | inspect | verify (model_commands.py); bench.
 Data goes to stdout, everything else to stderr.
 
 Exit codes: 0 done, 1 unexpected failure, 2 usage, configuration or request, 3 model, 4 device, 5 memory,
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from . import __version__
+from . import __version__, bench_command
 from .console import ReaderGone, emit, say
 from .errors import (
     ConfigError,
@@ -50,6 +50,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(commands)
+app.add_typer(bench_command.commands)
 
 Model = Annotated[str | None, typer.Option("--model", "-m", help="Model folder.", show_default="the shipped demo")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object per line on stdout.")]

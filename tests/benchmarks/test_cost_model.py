@@ -1,5 +1,7 @@
 """The cost model against a table worked out independently for LLaDA-8B, and what must hold for any sizes."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -92,6 +94,15 @@ def test_a_long_prompt_hurts_most_what_recomputes_it():
     }
     assert slower["none"] > slower["prefix"] > slower["block_causal"]
     assert slower["none"] > slower["dual"] > slower["block_causal"]
+
+
+def test_logits_of_what_is_still_masked():
+    """Summed step by step: 8 + 6 + 4 + 2 rows through the head for a block of 8, two tokens a step."""
+    work = Work(64, 16, 8, masked_head=True)
+    with_head, without = (
+        answer_cost(model, HERE, work, "none", 2).operations for model in (SMALL, replace(SMALL, vocab_size=0))
+    )
+    assert with_head - without == pytest.approx(2 * SMALL.head * 2 * (8 + 6 + 4 + 2))
 
 
 @pytest.mark.parametrize("tokens", [0.5, 33, 0, -1])

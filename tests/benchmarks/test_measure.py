@@ -122,6 +122,18 @@ def test_what_is_not_installed_is_skipped_by_name():
     assert "pip install 'llama-cpp-python'" in said[0]
 
 
+def test_what_fails_by_itself_is_left_out_if_it_is_another_s():
+    time = FakeTime()
+
+    def broken():
+        raise RuntimeError("no context for 3 sequences")
+
+    entries = [Entry("torch", broken, may_fail=True), Entry("x", lambda: FakeSystem(time, 1))]
+    outcome = measure(entries, QUESTIONS, clock=time.clock)
+    assert [row.system for row in outcome.measured] == ["x"]
+    assert outcome.skipped == ["torch: left out: RuntimeError: no context for 3 sequences"]
+
+
 def test_a_system_is_closed_when_another_fails():
     time = FakeTime()
     system = FakeSystem(time, 1)

@@ -1,0 +1,7 @@
+"""`python -m benchmarks` is `llada-rt bench`."""
+
+import sys
+
+from llada_rt.cli import main
+
+main(["bench", *sys.argv[1:]])

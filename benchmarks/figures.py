@@ -1,0 +1,253 @@
+"""Figures of reports: a PNG, and an SVG that the page holds. One function for each kind of report."""
+
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("agg")
+from matplotlib import pyplot, ticker
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.report import Report, Row
+
+# Colours that are told apart by any eye (Okabe and Ito), by what computes.
+COLOURS = {
+    "int8": "#d55e00",
+    "bfloat16": "#0072b2",
+    "float32": "#009e73",
+    "llama.cpp": "#000000",
+    "torch": "#cc79a7",
+    "transformers": "#e69f00",
+}
+OTHER = "#777777"
+
+
+def colour_of(row: Row) -> str:
+    """Ours by compute type, the others by package."""
+    if row["kind"] == "mdm" and row["setting"].get("compute_type") in COLOURS:
+        return COLOURS[row["setting"]["compute_type"]]
+    return next((colour for name, colour in COLOURS.items() if row["system"].startswith(name)), OTHER)
+
+
+def timed(rows: Iterable[Row]) -> list[Row]:
+    """Those with a speed: no others are drawn."""
+    return [row for row in rows if row["tokens_per_s"]]
+
+
+def groups(rows: Iterable[Row], name: str) -> dict[Any, list[Row]]:
+    """By a setting, in the order they come."""
+    found: dict[Any, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row["setting"].get(name), []).append(row)
+    return found
+
+
+def panels(count: int, *, width: float = 5.0, height: float = 3.9) -> tuple[Figure, list[Axes]]:
+    across = min(count, 3)
+    down = -(-count // across)
+    figure, axes = pyplot.subplots(
+        down, across, figsize=(width * across, height * down), layout="constrained", squeeze=False
+    )
+    for axis in axes.flat:
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    for axis in axes.flat[count:]:
+        axis.set_visible(False)
+    return figure, list(axes.flat[:count])
+
+
+def plain_log(axis: Axes, *which: str) -> None:
+    """Logarithmic, with numbers as people write them."""
+    for name in which:
+        getattr(axis, f"set_{name}scale")("log")
+        along = getattr(axis, f"{name}axis")
+        along.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        along.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.4g}"))
+        along.set_minor_formatter(ticker.NullFormatter())
+
+
+def draw_bars(report: Report) -> Figure:
+    """Tokens a second of each system; the whisker is the spread."""
+    rows = timed(report.rows)
+    figure, (axis,) = panels(1, width=8.0, height=1.2 + 0.36 * max(len(rows), 1))
+    for place, row in enumerate(reversed(rows)):
+        speed = row["tokens_per_s"]
+        axis.barh(place, speed, xerr=speed * row["spread"] / 2, color=colour_of(row), ecolor="#444444", height=0.7)
+    labels = [f"{row['system']}, batch {row['batch']}" if row["batch"] > 1 else row["system"] for row in rows]
+    axis.set_yticks(range(len(rows)), labels[::-1], fontsize=8)
+    axis.set_xlabel("tokens a second")
+    return figure
+
+
+def draw_fixed_work(report: Report) -> Figure:
+    """Tokens a second against tokens committed a step; an ARM is a level line, which ours crosses at the break-even."""
+    shapes = groups(timed(report.rows), "shape")
+    figure, axes = panels(max(len(shapes), 1))
+    for axis, (shape, rows) in zip(axes, shapes.items(), strict=False):
+        lines: dict[str, list[Row]] = {}
+        for row in rows:
+            if row["kind"] == "arm":
+                axis.axhline(row["tokens_per_s"], color=colour_of(row), linestyle="--", linewidth=1)
+                axis.annotate(row["system"], (1, row["tokens_per_s"]), fontsize=7, va="bottom", color=colour_of(row))
+            else:
+                lines.setdefault(f"{row['system'].split(' ')[0]} {row['setting'].get('line', '')}", []).append(row)
+        for label, line in lines.items():
+            points = sorted((row["setting"]["tokens_per_step"], row["tokens_per_s"]) for row in line)
+            axis.plot(*zip(*points, strict=True), "o-", color=colour_of(line[0]), markersize=4, label=label)
+        plain_log(axis, "y")
+        axis.set_xscale("log", base=2)
+        axis.set_xticks([1, 2, 3, 4, 8], ["1", "2", "3", "4", "8"])
+        axis.set_title(f"shape {shape}, random weights, batch 1", fontsize=10)
+        axis.set_xlabel("tokens committed a step (an ARM: one)")
+        axis.set_ylabel("tokens a second")
+        axis.legend(fontsize=7)
+    return figure
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The (speed, share right) pairs that no other beats in both, by speed."""
+    best: list[tuple[float, float]] = []
+    for speed, share in sorted(points, reverse=True):
+        if not best or share > best[-1][1]:
+            best.append((speed, share))
+    return best[::-1]
+
+
+def draw_matched_quality(report: Report) -> Figure:
+    """Share answered exactly against tokens a second, a panel for each pair; the line joins ours that none beats."""
+    pairs = groups(timed(report.rows), "pair")
+    figure, axes = panels(max(len(pairs), 1), width=6.4, height=4.8)
+    for axis, (pair, rows) in zip(axes, pairs.items(), strict=False):
+        ours = [row for row in rows if row["kind"] == "mdm"]
+        labelled: set[str] = set()
+        for row in rows:
+            is_arm = row["kind"] == "arm"
+            label = row["system"] if is_arm else f"ours, {row['setting'].get('compute_type', '')}"
+            axis.plot(
+                row["tokens_per_s"],
+                100 * row["share_right"],
+                marker="s" if is_arm else "o",
+                markersize=8 if is_arm else 5,
+                linestyle="none",
+                color=colour_of(row),
+                fillstyle="none" if is_arm and "q8_0" in row["system"] else "full",
+                label=None if label in labelled else label,
+            )
+            labelled.add(label)
+        for (speed, share), (label, colour) in _labels(ours).items():
+            axis.annotate(label, (speed, share), fontsize=7, xytext=(3, -10), textcoords="offset points", color=colour)
+        front = pareto([(row["tokens_per_s"], 100 * row["share_right"]) for row in ours])
+        if front:
+            axis.plot(*zip(*front, strict=True), color=OTHER, linewidth=1, zorder=0)
+        plain_log(axis, "x")
+        lowest = min(100 * row["share_right"] for row in rows)
+        axis.set_ylim(lowest - max(2.0, 0.1 * (100 - lowest)), 100 + max(1.0, 0.05 * (100 - lowest)))
+        axis.set_xlabel("tokens of text a second, batch 1")
+        axis.set_ylabel("answered exactly, %")
+        axis.set_title(f"{pair}: {rows[0]['setting'].get('about', '')}", fontsize=10)
+        axis.legend(fontsize=7, loc="best")
+    return figure
+
+
+def _labels(rows: Sequence[Row]) -> dict[tuple[float, float], tuple[str, str]]:
+    """Where to write the names of presets: those whose points would cover each other share a label."""
+    found: dict[tuple[float, float], tuple[str, str]] = {}
+    for row in rows:
+        if not row["setting"].get("label"):
+            continue
+        speed, share, colour = row["tokens_per_s"], 100 * row["share_right"], colour_of(row)
+        near = [at for at, (_, c) in found.items() if c == colour and at[1] == share and 0.6 < at[0] / speed < 1.6]
+        if near:
+            found[near[0]] = f"{found[near[0]][0]}, {row['setting']['label']}", colour
+        else:
+            found[speed, share] = row["setting"]["label"], colour
+    return found
+
+
+def draw_roof(report: Report) -> Figure:
+    """Share of what the machine can do that each system reaches."""
+    rows = [row for row in timed(report.rows) if row.get("share_of_roof")]
+    figure, (axis,) = panels(1, width=8.0, height=1.2 + 0.36 * max(len(rows), 1))
+    for place, row in enumerate(reversed(rows)):
+        axis.barh(place, 100 * row["share_of_roof"], color=colour_of(row), height=0.7)
+        axis.annotate(f" {row['bound']}", (100 * row["share_of_roof"], place), fontsize=7, va="center")
+    axis.set_yticks(range(len(rows)), [f"{row['setting']['shape']}: {row['system']}" for row in rows[::-1]], fontsize=8)
+    axis.set_xlabel("% of the cost model's ceiling on this machine's measured limits")
+    return figure
+
+
+def draw_scaling(report: Report) -> Figure:
+    """A panel for each thing that is varied: measured points, the cost model dashed at the same scale."""
+    by_axis = groups(timed(report.rows), "axis")
+    figure, axes = panels(max(len(by_axis), 1), width=4.6)
+    for axis, (name, rows) in zip(axes, by_axis.items(), strict=False):
+        for system, line in _by_system(rows).items():
+            line = sorted(line, key=lambda row: row["setting"]["value"])
+            values = [row["setting"]["value"] for row in line]
+            axis.plot(
+                values,
+                [row["tokens_per_s"] for row in line],
+                "o-",
+                color=colour_of(line[0]),
+                markersize=4,
+                label=system,
+            )
+            model = [row.get("model_tokens_per_s") for row in line]
+            if all(model):
+                axis.plot(values, model, ":", color=colour_of(line[0]), linewidth=1.2)
+        plain_log(axis, "y")
+        axis.set_xscale("log", base=2)
+        values = sorted({row["setting"]["value"] for row in rows})
+        axis.set_xticks(values, [str(value) for value in values])
+        axis.set_title(f"{name.replace('_', ' ')}", fontsize=10)
+        axis.set_ylabel("tokens a second")
+        axis.legend(fontsize=6)
+    figure.suptitle("measured, and dotted the cost model's ceiling", fontsize=9)
+    return figure
+
+
+def draw_waits(report: Report) -> Figure:
+    """How long requests waited: the share of them that had waited no longer."""
+    figure, axes = panels(2)
+    for axis, name, title in zip(axes, ("first_text_waits_s", "total_waits_s"), ("first text", "all"), strict=True):
+        for row in report.rows:
+            waits = sorted(row.get(name) or [])
+            shares = [(index + 1) / len(waits) for index in range(len(waits))]
+            axis.step(waits, shares, where="post", color=colour_of(row), label=row["system"])
+        axis.set_xlabel("seconds since the request was due")
+        axis.set_ylabel("share of requests")
+        axis.set_title(title, fontsize=10)
+        axis.legend(fontsize=7)
+    return figure
+
+
+def _by_system(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row["system"], []).append(row)
+    return found
+
+
+DRAWINGS: Mapping[str, Callable[[Report], Figure]] = {
+    "latency": draw_bars,
+    "throughput": draw_bars,
+    "serve-trace": draw_waits,
+    "fixed-work": draw_fixed_work,
+    "matched-quality": draw_matched_quality,
+    "roof": draw_roof,
+    "scaling": draw_scaling,
+}
+
+
+def draw(report: Report) -> Figure:
+    return DRAWINGS[report.bench](report)
+
+
+def svg(figure: Figure) -> str:
+    """Inline, without the XML preamble; text is paths, so no font is needed."""
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()[text.getvalue().index("<svg") :]

@@ -1,0 +1,96 @@
+"""Scaling: tokens a second against batch, context, response, block and threads; measured, beside the cost model."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.cost_model import Work
+from benchmarks.fixed_work import fixed_params
+from benchmarks.machine import measure_machine
+from benchmarks.plan import Plan, add
+from benchmarks.report import LATENCY, SPREAD, Column, Report, number, percent, speed
+from benchmarks.roof import annotate
+from benchmarks.workloads import shape_workload
+
+TOKENS_PER_STEP = 4
+COMPUTE_TYPES = ("bfloat16", "int8")
+RIVALS = ("torch", "llama.cpp-q8_0")  # along the batch and the context
+BATCHES = (1, 2, 4, 8, 16, 32, 64)
+CONTEXTS = (16, 64, 256, 768)
+RESPONSES = (32, 64, 128, 256, 512)
+BLOCKS = (8, 16, 32, 64, 128)
+
+COLUMNS: tuple[Column, ...] = (
+    ("varied", lambda r: f"{r['setting']['axis'].replace('_', ' ')} {r['setting']['value']}"),
+    ("system", lambda r: r["system"]),
+    ("tokens/s", speed),
+    SPREAD,
+    ("ceiling", lambda r: number(r["model_tokens_per_s"])),
+    ("share", lambda r: percent(r["share_of_roof"])),
+    LATENCY,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One value on one axis; everything else as in a batch of one, 64 positions of prompt, blocks of 32."""
+
+    axis: str
+    value: int
+    threads: int
+    batch: int = 1
+    prompt_length: int = 64
+    gen_length: int = 32
+    block_length: int = 32
+
+    @property
+    def work(self) -> Work:
+        return Work(self.prompt_length, self.gen_length, self.block_length, self.batch, masked_head=True)
+
+
+def points(threads: int, quick: bool) -> Iterator[Point]:
+    """The quick version: batches up to 8."""
+    for batch in BATCHES[:4] if quick else BATCHES:
+        yield Point("batch", batch, threads, batch=batch)
+    if quick:
+        return
+    for length in CONTEXTS:
+        yield Point("prompt_length", length, threads, prompt_length=length)
+    for length in RESPONSES:
+        yield Point("gen_length", length, threads, gen_length=length)
+    for length in BLOCKS:
+        yield Point("block_length", length, threads, gen_length=128, block_length=length)
+    for count in range(1, threads + 1):
+        yield Point("threads", count, count, gen_length=64)
+
+
+def run(plan: Plan, shape: str = "s") -> Report:
+    report = plan.report(
+        "scaling", f"Scaling: shape {shape}, random weights, dual cache, {TOKENS_PER_STEP} tokens a step (an ARM: one)"
+    )
+    limits = {plan.threads: report.machine}
+    for point in points(plan.threads, plan.quick):
+        limits.setdefault(point.threads, measure_machine(point.threads))
+        for row in _measure(plan, shape, point, report):
+            annotate(row, limits[point.threads], point.work)
+    return report
+
+
+def _measure(plan: Plan, shape: str, point: Point, report: Report) -> Sequence[dict[str, Any]]:
+    said = {"axis": point.axis, "value": point.value, "tokens_per_step": TOKENS_PER_STEP}
+    with shape_workload(
+        shape, prompt_length=point.prompt_length, num_tokens=point.gen_length, count=point.batch
+    ) as work:
+        entries = [
+            work.ours(
+                f"ours {compute_type}",
+                plan.engines,
+                {"compute_type": compute_type, "threads": point.threads, "max_num_seqs": max(8, point.batch)},
+                fixed_params(point.gen_length, TOKENS_PER_STEP, block=point.block_length),
+                said,
+            )
+            for compute_type in COMPUTE_TYPES
+        ]
+        if point.axis in ("batch", "prompt_length"):
+            entries += plan.against(work, RIVALS, said | {"tokens_per_step": 1})
+        return add(report, plan.measure(work, entries, batch=point.batch, repeats=plan.rounds(2)))
