@@ -121,9 +121,10 @@ class OpsHandle {
     return py::make_tuple(result(out.tensor, {queries.rows, shape.num_heads, shape.head_dim}), k_out, v_out);
   }
 
-  // spans: (row_begin, row_end, visible, sequence)
+  // spans: (row_begin, row_end, visible, sequence); out_dtype: of the result, if it is not dtype
   FloatArray ragged_attention(const FloatArray& q, const std::vector<FloatArray>& ks, const std::vector<FloatArray>& vs,
-                              const IntArray& spans, const std::string& dtype_name) {
+                              const IntArray& spans, const std::string& dtype_name,
+                              const std::optional<std::string>& out_dtype) {
     const DType dtype = parse_dtype(dtype_name);
     check(!ks.empty() && ks.size() == vs.size(), ErrorKind::kInvalidRequest, "expected as many K as V");
     check(spans.ndim() == 2 && spans.shape(1) == 4, ErrorKind::kInvalidRequest, "expected spans of four columns");
@@ -148,7 +149,7 @@ class OpsHandle {
       row_spans.push_back({row[0], row[1], row[2], slots[static_cast<std::size_t>(row[3])].kv});
     }
     const Rounded rows = rounded(queries.data, queries.rows, queries.cols, dtype);
-    const Rounded out = allot(queries.rows, queries.cols, dtype);
+    const Rounded out = allot(queries.rows, queries.cols, out_dtype ? parse_dtype(*out_dtype) : dtype);
     const Placed device_rows = placed(rows.tensor), device_out = placed(out.tensor);
     ops_.attention(stream_, device_rows.tensor, shape, row_spans.data(), static_cast<std::int64_t>(row_spans.size()),
                    device_out.tensor);
@@ -157,14 +158,14 @@ class OpsHandle {
   }
 
   FloatArray attention(const FloatArray& q, const FloatArray& k, const FloatArray& v, const IntArray& spans,
-                       const std::string& dtype) {
+                       const std::string& dtype, const std::optional<std::string>& out_dtype) {
     check(spans.ndim() == 2 && spans.shape(1) == 3, ErrorKind::kInvalidRequest, "expected spans of three columns");
     IntArray wide({spans.shape(0), static_cast<py::ssize_t>(4)});
     for (py::ssize_t i = 0; i < spans.shape(0); ++i) {
       std::copy_n(spans.data(i, 0), 3, wide.mutable_data(i, 0));
       *wide.mutable_data(i, 3) = 0;
     }
-    return ragged_attention(q, {k}, {v}, wide, dtype);
+    return ragged_attention(q, {k}, {v}, wide, dtype, out_dtype);
   }
 
   FloatArray matmul_swiglu(const FloatArray& x, const FloatArray& weight, const std::string& compute_type,
@@ -386,8 +387,9 @@ void bind_ops(py::module_& module) {
       .def("matmul", &OpsHandle::matmul, "x"_a, "weight"_a, "compute_type"_a, "residual"_a = py::none())
       .def("rope_kv_write", &OpsHandle::rope_kv_write, "q"_a, "k"_a, "v"_a, "positions"_a, "length"_a, "theta"_a,
            "dtype"_a)
-      .def("attention", &OpsHandle::attention, "q"_a, "k"_a, "v"_a, "spans"_a, "dtype"_a)
-      .def("ragged_attention", &OpsHandle::ragged_attention, "q"_a, "ks"_a, "vs"_a, "spans"_a, "dtype"_a)
+      .def("attention", &OpsHandle::attention, "q"_a, "k"_a, "v"_a, "spans"_a, "dtype"_a, "out_dtype"_a = py::none())
+      .def("ragged_attention", &OpsHandle::ragged_attention, "q"_a, "ks"_a, "vs"_a, "spans"_a, "dtype"_a,
+           "out_dtype"_a = py::none())
       .def("matmul_swiglu", &OpsHandle::matmul_swiglu, "x"_a, "weight"_a, "compute_type"_a, "out_dtype"_a)
       .def(
           "candidates",

@@ -56,11 +56,15 @@ void attention(Stream stream, ConstTensor q, HeadShape shape, const RowSpan* spa
                Tensor out) {
   check(shape.head_dim <= kMostHeadDim, ErrorKind::kUnsupportedModel, "expected head_dim up to ", kMostHeadDim,
         ", got ", shape.head_dim);
-  thread_local AttentionPlan plan;  // keeps its memory from layer to layer
-  plan_attention(spans, num_spans, shape, q.dtype, plan);
-  if (plan.items.empty()) return;
-
   Session& s = session_of(stream);
+  thread_local AttentionPlan plan;  // keeps its memory from layer to layer
+  plan_attention(spans, num_spans, shape, q.dtype, s.facts().shared_bytes, plan);
+  if (plan.items.empty()) return;
+  const std::int64_t shared_bytes = attention_shared_bytes(q.dtype, shape.head_dim, plan.lines);
+  check(shared_bytes <= s.facts().shared_bytes, ErrorKind::kUnsupportedModel, "head_dim ", shape.head_dim, " in ",
+        name_of(q.dtype), ": expected ", shared_bytes, " bytes of shared memory for a block, got ",
+        s.facts().shared_bytes);
+
   AttentionArgs args{};
   args.q = q.data;
   args.out = out.data;

@@ -117,8 +117,8 @@ __device__ __forceinline__ void copy_pieces(char* to, int step, const From& from
   }
 }
 
-// Tiles of kKeys keys and their values in two stages of shared memory. Rows have 16 bytes more than they need, so that
-// neighbours lie in different banks. Keys beyond the end and columns beyond head_dim are zeros.
+// Tiles of kKeys keys and their values in two stages of shared memory. Keys beyond the end and columns beyond head_dim
+// are zeros.
 template <class T, int kHeadDim, int kOutDim, int kKeys, int kThreads>
 struct KeyTiles {
   static constexpr int kSize = static_cast<int>(sizeof(T));

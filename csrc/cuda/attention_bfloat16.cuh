@@ -9,10 +9,11 @@ namespace llada::cuda {
 template <int kHeadDim, int kOutDim, int kWarps>
 struct BFloat16Attention {
   static constexpr int kThreads = 32 * kWarps, kLines = 16 * kWarps;
-  static constexpr int kKeys = 64;  // of a tile; a chunk has two
+  static constexpr int kKeys = attention_keys(DType::kBFloat16, kHeadDim);  // of a tile
   using Tiles = KeyTiles<std::uint16_t, kHeadDim, kOutDim, kKeys, kThreads>;
   static constexpr int kQueryBytes = kLines * Tiles::kKeyStep;
-  static constexpr int kSharedBytes = kQueryBytes + 2 * Tiles::kStageBytes;
+  static constexpr int kSharedBytes = attention_shared_bytes(DType::kBFloat16, kHeadDim, kLines);
+  static_assert(kSharedBytes == kQueryBytes + 2 * Tiles::kStageBytes && kAttentionChunk % kKeys == 0);
 
   using Scores = float[kKeys / 8][4];  // fragments: lines g and g + 8, keys 8 i + 2 t and the next
   using Sums = float[kOutDim / 8][4];  // the same with columns

@@ -9,13 +9,14 @@ namespace llada::cuda {
 template <int kHeadDim, int kOutDim>
 struct Float32Attention {
   static constexpr int kThreads = 128, kLines = 32;
-  static constexpr int kKeys = 32;      // of a tile; a chunk has four
+  static constexpr int kKeys = 32;      // of a tile: a lane each
   static constexpr int kWarpLines = 8;  // of a warp
   static constexpr int kColumns = kOutDim / 32;
   using Tiles = KeyTiles<float, kHeadDim, kOutDim, kKeys, kThreads>;
   static constexpr int kQueryBytes = kLines * Tiles::kKeyStep;
   static constexpr int kPowerBytes = kLines * kKeys * 4;
-  static constexpr int kSharedBytes = kQueryBytes + kPowerBytes + 2 * Tiles::kStageBytes;
+  static constexpr int kSharedBytes = attention_shared_bytes(DType::kFloat32, kHeadDim, kLines);
+  static_assert(kSharedBytes == kQueryBytes + kPowerBytes + 2 * Tiles::kStageBytes && kAttentionChunk % kKeys == 0);
 
   using Sums = float[kWarpLines][kColumns];  // columns lane, lane + 32, ...
 

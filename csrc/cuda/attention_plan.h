@@ -47,9 +47,24 @@ struct AttentionPlan {
   std::vector<AttentionTile> tiles;
 };
 
-// Columns of a head in one block: 32, 64 or 128.
-constexpr std::int32_t attention_out_dim(std::int64_t head_dim) {
-  return head_dim <= 32 ? 32 : head_dim <= 64 ? 64 : 128;
+// Heads are filled up with zeros to one of four sizes; of the largest, two blocks share the columns of the result.
+constexpr std::int32_t attention_head_dim(std::int64_t head_dim) {
+  return head_dim <= 32 ? 32 : head_dim <= 64 ? 64 : head_dim <= 128 ? 128 : 256;
+}
+constexpr std::int32_t attention_out_dim(std::int64_t head_dim) { return std::min(attention_head_dim(head_dim), 128); }
+
+// Keys that are in shared memory at a time, twice.
+constexpr std::int32_t attention_keys(DType dtype, std::int64_t head_dim) {
+  return dtype == DType::kFloat32 || head_dim > 128 ? 32 : 64;
+}
+
+// Of one block: queries, in float32 the exponentials of a tile, two stages of keys and values. Rows have 16 bytes more
+// than they need, so that neighbours lie in different banks.
+constexpr std::int32_t attention_shared_bytes(DType dtype, std::int64_t head_dim, std::int32_t lines) {
+  const std::int32_t size = dtype == DType::kFloat32 ? 4 : 2, keys = attention_keys(dtype, head_dim);
+  const std::int32_t key_step = attention_head_dim(head_dim) * size + 16;
+  const std::int32_t value_step = attention_out_dim(head_dim) * size + 16;
+  return lines * (key_step + (size == 4 ? keys * 4 : 0)) + 2 * keys * (key_step + value_step);
 }
 
 // Chunks that a span has blocks for. `visible` grows from block to block of an answer; a graph serves until four more
@@ -60,17 +75,19 @@ inline std::int64_t attention_chunks(const RowSpan& span) {
 }
 
 // Counts of items and tiles are rounded up to eights with empty ones, so that steps have few shapes.
+// shared_bytes: what the device lets a block have.
 inline void plan_attention(const RowSpan* spans, std::int64_t num_spans, HeadShape shape, DType dtype,
-                           AttentionPlan& plan) {
+                           std::int64_t shared_bytes, AttentionPlan& plan) {
   constexpr std::int64_t kFewBlocks = 80;  // fewer leave much of a GPU of 132 multiprocessors idle
   constexpr std::int64_t kMostPartialBytes = std::int64_t{64} << 20;
   const std::int64_t group = shape.num_heads / shape.num_kv_heads;
   std::int64_t longest = 0;
   for (std::int64_t s = 0; s < num_spans; ++s) longest = std::max(longest, spans[s].row_end - spans[s].row_begin);
-  const std::int64_t lines = dtype == DType::kFloat32 || longest * group <= 32 ? 32 : longest * group <= 64 ? 64 : 128;
-  const std::int64_t heads = std::min(group, lines), rows = lines / heads;
+  std::int32_t lines = dtype == DType::kFloat32 || longest * group <= 32 ? 32 : longest * group <= 64 ? 64 : 128;
+  while (lines > 32 && attention_shared_bytes(dtype, shape.head_dim, lines) > shared_bytes) lines /= 2;
+  const std::int64_t heads = std::min<std::int64_t>(group, lines), rows = lines / heads;
   const std::int64_t out_dim = attention_out_dim(shape.head_dim);
-  plan.lines = static_cast<std::int32_t>(lines);
+  plan.lines = lines;
   plan.heads_of_tile = static_cast<std::int32_t>(heads);
   plan.rows_of_tile = static_cast<std::int32_t>(rows);
   plan.head_parts = static_cast<std::int32_t>((group + heads - 1) / heads);
