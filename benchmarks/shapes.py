@@ -49,18 +49,22 @@ class Shape:
         blocks = 2 * self.n_layers * num_query * (matrices + scores_and_values)
         return blocks + 2 * num_head_rows * self.d_model * self.vocab_size
 
-    def write(self, folder: Path) -> Path:
-        """Random weights (seeded) as a bfloat16 checkpoint in the published layout. Returns the folder."""
+    def write(self, folder: Path, *, device: str = "cpu") -> Path:
+        """Random weights (seeded, drawn on `device`) as a bfloat16 checkpoint in the published layout.
+
+        Returns the folder.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(self.config.to_json("bfloat16"))
         with torch.device("meta"):
             sizes = {name: tensor.shape for name, tensor in LLaDA(self.config).state_dict().items()}
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator(device).manual_seed(0)
 
         def draw(size: torch.Size) -> torch.Tensor:
             if len(size) == 1:
                 return torch.ones(size, dtype=torch.bfloat16)
-            return torch.empty(size, dtype=torch.bfloat16).normal_(std=size[-1] ** -0.5, generator=generator)
+            drawn = torch.empty(size, dtype=torch.bfloat16, device=device)
+            return drawn.normal_(std=size[-1] ** -0.5, generator=generator).cpu()
 
         save_file({f"model.{name}": draw(size) for name, size in sizes.items()}, folder / "model.safetensors")
         return folder
