@@ -1,6 +1,7 @@
 // Batched selection: which candidates of each sequence are to be committed.
+#include "ops/commit.h"
+
 #include <algorithm>
-#include <limits>
 #include <numeric>
 
 #include "cpu/cpu_ops.h"
@@ -13,12 +14,7 @@ template <class ConfidenceOf>
 std::int64_t num_selected(const CommitGroup& group, std::int64_t n, const ConfidenceOf& confidence_of) {
   if (group.select == Select::kTopK) return std::min(n, group.count);
   std::int64_t taken = std::min<std::int64_t>(n, 1);
-  const auto passes = [&](std::int64_t rank) {
-    const double confidence = confidence_of(rank);
-    if (group.select == Select::kThreshold) return confidence >= group.value;
-    return static_cast<double>(rank + 2) * (1.0 - confidence) < group.value;  // n = rank + 1 of (n + 1) (1 - c_n) < f
-  };
-  while (taken < n && passes(taken)) ++taken;
+  while (taken < n && passes(group, taken, confidence_of(taken))) ++taken;
   return taken;
 }
 
@@ -31,10 +27,7 @@ void commit_group(Candidate* candidates, const CommitGroup& group, std::int64_t*
   }
   std::iota(chosen, chosen + n, group.begin);
   // Highest confidence first, then lower position. Not stable_sort: that one asks for memory.
-  const auto key = [&](std::int64_t i) {
-    const double confidence = candidates[i].confidence;
-    return confidence == confidence ? confidence : -std::numeric_limits<double>::infinity();
-  };
+  const auto key = [&](std::int64_t i) { return commit_key(candidates[i].confidence); };
   std::sort(chosen, chosen + n,
             [&](std::int64_t a, std::int64_t b) { return key(a) > key(b) || (key(a) == key(b) && a < b); });
   std::int64_t taken = num_selected(group, n, [&](std::int64_t rank) { return candidates[chosen[rank]].confidence; });
@@ -42,9 +35,9 @@ void commit_group(Candidate* candidates, const CommitGroup& group, std::int64_t*
       std::all_of(chosen, chosen + taken, [&](std::int64_t i) { return candidates[i].token == group.mask_id; });
   if (group.select != Select::kTopK && taken > 0 && all_masks) {
     // The published loop would write the mask over itself for ever: commit the best token that is one.
+    const auto other = [&](std::int64_t i) { return commit_key(candidates[i].other_confidence); };
     const auto best = std::max_element(chosen, chosen + n, [&](std::int64_t a, std::int64_t b) {
-      return candidates[a].other_confidence < candidates[b].other_confidence ||
-             (candidates[a].other_confidence == candidates[b].other_confidence && a > b);
+      return other(a) < other(b) || (other(a) == other(b) && a > b);
     });
     candidates[*best].token = candidates[*best].other_token;
     candidates[*best].confidence = candidates[*best].other_confidence;

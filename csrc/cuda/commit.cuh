@@ -3,11 +3,10 @@
 // bounds it are the barriers between them. Groups that don't fit are sorted in device memory.
 #pragma once
 
-#include <cmath>
 #include <limits>
 
 #include "cuda/device/target.cuh"
-#include "ops/ops.h"
+#include "ops/commit.h"
 
 namespace llada::cuda {
 
@@ -33,11 +32,6 @@ struct Sorted {
   }
 };
 
-// What order goes by: a NaN comes last.
-__device__ __forceinline__ double commit_key(double confidence) {
-  return confidence == confidence ? confidence : -std::numeric_limits<double>::infinity();
-}
-
 // Bitonic sort of n elements, any number: all comparisons point the same way (each merge begins with a mirror image),
 // so elements beyond the end would stay there and need not exist. Batcher, "Sorting networks and their applications"
 // (1968).
@@ -53,12 +47,6 @@ __device__ __forceinline__ void sort_by_block(const Sorted& sorted, std::int32_t
     }
   }
   __syncthreads();
-}
-
-// Whether the rule takes the candidate of that rank, given that it takes all before it.
-__device__ __forceinline__ bool passes(const CommitGroup& group, std::int32_t rank, double confidence) {
-  if (group.select == Select::kThreshold) return confidence >= group.value;
-  return static_cast<double>(rank + 2) * (1.0 - confidence) < group.value;  // n = rank + 1 of (n + 1) (1 - c_n) < f
 }
 
 // candidates, chosen: (num_candidates); groups: one for each block. Of more than `capacity` candidates, which the
