@@ -48,7 +48,7 @@ class Staging {
 class Session {
  public:
   // stream: of the caller, who keeps it open; nullptr: one of our own. Throws DeviceError.
-  Session(int index, cudaStream_t stream);
+  explicit Session(int index, cudaStream_t stream = nullptr);
   ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;

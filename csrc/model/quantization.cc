@@ -136,6 +136,8 @@ bool is_quantized_weight(Stream stream, const StoredWeight& weight) {
     for (std::int64_t i = 0; i < value_bytes; ++i) {
       if (v.dtype == DType::kInt8)
         row_good &= static_cast<signed char>(values[i]) != -128;
+      else if (v.dtype == DType::kFloat8)
+        row_good &= (values[i] & 0x7f) != 0x7f;
       else
         row_good &= (values[i] & 0x0f) != 0 && (values[i] & 0xf0) != 0;
     }

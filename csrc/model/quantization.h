@@ -42,8 +42,8 @@ std::int64_t num_scale_groups(DType dtype, std::int64_t cols);  // of a row: 1 b
 // (rows, num_scale_groups). False if a value is not finite.
 bool quantize_weight(Stream stream, ConstTensor from, DType dtype, char* values, float* scales);
 
-// False if values or scales from a file are none that the rule can give: int8 -128, int4 -8, a scale that is not a
-// positive number.
+// False if values or scales are none that the rule can give: int8 -128, int4 -8, a float8 that is no number, a scale
+// that is not a positive number.
 bool is_quantized_weight(Stream stream, const StoredWeight& weight);
 
 }  // namespace llada
