@@ -77,7 +77,9 @@ __device__ __forceinline__ float score_scale(int head_dim) {
 }
 
 // 2^((score - base) * scale), 0 for -inf. A NaN stays one: a key that is not a number must show in the result.
-__device__ __forceinline__ float power(float score, float base, float scale) { return exp2f((score - base) * scale); }
+__device__ __forceinline__ float power(float score, float base, float scale) {
+  return power_of_two((score - base) * scale);
+}
 
 // What scores are measured from: the largest, or 0 where all are -inf or not a number.
 __device__ __forceinline__ float base_of(float largest) { return largest == -INFINITY ? 0.0f : largest; }
@@ -103,17 +105,20 @@ __device__ __forceinline__ float joined(float before, float next, const Join& by
   return fmaf(next, by.taken, before * by.kept);
 }
 
-// Starts copies of kRows rows of kPieces 16-byte pieces to shared memory, `step` bytes from row to row.
-// from(row, piece): where in memory, nullptr for zeros.
-template <int kRows, int kPieces, int kThreads, class From>
-__device__ __forceinline__ void copy_pieces(char* to, int step, const From& from) {
-  static_assert(kRows * kPieces % kThreads == 0 && kThreads % kPieces == 0);
-  const int piece = static_cast<int>(threadIdx.x) % kPieces;
+// Starts copies of kRows rows of kPieces 16-byte pieces to shared memory; zeros from num_rows and num_pieces on.
+template <int kRows, int kPieces, int kThreads>
+__device__ __forceinline__ void copy_rows(char* to, int to_step, const char* from, int from_step, int num_rows,
+                                          int num_pieces) {
+  constexpr int kTurnRows = kThreads / kPieces;
+  static_assert(kThreads % kPieces == 0 && kRows % kTurnRows == 0);
+  const int piece = static_cast<int>(threadIdx.x) % kPieces, row = static_cast<int>(threadIdx.x) / kPieces;
+  const int rows_left = piece < num_pieces ? num_rows - row : 0;
+  to += row * to_step + 16 * piece;
+  from += static_cast<std::int64_t>(row) * from_step + 16 * piece;
 #pragma unroll
-  for (int turn = 0; turn < kRows * kPieces / kThreads; ++turn) {
-    const int row = static_cast<int>(threadIdx.x) / kPieces + turn * (kThreads / kPieces);
-    const char* at = from(row, piece);
-    copy_async<16>(to + row * step + 16 * piece, at, at != nullptr);
+  for (int turn = 0; turn < kRows; turn += kTurnRows) {
+    copy_async<16>(to + turn * to_step, from, turn < rows_left);
+    from += static_cast<std::int64_t>(kTurnRows) * from_step;
   }
 }
 
@@ -151,14 +156,10 @@ struct KeyTiles {
   // Starts the copies of keys [key, key + kKeys) and closes the group, which is empty beyond the end.
   __device__ __forceinline__ void fetch(int key, int stage) const {
     if (key < key_end) {
-      const auto from = [&](const char* base, int num_pieces) {
-        return [=](int row, int piece) -> const char* {
-          if (key + row >= key_end || piece >= num_pieces) return nullptr;
-          return base + static_cast<std::int64_t>(key + row) * step + 16 * piece;
-        };
-      };
-      copy_pieces<kKeys, kKeyPieces, kThreads>(keys(stage), kKeyStep, from(k, step / 16));
-      copy_pieces<kKeys, kValuePieces, kThreads>(values(stage), kValueStep, from(v, value_pieces));
+      const std::int64_t offset = static_cast<std::int64_t>(key) * step;
+      copy_rows<kKeys, kKeyPieces, kThreads>(keys(stage), kKeyStep, k + offset, step, key_end - key, step / 16);
+      copy_rows<kKeys, kValuePieces, kThreads>(values(stage), kValueStep, v + offset, step, key_end - key,
+                                               value_pieces);
     }
     copy_async_commit();
   }
@@ -168,12 +169,16 @@ struct KeyTiles {
 template <class T, int kLines, int kHeadDim, int kThreads>
 __device__ __forceinline__ void fetch_queries(const AttentionArgs& args, const AttentionItem& item,
                                               const HeadPart& part, char* shared) {
-  constexpr int kSize = static_cast<int>(sizeof(T));
-  copy_pieces<kLines, kHeadDim * kSize / 16, kThreads>(
-      shared, kHeadDim * kSize + 16, [&](int line, int piece) -> const char* {
-        if (line >= item.num_rows * part.num_heads || 16 * piece >= args.head_dim * kSize) return nullptr;
-        return static_cast<const char*>(args.q) + line_offset(args, part, item.row_begin, line) * kSize + 16 * piece;
-      });
+  constexpr int kSize = static_cast<int>(sizeof(T)), kPieces = kHeadDim * kSize / 16;
+  static_assert(kLines * kPieces % kThreads == 0);
+  const char* const q = static_cast<const char*>(args.q);
+#pragma unroll
+  for (int at = static_cast<int>(threadIdx.x); at < kLines * kPieces; at += kThreads) {
+    const int line = at / kPieces, piece = at % kPieces;
+    const bool valid = line < item.num_rows * part.num_heads && 16 * piece < args.head_dim * kSize;
+    const std::int64_t offset = valid ? line_offset(args, part, item.row_begin, line) * kSize + 16 * piece : 0;
+    copy_async<16>(shared + line * (kHeadDim * kSize + 16) + 16 * piece, q + offset, valid);
+  }
 }
 
 // Joins the chunks of each line in ascending order and writes the result. A warp has a line, a lane four columns.

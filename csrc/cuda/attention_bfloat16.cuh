@@ -43,30 +43,37 @@ struct BFloat16Attention {
   // totals are those of this lane's keys until the chunk is over.
   static __device__ __forceinline__ void fold(Scores& scores, int key, int key_end, int lane, float scale,
                                               SoftmaxState (&state)[2], Sums& sums) {
-    float base[2], kept[2];
+    if (key + kKeys > key_end) {
 #pragma unroll
-    for (int i = 0; i < kKeys / 8; ++i)
+      for (int i = 0; i < kKeys / 8; ++i)
 #pragma unroll
-      for (int e = 0; e < 4; ++e)
-        if (key + 8 * i + lane % 4 * 2 + e % 2 >= key_end) scores[i][e] = -INFINITY;
+        for (int e = 0; e < 4; ++e)
+          if (key + 8 * i + lane % 4 * 2 + e % 2 >= key_end) scores[i][e] = -INFINITY;
+    }
+    float kept[2];
+    bool changed = false;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      float largest = state[h].largest;
+      const float before = state[h].largest;
+      float largest = before;
 #pragma unroll
       for (int i = 0; i < kKeys / 8; ++i) largest = fmaxf(largest, fmaxf(scores[i][2 * h], scores[i][2 * h + 1]));
       largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, 1));
       largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, 2));
-      base[h] = base_of(largest);
-      kept[h] = power(state[h].largest, base[h], scale);
-      state[h] = {largest, state[h].total * kept[h]};
+      const float base = base_of(largest);
+      kept[h] = power(before, base, scale);
+      changed = changed || (before != -INFINITY && kept[h] != 1.0f);  // before -inf: the sums are zero
+      float total = 0;
+#pragma unroll
+      for (int i = 0; i < kKeys / 8; ++i)
+#pragma unroll
+        for (int e = 2 * h; e < 2 * h + 2; ++e) {
+          scores[i][e] = power_of_two(fmaf(scores[i][e], scale, -base * scale));
+          total += scores[i][e];
+        }
+      state[h] = {largest, fmaf(state[h].total, kept[h], total)};
     }
-#pragma unroll
-    for (int i = 0; i < kKeys / 8; ++i)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        scores[i][e] = power(scores[i][e], base[e / 2], scale);
-        state[e / 2].total += scores[i][e];
-      }
+    if (!__any_sync(~0u, changed)) return;
 #pragma unroll
     for (int j = 0; j < kOutDim / 8; ++j)
 #pragma unroll

@@ -1,3 +1,4 @@
+#include "core/check.h"
 #include "cuda/kernels.h"
 #include "cuda/rms_norm.cuh"
 #include "cuda/session.h"
@@ -19,13 +20,17 @@ auto kernel_for(DType out) {
 }
 
 void run_rms_norm(const RmsNormArgs& args, cudaStream_t stream) {
-  launch("rms_norm", kernel_for(args.dtype), dim3(static_cast<unsigned>(args.num_rows)), kRowThreads, 0, stream, args);
+  launch("rms_norm", kernel_for(args.dtype), dim3(static_cast<unsigned>(args.num_rows)), kRowThreads,
+         rms_norm_shared_bytes(args.cols), stream, args);
 }
 
 }  // namespace
 
 void rms_norm(Stream stream, ConstTensor x, ConstTensor weight, float eps, Tensor out) {
   if (x.rows == 0) return;
+  Session& s = session_of(stream);
+  const std::int64_t most_cols = (s.facts().shared_bytes - 1024) / 8;  // the kernel has some of its own
+  check(x.cols <= most_cols, ErrorKind::kUnsupportedModel, "expected d_model up to ", most_cols, ", got ", x.cols);
   RmsNormArgs args{};
   args.x = static_cast<const float*>(x.data);
   args.weight = static_cast<const float*>(weight.data);
@@ -34,7 +39,7 @@ void rms_norm(Stream stream, ConstTensor x, ConstTensor weight, float eps, Tenso
   args.num_rows = static_cast<std::int32_t>(x.rows);
   args.dtype = out.dtype;
   args.eps = eps;
-  session_of(stream).push(run_rms_norm, args);
+  s.push(run_rms_norm, args);
 }
 
 }  // namespace llada::cuda

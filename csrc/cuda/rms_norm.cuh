@@ -1,6 +1,9 @@
-// Root-mean-square norm of each row of the residual stream, to T or quantised. A block has a row, which it reads again
-// from the first-level cache for each pass; with the few rows of a step the latency of two trips bounds it.
+// Root-mean-square norm of each row of the residual stream, to T or quantised. A block has a row; row and weight come
+// to shared memory in one trip, before the mean is known. With the few rows of a step the latency of it bounds the
+// kernel, with many rows memory does.
 #pragma once
+
+#include <type_traits>
 
 #include "cuda/quantize.cuh"
 
@@ -16,42 +19,46 @@ struct RmsNormArgs {
   float eps;
 };
 
-// 1 / sqrt(mean(x^2) + eps)
-__device__ __forceinline__ float norm_factor(const float* x, std::int64_t cols, float eps) {
-  __shared__ float partial[kRowWarps];
-  float squares = 0;
-#pragma unroll 4
-  for (std::int64_t i = 4 * static_cast<std::int64_t>(threadIdx.x); i < cols; i += 4 * kRowThreads) {
-    const Quad v = load_quad(x, i, cols);
-    squares += v.v[0] * v.v[0] + v.v[1] * v.v[1] + (v.v[2] * v.v[2] + v.v[3] * v.v[3]);
-  }
-  squares = over_block(squares, partial, [](float a, float b) { return a + b; });
-  return 1.0f / sqrtf(squares / static_cast<float>(cols) + eps);
-}
+// Of dynamic shared memory: a row of whole quads, and the weight.
+constexpr std::int64_t rms_norm_shared_bytes(std::int64_t cols) { return 2 * ((cols + 3) / 4 * 16); }
 
 template <DType kOut>
 __global__ void rms_norm_kernel(RmsNormArgs args) {
-  const std::int64_t r = blockIdx.x;
-  const std::int64_t cols = args.cols;
-  const float* x = args.x + r * cols;
-  const float factor = norm_factor(x, cols, args.eps);
+  LLADA_SHARED_MEMORY(shared);
+  __shared__ float partial[kRowWarps];
+  const std::int64_t r = blockIdx.x, cols = args.cols;
+  const std::int64_t first = threadIdx.x, num_quads = (cols + 3) / 4;
+  Quad* const row = reinterpret_cast<Quad*>(shared);
+  Quad* const weight = row + num_quads;
+
+  float squares = 0;
+#pragma unroll 4
+  for (std::int64_t i = first; i < num_quads; i += kRowThreads) {
+    const Quad x = load_quad(args.x + r * cols, 4 * i, cols);
+    weight[i] = load_quad(args.weight, 4 * i, cols);
+    row[i] = x;
+    squares += x.v[0] * x.v[0] + x.v[1] * x.v[1] + (x.v[2] * x.v[2] + x.v[3] * x.v[3]);
+  }
+  squares = over_block(squares, partial, [](float a, float b) { return a + b; });
+  const float factor = 1.0f / sqrtf(squares / static_cast<float>(cols) + args.eps);
+
+  // A thread meets the quads again that it wrote.
   const auto normed = [&](std::int64_t i) {
-    Quad v = load_quad(x, i, cols);
-    const Quad w = load_quad(args.weight, i, cols);
+    Quad x = row[i / 4];
+    const Quad w = weight[i / 4];
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
-      v.v[e] *= factor;
-      if (kOut == DType::kBFloat16) v.v[e] = bf16_to_float(float_to_bf16(v.v[e]));
-      v.v[e] *= w.v[e];
+      x.v[e] *= factor;
+      if (kOut == DType::kBFloat16) x.v[e] = bf16_to_float(float_to_bf16(x.v[e]));
+      x.v[e] *= w.v[e];
     }
-    return v;
+    return x;
   };
   if constexpr (kOut == DType::kFloat32 || kOut == DType::kBFloat16) {
     using T = std::conditional_t<kOut == DType::kFloat32, float, std::uint16_t>;
     T* out = static_cast<T*>(args.out) + r * cols;
 #pragma unroll 4
-    for (std::int64_t i = 4 * static_cast<std::int64_t>(threadIdx.x); i < cols; i += 4 * kRowThreads)
-      store_quad(out, i, cols, normed(i));
+    for (std::int64_t i = first; i < num_quads; i += kRowThreads) store_quad(out, 4 * i, cols, normed(4 * i));
   } else {
     quantize_row<kOut>(cols, normed, static_cast<char*>(args.out) + r * row_bytes(kOut, cols));
   }

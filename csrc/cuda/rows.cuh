@@ -9,7 +9,7 @@ namespace llada::cuda {
 constexpr int kRowThreads = 256;  // of a block that has one row
 constexpr int kRowWarps = kRowThreads / 32;
 
-struct Quad {
+struct alignas(16) Quad {
   float v[4];
 };
 

@@ -90,6 +90,17 @@ __device__ __forceinline__ void multiply_float8(float (&c)[4], const std::uint32
 
 #endif  // the imitations are in cuda_host.h
 
+// 2^x to 2 units in the last place, 0 below 2^-126. A NaN stays one.
+__device__ __forceinline__ float power_of_two(float x) {
+#if defined(__CUDACC__)
+  float out;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(x));
+  return out;
+#else
+  return std::exp2(x);
+#endif
+}
+
 // Two floats rounded to bfloat16, ties to even, the first one in the low half.
 __device__ __forceinline__ std::uint32_t bf16_pair(float low, float high) {
 #if defined(__CUDACC__)
