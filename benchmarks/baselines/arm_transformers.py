@@ -28,7 +28,8 @@ NAMES = {  # of a layer's tensors: ours -> theirs
 class TransformersArm:
     """`stop_ids` end an answer; without any, every answer has all the tokens asked for.
 
-    `cache`: "static" or "dynamic", of `generate`. Threads are torch's own (`torch.set_num_threads`). Raises NotInstalled.
+    `cache`: "static" or "dynamic", of `generate`. Threads are those of torch (`torch.set_num_threads`). Raises
+    NotInstalled.
     """
 
     kind: Kind = "arm"
