@@ -103,15 +103,20 @@ RIVALS: Mapping[str, Rival] = {
 
 
 def rival_entries(work: Workload, names: Sequence[str], threads: int, setting: Mapping[str, object]) -> list[Entry]:
-    """An entry for each name that this workload can be put to; "name@1" is with so many threads. ConfigError."""
+    """An entry for each name that this workload can be put to; "name@1" is with so many threads, a URL with "#model" an
+    endpoint. ConfigError.
+    """
     answers = cache(lambda: _arm_answers(work))
     entries = []
     for name in names:
+        if is_endpoint(name):
+            entries.append(endpoint_entry(work, name, setting))
+            continue
         kind, _, own = name.partition("@")
         if kind not in RIVALS or (own and not (own.isdecimal() and 1 <= int(own) <= 1024)):
             raise ConfigError(
-                f"against: expected names of {', '.join(RIVALS)}, each maybe with @ and a number of threads, or none, "
-                f"got {name!r}",
+                f"against: expected names of {', '.join(RIVALS)}, each maybe with @ and a number of threads, "
+                f"http://host/v1#model, or none, got {name!r}",
                 param="against",
             )
         rival, count = RIVALS[kind], int(own or threads)
@@ -129,6 +134,29 @@ def rival_entries(work: Workload, names: Sequence[str], threads: int, setting: M
             entry = replace(entry, check=agrees_with(answers, ALIKE))
         entries.append(entry)
     return entries
+
+
+def is_endpoint(name: str) -> bool:
+    return name.startswith(("http://", "https://"))
+
+
+def open_endpoint(work: Workload, name: str) -> System:
+    """A server that speaks OpenAI's completions, "http://host:8000/v1#model"; prompts go as token ids. ConfigError."""
+    from benchmarks.baselines.openai_endpoint import OpenAIEndpoint
+
+    url, _, model = name.partition("#")
+    if not model:
+        raise ConfigError(f"expected an address and a model, http://host:8000/v1#model, got {name!r}", param="against")
+    try:
+        return OpenAIEndpoint(url, model, stop_ids=work.stop_ids, ignore_eos=work.is_fixed, encode=work.encode)
+    except ValueError as error:
+        raise ConfigError(str(error), param="against") from error
+
+
+def endpoint_entry(work: Workload, name: str, setting: Mapping[str, object]) -> Entry:
+    """What serves there is not known, so it need not answer as anybody else, nor the same way twice."""
+    own = {**(work.setting or {}), "endpoint": name, **setting}
+    return Entry(name, partial(open_endpoint, work, name), own, work.check, work.judge, repeats_itself=False)
 
 
 def _arm_answers(work: Workload) -> list[tuple[int, ...]]:

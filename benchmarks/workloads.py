@@ -38,6 +38,7 @@ class Workload:
     check: Check = any_answer
     setting: Mapping[str, Any] | None = None  # what rows say of it
     reference: Callable[[], list[tuple[int, ...]]] | None = None  # the first answers, by the published loop in torch
+    encode: Callable[[str], Sequence[int]] | None = None  # text -> token ids, where there is a tokenizer
     vocabulary: int = ORDINARY
     is_fixed: bool = False  # no end token ends an answer
 
@@ -100,6 +101,7 @@ def pair_workload(name: str, num_questions: int) -> Workload:
         pair.judge,
         setting={"pair": name, "about": pair.about},
         reference=cache(lambda: _published_answers(pair)),
+        encode=lambda text: pair.tokenizer.encode(text, add_special_tokens=False).ids,
         vocabulary=pair.tokenizer.get_vocab_size(),
     )
 
