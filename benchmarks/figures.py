@@ -52,6 +52,7 @@ def panels(count: int, *, width: float = 5.0, height: float = 3.9) -> tuple[Figu
         down, across, figsize=(width * across, height * down), layout="constrained", squeeze=False
     )
     for axis in axes.flat:
+        axis.set_axisbelow(True)
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
     for axis in axes.flat[count:]:
