@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -30,6 +30,10 @@ class Pair:
     arm: Path
     items: tuple[Item, ...]
     tokenizer: Tokenizer
+
+    def some(self, count: int) -> "Pair":
+        """The same pair with fewer questions, spread over all."""
+        return replace(self, items=_spread(self.items, count))
 
     @property
     def stop_ids(self) -> tuple[int, ...]:

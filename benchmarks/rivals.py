@@ -23,6 +23,7 @@ class Rival:
     open: Open
     setting: Mapping[str, object] = field(default_factory=dict)
     is_arm: bool = True
+    is_examined: bool = True
     fixed_work_only: bool = False  # it knows no end tokens
 
 
@@ -80,6 +81,7 @@ RIVALS: Mapping[str, Rival] = {
         _torch_mdm("none"),
         {"type": "bfloat16", "tokens_per_step": 1},
         is_arm=False,
+        is_examined=False,
     ),
     "torch-fast-dllm": Rival(
         "the same, Fast-dLLM's dual cache in torch",
@@ -128,6 +130,7 @@ def rival_entries(work: Workload, names: Sequence[str], threads: int, setting: M
             {**(work.setting or {}), "threads": count, **rival.setting, **setting},
             work.check,
             work.judge,
+            is_examined=rival.is_examined,
             may_fail=True,
         )
         if rival.is_arm and work.judge is not None:

@@ -29,6 +29,7 @@ def row(system: str, kind: str, speed: float | None, **setting) -> dict:
         "batch": 1,
         "rounds": 3,
         "right": 1,
+        "judged": 1,
         "share_right": 0.9,
         "check": None if speed else "broken & <odd>",
         "partial": None,
