@@ -18,6 +18,7 @@ from benchmarks.measure import Entry
 from benchmarks.plan import Plan, add
 from benchmarks.questions import PAIRS
 from benchmarks.report import (
+    BY_CPU,
     COLUMNS,
     FIRST_TEXT,
     LATENCY,
@@ -195,11 +196,11 @@ def compare(
 
 QUALITY: tuple[Column, ...] = (
     ("system", lambda r: f"{r['setting']['pair']}: {r['system']}"),
-    *(RIGHT, SPEED, SPREAD, PER_FORWARD, PADDING, FIRST_TEXT, LATENCY, MEMORY),
+    *(RIGHT, SPEED, SPREAD, BY_CPU, PER_FORWARD, PADDING, FIRST_TEXT, LATENCY, MEMORY),
 )
 FIXED: tuple[Column, ...] = (
     ("system", lambda r: f"{r['setting']['shape']}: {r['system']}"),
-    *(SPEED, SPREAD, NFE, PER_FORWARD, FIRST_TEXT, MEMORY),
+    *(SPEED, SPREAD, BY_CPU, NFE, PER_FORWARD, FIRST_TEXT, MEMORY),
 )
 COMPARISONS = {
     "matched-quality": (matched_quality.run, QUALITY),

@@ -88,6 +88,11 @@ class Measured:
         return self.tokens / self.wall_s if self.wall_s else None
 
     @property
+    def tokens_per_cpu_s(self) -> float | None:
+        """Where others take time slices, this is what can be compared, if nobody waits in a loop."""
+        return self.tokens / self.cpu_s if self.cpu_s else None
+
+    @property
     def tokens_per_forward(self) -> float | None:
         return self.tokens / self.nfe if self.nfe else None
 
@@ -102,7 +107,7 @@ class Measured:
 
     def to_dict(self) -> dict[str, object]:
         """Plain JSON values, those that follow from others too."""
-        derived = ("tokens_per_s", "tokens_per_forward", "padding_share", "share_right")
+        derived = ("tokens_per_s", "tokens_per_cpu_s", "tokens_per_forward", "padding_share", "share_right")
         return asdict(self) | {name: getattr(self, name) for name in derived}
 
 
@@ -255,7 +260,8 @@ def measure(
                     raise
                 skipped.append(f"{entry.name}: left out: {type(error).__name__}: {str(error).strip().splitlines()[0]}")
             else:
-                asking.memory_bytes = memory.num_bytes
+                is_shared = getattr(system, "is_shared", False)  # then another has paid
+                asking.memory_bytes = None if is_shared else memory.num_bytes
                 askings.append(asking)
         for line in skipped:
             say(line)

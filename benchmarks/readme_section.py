@@ -16,6 +16,7 @@ from benchmarks.harness import ROOT
 from benchmarks.matched_quality import TARGET, fastest
 from benchmarks.record import PARTS, RESULTS
 from benchmarks.report import (
+    BY_CPU,
     FIRST_TEXT,
     LATENCY,
     MEMORY,
@@ -255,7 +256,7 @@ def bullets(report: Report) -> list[str]:
 
 def quality_details(report: Report) -> list[str]:
     system: Column = ("system", lambda r: f"{r['setting']['pair']}: {r['system']}")
-    shown = (system, RIGHT, SPEED, SPREAD, PER_FORWARD, PADDING, FIRST_TEXT, LATENCY, MEMORY)
+    shown = (system, RIGHT, SPEED, SPREAD, BY_CPU, PER_FORWARD, PADDING, FIRST_TEXT, LATENCY, MEMORY)
     title = ["### Every setting of the trained pairs", "", f"{stamp(report)}.", ""]
     return [*title, *markdown(report.rows, shown), *bullets(report)]
 

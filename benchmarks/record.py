@@ -40,7 +40,7 @@ def record_trace(plan: Plan) -> Report:
 
 
 PARTS: Mapping[str, tuple[Callable[[Plan], Report], int]] = {  # what makes it, and of how many rounds
-    "matched-quality": (matched_quality.run, 7),
+    "matched-quality": (matched_quality.run, 5),
     "fixed-work": (fixed_work.run, 3),
     "roof": (roof.run, 3),
     "scaling": (scaling.run, 3),

@@ -102,6 +102,7 @@ def speed(row: Row) -> str:
 SYSTEM: Column = ("system", lambda r: r["system"])
 BATCH: Column = ("batch", lambda r: str(r["batch"]))
 SPEED: Column = ("tokens/s", speed)
+BY_CPU: Column = ("by CPU", lambda r: number(r["tokens_per_cpu_s"]))
 SPREAD: Column = ("spread", lambda r: percent(r["spread"]))
 RIGHT: Column = ("right", lambda r: percent(r["share_right"], 1))
 PADDING: Column = ("padding", lambda r: percent(r["padding_share"]))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.baselines.contract import Answer, Kind, NotInstalled, Question, cut
+from benchmarks.baselines.contract import Answer, Kind, NotInstalled, Question, check_room, cut
 from training.model import LLaDA, ModelConfig
 
 NAMES = {  # of a layer's tensors: ours -> theirs
@@ -58,6 +58,7 @@ class TransformersArm:
 
     @torch.inference_mode()
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
+        check_room(questions, self.config.max_sequence_length)
         longest = max(len(question.prompt) for question in questions)
         limits = [question.max_new_tokens for question in questions]
         tokens = torch.full((len(questions), longest), self.config.pad_token_id)

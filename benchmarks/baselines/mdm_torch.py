@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 
-from benchmarks.baselines.contract import Answer, Kind, Question, cut
+from benchmarks.baselines.contract import Answer, Kind, Question, check_room, cut
 from benchmarks.baselines.fast_dllm_torch import DualCacheLoop, PrefixCacheLoop
 from benchmarks.baselines.llada_torch import FullLoop
 from benchmarks.baselines.rules import Rule, factor, schedule, threshold, top
@@ -64,6 +64,7 @@ class TorchMdm:
 
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
         began = time.perf_counter()
+        check_room(questions, self.model.config.max_sequence_length)
         alike: dict[tuple[int, int], list[int]] = {}
         for index, question in enumerate(questions):
             alike.setdefault((len(question.prompt), question.max_new_tokens), []).append(index)

@@ -36,6 +36,7 @@ def row(system: str, kind: str, speed: float | None, **setting) -> dict:
         "tokens": 100,
         "tokens_per_s": speed,
         "tokens_per_forward": 4.0,
+        "tokens_per_cpu_s": speed,
         "wall_s": speed and 100 / speed,
         "spread": 0.1,
         "nfe": 25,
