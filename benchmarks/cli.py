@@ -18,6 +18,7 @@ from benchmarks.measure import Entry
 from benchmarks.plan import Plan, add
 from benchmarks.questions import PAIRS
 from benchmarks.report import (
+    BY_CPU,
     COLUMNS,
     FIRST_TEXT,
     LATENCY,
@@ -33,7 +34,7 @@ from benchmarks.report import (
     load_report,
     show,
 )
-from benchmarks.rivals import RIVALS
+from benchmarks.rivals import RIVALS, open_endpoint
 from benchmarks.shapes import SHAPES
 from benchmarks.workloads import Workload, folder_workload, pair_workload, shape_workload
 from llada_rt import ConfigError, OutputError, _core
@@ -59,7 +60,7 @@ PromptLength = Annotated[int, typer.Option("--prompt-length", min=1, help="Of ra
 Repeats = Annotated[int, typer.Option("--repeats", min=1, max=1000, help="Rounds after the one that warms up.")]
 Against = Annotated[
     list[str] | None,
-    typer.Option("--against", help="Beside whom; may be given more than once: " + ", ".join(RIVALS) + "; none."),
+    typer.Option("--against", help=f"Beside whom; may be given more than once: {', '.join(RIVALS)}; URL#model; none."),
 ]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Folder for JSON, PNG and HTML.")]
 Baseline = Annotated[
@@ -141,6 +142,9 @@ def serve(
         float | None, typer.Option("--rate", min=1e-3, help="Of them a second, a Poisson process [by --load].")
     ] = None,
     load: Annotated[float, typer.Option("--load", min=0.01, max=10.0, help="Share of the capacity, measured.")] = 0.7,
+    endpoint: Annotated[
+        str | None, typer.Option("--endpoint", help="Of an OpenAI-compatible server, asked after us: URL#model.")
+    ] = None,
     prompt_length: PromptLength = 64,
     repeats: Repeats = 1,
     output: Output = None,
@@ -156,7 +160,8 @@ def serve(
     count = 2 * engine_options.get("max_num_seqs", 8)
     with workload(model, pair, shape, prompt_length, params_options, count) as work:
         recorded = None if trace is None else serve_trace.read_trace(trace, work.vocabulary)
-        asked = serve_trace.Trace(recorded, requests, rate, load)
+        server = None if endpoint is None else open_endpoint(work, endpoint)
+        asked = serve_trace.Trace(recorded, requests, rate, load, server)
         report = serve_trace.run(plan, work, engine_options, decoding(work, params_options), asked)
     finish(report, columns(report, COLUMNS), output, baseline, allow, as_json)
 
@@ -191,11 +196,11 @@ def compare(
 
 QUALITY: tuple[Column, ...] = (
     ("system", lambda r: f"{r['setting']['pair']}: {r['system']}"),
-    *(RIGHT, SPEED, SPREAD, PER_FORWARD, PADDING, FIRST_TEXT, LATENCY, MEMORY),
+    *(RIGHT, SPEED, SPREAD, BY_CPU, PER_FORWARD, PADDING, FIRST_TEXT, LATENCY, MEMORY),
 )
 FIXED: tuple[Column, ...] = (
     ("system", lambda r: f"{r['setting']['shape']}: {r['system']}"),
-    *(SPEED, SPREAD, NFE, PER_FORWARD, FIRST_TEXT, MEMORY),
+    *(SPEED, SPREAD, BY_CPU, NFE, PER_FORWARD, FIRST_TEXT, MEMORY),
 )
 COMPARISONS = {
     "matched-quality": (matched_quality.run, QUALITY),

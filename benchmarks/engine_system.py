@@ -16,20 +16,20 @@ class Engines:
     def __init__(self) -> None:
         self._open: dict[str, tuple[Engine, int]] = {}
 
-    def take(self, folder: Path, options: Mapping[str, Any]) -> tuple[Engine, Callable[[], None]]:
-        """An engine, and what gives it back."""
+    def take(self, folder: Path, options: Mapping[str, Any]) -> tuple[Engine, bool, Callable[[], None]]:
+        """An engine, whether it was open already, and what gives it back."""
         key = repr((folder, sorted(options.items())))
         engine, users = self._open.get(key) or (Engine(folder, **options), 0)
         self._open[key] = engine, users + 1
 
         def give_back() -> None:
-            engine, users = self._open.pop(key)
-            if users > 1:
-                self._open[key] = engine, users - 1
+            engine, count = self._open.pop(key)
+            if count > 1:
+                self._open[key] = engine, count - 1
             else:
                 engine.close()
 
-        return engine, give_back
+        return engine, users > 0, give_back
 
 
 def params_for(options: Mapping[str, Any], gen_length: int) -> SamplingParams:
@@ -55,7 +55,7 @@ class EngineSystem:
         engines: Engines | None = None,
     ) -> None:
         self.name, self.params_options, self.stop_ids = name, dict(params_options), tuple(stop_ids)
-        self.engine, self.close = (engines or Engines()).take(folder, engine_options)
+        self.engine, self.is_shared, self.close = (engines or Engines()).take(folder, engine_options)
 
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
         began = time.perf_counter()

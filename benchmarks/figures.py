@@ -11,7 +11,7 @@ from matplotlib import pyplot, ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.report import Report, Row
+from benchmarks.report import Report, Row, is_ours
 
 # Colours that are told apart by any eye (Okabe and Ito), by what computes.
 COLOURS = {
@@ -27,7 +27,7 @@ OTHER = "#777777"
 
 def colour_of(row: Row) -> str:
     """Ours by compute type, the others by package."""
-    if row["kind"] == "mdm" and row["setting"].get("compute_type") in COLOURS:
+    if is_ours(row) and row["setting"].get("compute_type") in COLOURS:
         return COLOURS[row["setting"]["compute_type"]]
     return next((colour for name, colour in COLOURS.items() if row["system"].startswith(name)), OTHER)
 
@@ -52,6 +52,7 @@ def panels(count: int, *, width: float = 5.0, height: float = 3.9) -> tuple[Figu
         down, across, figsize=(width * across, height * down), layout="constrained", squeeze=False
     )
     for axis in axes.flat:
+        axis.set_axisbelow(True)
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
     for axis in axes.flat[count:]:
@@ -121,16 +122,16 @@ def draw_matched_quality(report: Report) -> Figure:
     pairs = groups(timed(report.rows), "pair")
     figure, axes = panels(max(len(pairs), 1), width=6.4, height=4.8)
     for axis, (pair, rows) in zip(axes, pairs.items(), strict=False):
-        ours = [row for row in rows if row["kind"] == "mdm"]
+        ours = [row for row in rows if is_ours(row)]
         labelled: set[str] = set()
         for row in rows:
             is_arm = row["kind"] == "arm"
-            label = row["system"] if is_arm else f"ours, {row['setting'].get('compute_type', '')}"
+            label = f"ours, {row['setting'].get('compute_type', '')}" if is_ours(row) else row["system"]
             axis.plot(
                 row["tokens_per_s"],
                 100 * row["share_right"],
-                marker="s" if is_arm else "o",
-                markersize=8 if is_arm else 5,
+                marker="s" if is_arm else "o" if is_ours(row) else "^",
+                markersize=5 if is_ours(row) else 8,
                 linestyle="none",
                 color=colour_of(row),
                 fillstyle="none" if is_arm and "q8_0" in row["system"] else "full",

@@ -18,7 +18,10 @@ from benchmarks.workloads import Workload, shape_workload
 
 TOKENS_PER_STEP = (1, 2, 3, 4, 8)
 COMPUTE_TYPES = ("bfloat16", "int8")
-RIVALS = ("torch", "llama.cpp-bf16", "llama.cpp-q8_0")
+RIVALS = (
+    *("torch-llada", "torch-fast-dllm", "torch-fast-dllm-k4"),
+    *("torch", "transformers", "llama.cpp-bf16", "llama.cpp-q8_0"),
+)
 QUICK_RIVALS = ("torch", "llama.cpp-q8_0")
 
 

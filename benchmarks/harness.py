@@ -18,6 +18,7 @@ from pathlib import Path
 from llada_rt import _core
 
 ROOT = Path(__file__).resolve().parents[1]
+VARIABLES = ("OMP_NUM_THREADS", "GOMP_SPINCOUNT")  # which change how packages with OpenMP wait
 PACKAGES = ("torch", "transformers", "llama-cpp-python")  # whose versions a number depends on
 
 
@@ -84,6 +85,7 @@ def environment(threads: int) -> dict[str, object]:
         "compiler": _core.build_info()["compiler"],
         "python": platform.python_version(),
         **{name: version for name in PACKAGES if (version := package_version(name))},
+        **{name: os.environ[name] for name in VARIABLES if name in os.environ},
     }
 
 

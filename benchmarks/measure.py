@@ -44,8 +44,18 @@ class Entry:
     setting: Mapping[str, object] = field(default_factory=dict)
     check: Check = any_answer
     judge: Judge | None = None
+    is_examined: bool = True  # unless it would take too long
     repeats_itself: bool = True  # the same tokens in every round, or the check fails
     may_fail: bool = False  # another's code, whose errors when it is opened or first asked are noted, not ours to raise
+
+
+@dataclass(frozen=True)
+class Exam:
+    """More questions than are timed, so that a share right means something; asked once, `batch` of them at a time."""
+
+    questions: Sequence[Question]
+    judge: Judge
+    batch: int = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +71,7 @@ class Measured:
     check: str | None  # what is wrong with the answers
     partial: str | None  # why figures are of less than was asked
     right: int | None
+    judged: int | None  # of so many questions, those of an exam if there was one
     tokens: int  # emitted in a round: before the first end token
     written_tokens: int | None  # chosen, those after the end token too
     positions: int | None  # put through the network: prompts, recomputation and padding too
@@ -77,6 +88,11 @@ class Measured:
         return self.tokens / self.wall_s if self.wall_s else None
 
     @property
+    def tokens_per_cpu_s(self) -> float | None:
+        """Where others take time slices, this is what can be compared, if nobody waits in a loop."""
+        return self.tokens / self.cpu_s if self.cpu_s else None
+
+    @property
     def tokens_per_forward(self) -> float | None:
         return self.tokens / self.nfe if self.nfe else None
 
@@ -87,11 +103,11 @@ class Measured:
 
     @property
     def share_right(self) -> float | None:
-        return self.right / self.questions if self.right is not None else None
+        return self.right / self.judged if self.right is not None and self.judged else None
 
     def to_dict(self) -> dict[str, object]:
         """Plain JSON values, those that follow from others too."""
-        derived = ("tokens_per_s", "tokens_per_forward", "padding_share", "share_right")
+        derived = ("tokens_per_s", "tokens_per_cpu_s", "tokens_per_forward", "padding_share", "share_right")
         return asdict(self) | {name: getattr(self, name) for name in derived}
 
 
@@ -113,6 +129,20 @@ class Asking:
         self.waits: list[list[float]] = []  # of each batch, by round
         self.partial: str | None = None
         self.memory_bytes: int | None = None
+        self.marks: tuple[int, int] | None = None  # right, judged
+
+    def examine(self, exam: Exam) -> None:
+        """Asks the questions of the exam, unless the system is not up to it."""
+        if self.partial or not self.entry.is_examined:
+            return
+        answers: list[Answer] = []
+        try:
+            for first in range(0, len(exam.questions), exam.batch):
+                answers += self.system.answer(exam.questions[first : first + exam.batch])
+        except EndpointDied as death:
+            self.partial = str(death)
+            return
+        self.marks = exam.judge(answers), len(answers)
 
     def __call__(self) -> None:
         if self.partial:
@@ -135,9 +165,8 @@ class Asking:
 
     def measured(self) -> Measured:
         """What has come of it. The first round does not count unless it is the only one."""
-        last = (
-            len(self.rounds) - 1 if self.partial else len(self.rounds)
-        )  # the broken round counts if there is no other
+        is_broken = self.partial is not None and len(self.rounds[-1]) < self.num_questions
+        last = len(self.rounds) - is_broken  # the broken round counts if there is no other
         counted = range(1, last) or range(len(self.rounds) - 1, len(self.rounds))
         fault = self._fault(counted)
         answers = self.rounds[counted[-1]]
@@ -145,7 +174,9 @@ class Asking:
         is_timed = fault is None and bool(answers) and timing.wall_s > 0
         is_alone = len(self.batches[0]) == 1
         latencies = [wait for i in counted for wait in self.waits[i]] if is_alone else self._all("total_s", counted)
-        judge = self.entry.judge
+        marks = self.marks
+        if marks is None and self.entry.judge and len(answers) == self.num_questions:
+            marks = self.entry.judge(answers), len(answers)
         return Measured(
             system=self.entry.name,
             kind=self.system.kind,
@@ -155,7 +186,8 @@ class Asking:
             rounds=len(counted),
             check=fault,
             partial=self.partial,
-            right=judge(answers) if judge and len(answers) == self.num_questions else None,
+            right=marks and marks[0],
+            judged=marks and marks[1],
             tokens=sum(answer.num_tokens for answer in answers),
             written_tokens=_sum(answer.num_written for answer in answers),
             positions=_sum(answer.num_computed for answer in answers),
@@ -203,6 +235,7 @@ def measure(
     *,
     batch: int = 1,
     repeats: int = 3,
+    exam: Exam | None = None,
     clock: Clock | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Outcome:
@@ -218,6 +251,8 @@ def measure(
                     stack.callback(system.close)
                     asking = Asking(entry, system, questions, batch, clock)
                     asking()
+                if exam is not None:
+                    asking.examine(exam)
             except NotInstalled as missing:
                 skipped.append(str(missing))
             except (RuntimeError, ValueError, OSError) as error:
@@ -225,7 +260,8 @@ def measure(
                     raise
                 skipped.append(f"{entry.name}: left out: {type(error).__name__}: {str(error).strip().splitlines()[0]}")
             else:
-                asking.memory_bytes = memory.num_bytes
+                is_shared = getattr(system, "is_shared", False)  # then another has paid
+                asking.memory_bytes = None if is_shared else memory.num_bytes
                 askings.append(asking)
         for line in skipped:
             say(line)

@@ -25,6 +25,7 @@ COUNTING = (
     "Figures are medians of the rounds, spread is (largest - smallest) / median.",
     "Answers are checked first; a system whose answers fail the check has no speed. It must also give the same tokens "
     "in every round.",
+    "By CPU: tokens a second of processor time. Where other work takes time slices it is the steadier figure.",
     "Forwards are counted for each answer, so tokens a forward says how many tokens a forward has brought to an "
     "answer. First text is when the first position of an answer has its token.",
     "Memory is the peak of the resident set while a system was opened and first asked, above what was resident before; "

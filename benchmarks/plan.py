@@ -41,7 +41,13 @@ class Plan:
     def measure(self, work: Workload, entries: list[Entry], *, batch: int = 1, repeats: int | None = None) -> Outcome:
         self.say(f"{work.name}: {len(entries)} systems, {len(work.questions)} questions")
         return measure(
-            entries, work.questions, batch=batch, repeats=repeats or self.repeats, clock=self.clock, say=self.say
+            entries,
+            work.questions,
+            batch=batch,
+            repeats=repeats or self.repeats,
+            exam=work.exam,
+            clock=self.clock,
+            say=self.say,
         )
 
 

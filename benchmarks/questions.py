@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -12,7 +12,7 @@ from benchmarks.shapes import Shape
 from llada_rt.config import DEMO_DIR
 from training.evaluate import load_items
 from training.tasks.items import Item
-from training.tasks.verse import VerseBook, line_items
+from training.tasks.verse import RECITE_LENGTH, VerseBook, line_items
 from training.tokenizer import EOS_TOKEN, EOT_TOKEN
 
 PAIRS_DIR = Path(__file__).parent / "pair"
@@ -30,6 +30,10 @@ class Pair:
     arm: Path
     items: tuple[Item, ...]
     tokenizer: Tokenizer
+
+    def some(self, count: int) -> "Pair":
+        """The same pair with fewer questions, spread over all."""
+        return replace(self, items=_spread(self.items, count))
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -54,6 +58,15 @@ def verse_pair(num_questions: int) -> Pair:
     return Pair("verse", about, DEMO_DIR, PAIRS_DIR / "verse_arm", _spread(items, num_questions), tokenizer)
 
 
+def poems_pair(num_questions: int) -> Pair:
+    """Whole poems by title and author: what the ARM of the same two models does better."""
+    tokenizer = Tokenizer.from_file(str(DEMO_DIR / "tokenizer.json"))
+    book = VerseBook.select(max_chars=VERSE_CHARS)
+    items = line_items(book, tokenizer, "recite", gen_length=RECITE_LENGTH)
+    about = "whole poems by title, the same models as verse"
+    return Pair("poems", about, DEMO_DIR, PAIRS_DIR / "verse_arm", _spread(items, num_questions), tokenizer)
+
+
 def sudoku_pair(num_questions: int) -> Pair:
     """4x4 puzzles of solutions that no training row had."""
     folders = [PAIRS_DIR / f"sudoku_{kind}" for kind in ("mdm", "arm")]
@@ -62,7 +75,7 @@ def sudoku_pair(num_questions: int) -> Pair:
     return Pair("sudoku", "4x4 sudokus of unseen solutions", *folders, tuple(items), tokenizer)
 
 
-PAIRS = {"verse": verse_pair, "sudoku": sudoku_pair}
+PAIRS = {"verse": verse_pair, "sudoku": sudoku_pair, "poems": poems_pair}
 
 
 def _spread(items: Sequence[Item], count: int) -> tuple[Item, ...]:

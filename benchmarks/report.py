@@ -14,6 +14,7 @@ from llada_rt import ConfigError, OutputError
 Row = Mapping[str, Any]
 Column = tuple[str, Callable[[Row], str]]  # heading, text of a cell
 
+OURS = "ours"  # how the names of our systems begin
 LINES = "results.jsonl"
 
 
@@ -30,16 +31,17 @@ class Report:
     skipped: list[str] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)  # sentences made from the rows
 
-    def save(self, folder: Path, name: str | None = None) -> Path:
-        """Writes NAME.json and adds a line for each row to results.jsonl; returns the former. OutputError."""
-        path = folder / f"{name or self.bench}.json"
+    def save(self, folder: Path, *, lines: bool = True) -> Path:
+        """Writes BENCH.json and, with `lines`, a line for each row in results.jsonl. OutputError."""
+        path = folder / f"{self.bench}.json"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            with (folder / LINES).open("a", encoding="utf-8") as lines:
-                for row in self.rows:
-                    record = {"bench": self.bench, **self.environment, **row}
-                    lines.write(json.dumps(record, ensure_ascii=False) + "\n")
+            if lines:
+                with (folder / LINES).open("a", encoding="utf-8") as file:
+                    for row in self.rows:
+                        record = {"bench": self.bench, **self.environment, **row}
+                        file.write(json.dumps(record, ensure_ascii=False) + "\n")
         except OSError as error:
             raise OutputError(f"{path}: cannot be written: {error}", param="output") from error
         return path
@@ -56,6 +58,10 @@ def load_report(path: Path) -> Report:
             f"{path}: expected the JSON that an earlier `llada-rt bench` wrote, got something else: {str(error)[:120]}",
             param="baseline",
         ) from error
+
+
+def is_ours(row: Row) -> bool:
+    return row["system"].startswith(OURS)
 
 
 # ---------------------------------------------------------------- cells
@@ -96,6 +102,7 @@ def speed(row: Row) -> str:
 SYSTEM: Column = ("system", lambda r: r["system"])
 BATCH: Column = ("batch", lambda r: str(r["batch"]))
 SPEED: Column = ("tokens/s", speed)
+BY_CPU: Column = ("by CPU", lambda r: number(r["tokens_per_cpu_s"]))
 SPREAD: Column = ("spread", lambda r: percent(r["spread"]))
 RIGHT: Column = ("right", lambda r: percent(r["share_right"], 1))
 PADDING: Column = ("padding", lambda r: percent(r["padding_share"]))

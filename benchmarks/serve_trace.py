@@ -10,12 +10,13 @@ import math
 import random
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.arrivals import Latency, Work, arrival_times, serve
-from benchmarks.baselines.contract import Question
+from benchmarks.baselines.contract import Answer, EndpointDied, Question, System
 from benchmarks.engine_system import params_for
 from benchmarks.harness import Timing
 from benchmarks.measure import Measured, percentiles
@@ -29,6 +30,7 @@ WAITS = ("first_text_s", "first_block_s", "total_s")
 CHECKED = 4  # requests whose tokens are compared with those of each alone
 FIELDS = {"time": (int, float), "prompt_tokens": int, "gen_length": int}
 MAX_REQUESTS = 100_000
+MAX_CONNECTIONS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ class Trace:
     count: int = 48
     rate: float | None = None
     load: float = 0.7
+    endpoint: System | None = None  # asked the same requests after us; closed by whoever opened it
 
 
 def run(
@@ -124,12 +127,65 @@ def run(
         passes, due, fault = asyncio.run(serve_all())
     setting = {**(work.setting or {}), **engine_options, **params_options}
     report.rows.append(_row(setting, passes, fault, memory.num_bytes))
+    if trace.endpoint is not None:
+        report.rows.append(_endpoint_row(trace.endpoint, work, due))
     report.options = {"requests": len(due), "seconds": due[-1].at_s, "load": trace.load if trace.rate is None else None}
     report.findings.append(
         f"{len(due)} requests in {due[-1].at_s:.1f} s, {len(due) / max(due[-1].at_s, 1e-9):.2f} a second"
         + ("" if trace.rate or trace.requests else f": {trace.load:.0%} of the capacity")
     )
     return report
+
+
+def _endpoint_row(system: System, work: Workload, due: Sequence[Request]) -> dict[str, Any]:
+    """The same requests at the same times, each a call of its own."""
+    waits: list[tuple[float, float]] = []  # first text, all
+    deaths: list[str] = []
+    answers: list[Answer] = []
+    began, cpu = time.perf_counter(), time.process_time()
+
+    def ask(request: Request) -> None:
+        time.sleep(max(0.0, began + request.at_s - time.perf_counter()))
+        sent = time.perf_counter()
+        try:
+            (answer,) = system.answer([request.question])
+        except EndpointDied as death:
+            deaths.append(str(death))
+            return
+        late = sent - began - request.at_s
+        answers.append(answer)
+        waits.append((late + (answer.first_token_s or answer.total_s), late + answer.total_s))
+
+    with ThreadPoolExecutor(min(len(due), MAX_CONNECTIONS)) as pool:
+        list(pool.map(ask, due))
+    partial = f"{len(deaths)} of {len(due)} requests failed, the first: {deaths[0]}" if deaths else None
+    fault = work.check(answers) if answers else "nothing had come"
+    first, total = ([wait[place] for wait in waits] for place in (0, 1))
+    spent = time.perf_counter() - began
+    row = Measured(
+        system=system.name,
+        kind=system.kind,
+        setting=dict(work.setting or {}),
+        questions=len(answers),
+        batch=1,
+        rounds=1,
+        check=fault,
+        partial=partial,
+        right=None,
+        judged=None,
+        tokens=sum(answer.num_tokens for answer in answers),
+        written_tokens=None,
+        positions=None,
+        nfe=None,
+        memory_bytes=None,
+        wall_s=None if fault else spent,
+        cpu_s=None if fault else time.process_time() - cpu,
+        spread=None if fault else 0.0,
+        latency_s=None if fault else percentiles(total),
+        first_text_s=None if fault else percentiles(first),
+    ).to_dict()
+    known = None if fault else first, None if fault else total
+    return row | {"first_text_waits_s": known[0], "first_block_waits_s": None, "total_waits_s": known[1]}
 
 
 async def capacity(engine: AsyncEngine, work: Work) -> float:
@@ -174,6 +230,7 @@ def _row(
         check=fault,
         partial=None,
         right=None,
+        judged=None,
         tokens=sum(each.emitted_tokens for each in stats),
         written_tokens=sum(round(each.tokens_per_forward * each.nfe) for each in stats),
         positions=sum(each.num_query_rows for each in stats),

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.baselines.contract import Answer, Question
 from benchmarks.engine_system import Engines, EngineSystem
-from benchmarks.measure import Check, Entry, Judge, all_tokens, any_answer
+from benchmarks.measure import Check, Entry, Exam, Judge, all_tokens, any_answer
 from benchmarks.questions import PAIRS, Pair, fixed_questions
 from benchmarks.shapes import SHAPES
 from llada_rt.runner import describe_model
@@ -38,6 +38,8 @@ class Workload:
     check: Check = any_answer
     setting: Mapping[str, Any] | None = None  # what rows say of it
     reference: Callable[[], list[tuple[int, ...]]] | None = None  # the first answers, by the published loop in torch
+    exam: Exam | None = None
+    encode: Callable[[str], Sequence[int]] | None = None  # text -> token ids, where there is a tokenizer
     vocabulary: int = ORDINARY
     is_fixed: bool = False  # no end token ends an answer
 
@@ -87,9 +89,10 @@ def agrees_with(reference: Callable[[], list[tuple[int, ...]]], at_least: float)
     return check
 
 
-def pair_workload(name: str, num_questions: int) -> Workload:
-    """A trained pair of `questions.PAIRS`."""
-    pair = PAIRS[name](num_questions)
+def pair_workload(name: str, num_questions: int, *, num_examined: int = 0) -> Workload:
+    """A trained pair of `questions.PAIRS`; with an exam of more questions than are timed."""
+    whole = PAIRS[name](max(num_questions, num_examined))
+    pair = whole.some(num_questions)
     return Workload(
         name,
         pair.about,
@@ -99,7 +102,9 @@ def pair_workload(name: str, num_questions: int) -> Workload:
         pair.stop_ids,
         pair.judge,
         setting={"pair": name, "about": pair.about},
+        exam=Exam(whole.questions, whole.judge) if num_examined > num_questions else None,
         reference=cache(lambda: _published_answers(pair)),
+        encode=lambda text: pair.tokenizer.encode(text, add_special_tokens=False).ids,
         vocabulary=pair.tokenizer.get_vocab_size(),
     )
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.baselines.contract import Answer, Kind, NotInstalled, Question, cut
+from benchmarks.baselines.contract import Answer, Kind, NotInstalled, Question, check_room, cut
 from benchmarks.baselines.gguf_export import GgufType, export_gguf
 from training.model import ModelConfig
 
@@ -61,11 +61,7 @@ class LlamaCppArm:
         began = time.perf_counter()
         prompt_lengths = [len(question.prompt) for question in questions]
         limits = [question.max_new_tokens for question in questions]
-        longest = max(map(sum, zip(prompt_lengths, limits, strict=True)))
-        if longest > self.config.max_sequence_length:
-            raise ValueError(
-                f"prompt and answer take {longest} positions, the context has {self.config.max_sequence_length}"
-            )
+        longest = check_room(questions, self.config.max_sequence_length)
         self._reserve(len(questions), longest, sum(prompt_lengths))
         self.lib.llama_memory_clear(self.lib.llama_get_memory(self.context), False)
         entries = (

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.baselines.contract import Answer, Kind, Question, cut
+from benchmarks.baselines.contract import Answer, Kind, Question, check_room, cut
 from training.model import LLaDA, rope_angles
 
 
@@ -48,20 +48,18 @@ class TorchArm:
     @torch.inference_mode()
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
         began = time.perf_counter()
+        check_room(questions, self.config.max_sequence_length)
         num_rows, longest = len(questions), max(len(question.prompt) for question in questions)
         limits = [question.max_new_tokens for question in questions]
         length = longest + max(limits)
-        if length > self.config.max_sequence_length:
-            raise ValueError(
-                f"prompt and answer take {length} positions, the context has {self.config.max_sequence_length}"
-            )
         self._reserve(num_rows, length)
         padding = torch.tensor([longest - len(question.prompt) for question in questions])  # (rows,)
         tokens = torch.zeros(num_rows, longest, dtype=torch.int64)
         for row, question in enumerate(questions):
             tokens[row, longest - len(question.prompt) :] = torch.tensor(question.prompt)
         seen = _not_padding(padding, length) if padding.any() else None  # (rows, 1, 1, length)
-        positions = (torch.arange(length) - padding[:, None]).clamp(min=0)  # (rows, length)
+        # A row that has ended may step past the context; what it writes there is thrown away.
+        positions = (torch.arange(length) - padding[:, None]).clamp(0, len(self.cos) - 1)  # (rows, length)
         cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]  # (rows, 1, length, head_dim)
 
         mask = None if seen is None else _causal(seen[..., :longest])

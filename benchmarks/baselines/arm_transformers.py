@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.baselines.contract import Answer, Kind, NotInstalled, Question, cut
+from benchmarks.baselines.contract import Answer, Kind, NotInstalled, Question, check_room, cut
 from training.model import LLaDA, ModelConfig
 
 NAMES = {  # of a layer's tensors: ours -> theirs
@@ -28,7 +28,8 @@ NAMES = {  # of a layer's tensors: ours -> theirs
 class TransformersArm:
     """`stop_ids` end an answer; without any, every answer has all the tokens asked for.
 
-    `cache`: "static" or "dynamic", of `generate`. Threads are torch's own (`torch.set_num_threads`). Raises NotInstalled.
+    `cache`: "static" or "dynamic", of `generate`. Threads are those of torch (`torch.set_num_threads`). Raises
+    NotInstalled.
     """
 
     kind: Kind = "arm"
@@ -57,6 +58,7 @@ class TransformersArm:
 
     @torch.inference_mode()
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
+        check_room(questions, self.config.max_sequence_length)
         longest = max(len(question.prompt) for question in questions)
         limits = [question.max_new_tokens for question in questions]
         tokens = torch.full((len(questions), longest), self.config.pad_token_id)

@@ -85,3 +85,11 @@ def cut(tokens: Sequence[int], stop_ids: Sequence[int]) -> tuple[int, ...]:
     stops = set(stop_ids)
     end = next((index for index, token in enumerate(tokens) if token in stops), len(tokens))
     return tuple(tokens[:end])
+
+
+def check_room(questions: Sequence[Question], context_length: int) -> int:
+    """Positions that the longest question takes, its answer included. ValueError if the context has fewer."""
+    longest = max(len(question.prompt) + question.max_new_tokens for question in questions)
+    if longest > context_length:
+        raise ValueError(f"prompt and answer take {longest} positions, the context has {context_length}")
+    return longest

@@ -1,6 +1,6 @@
-"""Fast-dLLM's dual-cache step for LLaDA in plain torch, for rows of equal length:
+"""Fast-dLLM's two loops with a cache for LLaDA in plain torch, for rows of equal length:
 
-as published (NVlabs/Fast-dLLM, llada/), and a lean one.
+as published (NVlabs/Fast-dLLM, llada/), and lean ones. Its loop without a cache is FullLoop (llada_torch.py).
 
 As published, K is stored before RoPE and all of it is rotated again in each layer and step, every computed row gets
 logits, the softmax over them is float64, and the cache is updated by index. The lean one leaves out these four
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.baselines.rules import Rule, schedule, top
 from training.model import LLaDA, rope_angles, rotate
 
 
@@ -71,31 +72,40 @@ class DualCacheLoop:
         shape = (batch, config.n_kv_heads, length, config.head_dim)
         self.keys = [torch.zeros(shape, dtype=dtype) for _ in range(config.n_layers)]
         self.values = [torch.zeros(shape, dtype=dtype) for _ in range(config.n_layers)]
+        self.num_forwards = self.num_rows = 0  # positions put through the network, of one canvas
 
     def denoise(self, block: tuple[int, int], num_steps: int) -> None:
         """Fills a block: a refresh, then refinements, its masks (as many in each canvas) spread over the steps."""
         self.block = block
         num_masked = int((self.canvas[0, slice(*block)] == self.model.config.mask_token_id).sum())
-        for step in range(num_steps):
-            count = num_masked // num_steps + (step < num_masked % num_steps)
-            (self.refine if step else self.refresh)(count)
+        for step, count in enumerate(schedule(num_masked, num_steps)):
+            self.step(block, step, top(count))
 
-    @torch.no_grad()
+    def step(self, block: tuple[int, int], index: int, rule: Rule) -> None:
+        """Commits what the rule takes of the block's masks; the first step of a block (index 0) is a refresh."""
+        self.block = block
+        self._step(*(self.refined_rows() if index else (0, self.canvas.shape[1])), rule)
+
     def refresh(self, count: int) -> None:
-        self._step(0, self.canvas.shape[1], count)
+        self.step(self.block, 0, top(count))
+
+    def refine(self, count: int) -> None:
+        self.step(self.block, 1, top(count))
+
+    def refined_rows(self) -> tuple[int, int]:
+        """What a step after the refresh recomputes."""
+        return self.block
 
     @torch.no_grad()
-    def refine(self, count: int) -> None:
-        self._step(*self.block, count)
-
-    def _step(self, start: int, stop: int, count: int) -> None:
+    def _step(self, start: int, stop: int, rule: Rule) -> None:
         hidden = self._blocks(start, stop)  # (batch, stop - start, d_model)
         masked = self.canvas[:, start:stop] == self.model.config.mask_token_id
         masked[:, : self.block[0] - start] = False
         masked[:, self.block[1] - start :] = False
         token, confidence = (self._score_lean if self.lean else self._score_published)(hidden, masked)
-        chosen = confidence.topk(count).indices  # (batch, count)
-        self.canvas.scatter_(1, start + chosen, token.gather(1, chosen))
+        self.canvas[:, start:stop] = torch.where(rule(confidence), token, self.canvas[:, start:stop])
+        self.num_forwards += 1
+        self.num_rows += stop - start
 
     def _blocks(self, start: int, stop: int) -> Tensor:
         config, transformer = self.model.config, self.model.transformer
@@ -137,3 +147,10 @@ class DualCacheLoop:
         transformer = self.model.transformer
         head = transformer["wte"] if self.model.config.weight_tying else transformer["ff_out"]
         return F.linear(transformer["ln_f"](hidden), head.weight)
+
+
+class PrefixCacheLoop(DualCacheLoop):
+    """`refine` recomputes everything from the block's start on: only what stands before it comes from the cache."""
+
+    def refined_rows(self) -> tuple[int, int]:
+        return self.block[0], self.canvas.shape[1]

@@ -116,7 +116,7 @@ def test_a_bad_line_of_a_trace_is_named(run, tmp_path, line):
 @pytest.fixture
 def small(monkeypatch):
     """The quick comparison of a few questions and shape `tiny`."""
-    monkeypatch.setattr(matched_quality, "QUICK_QUESTIONS", {"verse": 3, "sudoku": 3})
+    monkeypatch.setattr(matched_quality, "QUICK_QUESTIONS", {"verse": (2, 5), "sudoku": (2, 5)})
     monkeypatch.setattr(matched_quality, "QUICK_RIVALS", ())
     monkeypatch.setattr(fixed_work, "QUICK_RIVALS", ())
 
@@ -129,6 +129,7 @@ def test_compare_leaves_a_report_of_each_kind(run, tmp_path, small):
     by = {(row["setting"]["pair"], row["system"]): row for row in report.rows}
     exact, fast = by["verse", "ours float32 reference"], by["verse", "ours int8 fast"]
     assert exact["check"] is None
+    assert (exact["questions"], exact["judged"]) == (2, 5)
     assert exact["share_right"] == fast["share_right"] == 1.0
     assert fast["nfe"] < exact["nfe"]
     assert exact["tokens_per_forward"] < 1  # text tokens: what is written behind the end token does not count

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.baselines.contract import NotInstalled, Question
-from benchmarks.measure import Entry, Measured, all_tokens, any_answer, measure
+from benchmarks.measure import Entry, Exam, Measured, all_tokens, any_answer, measure
 from tests.benchmarks.fakes import FakeSystem, FakeTime
 
 QUESTIONS = [Question((first, 2, 3), 10) for first in range(4)]
@@ -27,6 +27,29 @@ def test_counts_and_times():
     assert row.latency_s == {"p50": 0.5, "p90": 0.5, "p99": 0.5}
     assert row.first_text_s["p50"] == 0.125
     assert row.check is row.partial is None
+
+
+def test_an_exam_of_more_questions_than_are_timed():
+    time = FakeTime()
+    asked = [Question((first, 2, 3), 10) for first in range(10)]
+    exam = Exam(asked, lambda answers: sum(answer.tokens[0] % 2 for answer in answers), batch=4)
+    systems = [FakeSystem(time, 0.5), FakeSystem(time, 0.5)]
+    entries = [
+        Entry("a", lambda: systems[0], judge=len),
+        Entry("b", lambda: systems[1], judge=len, is_examined=False),
+    ]
+    a, b = measure(entries, QUESTIONS, exam=exam, repeats=2, clock=time.clock).measured
+    assert (a.right, a.judged, a.share_right, a.questions, a.wall_s) == (5, 10, 0.5, 4, 2.0)
+    assert (b.right, b.judged, b.share_right) == (4, 4, 1.0)
+
+
+def test_an_endpoint_that_dies_in_the_exam_keeps_its_first_round():
+    time = FakeTime()
+    system = FakeSystem(time, 0.5, dies_after=5)
+    exam = Exam(QUESTIONS, len, batch=2)
+    (row,) = measure([Entry("x", lambda: system, judge=lambda _: 3)], QUESTIONS, exam=exam, clock=time.clock).measured
+    assert "connection reset" in row.partial
+    assert (row.right, row.judged, row.rounds, row.tokens_per_s) == (3, 4, 1, 20.0)
 
 
 def test_the_first_round_does_not_count_and_systems_take_turns():
