@@ -121,7 +121,10 @@ class Events:
         self.device = Device(index)
         self.device.set_current()
         self.stream = self.device.create_stream()
-        self.options = EventOptions(enable_timing=True)
+        try:
+            self.options = EventOptions(timing_enabled=True)
+        except TypeError:  # before cuda-core 1.2
+            self.options = EventOptions(enable_timing=True)
 
     def seconds(self, run: Callable[[], object]) -> float:
         before = self.stream.record(options=self.options)

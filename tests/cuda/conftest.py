@@ -8,12 +8,14 @@ import pytest
 from llada_rt import Engine, device, runner
 from tests import cuda_host
 
+HAS_GPU = device.missing_cuda() is None
+
 
 @pytest.fixture
 def open_engine(monkeypatch) -> Callable[..., Engine]:
     """Engine(folder, device="cuda", ...)."""
     cuda_host.add_table()
-    if device.missing_cuda() is not None:
+    if not HAS_GPU:
         monkeypatch.setattr(device, "missing_cuda", lambda: None)
         monkeypatch.setattr(runner, "device_facts", lambda index: {"name": "imitation", "index": index})
 
@@ -27,6 +29,6 @@ def open_engine(monkeypatch) -> Callable[..., Engine]:
 def imitation() -> Any:
     """The library of the imitation, which counts what is asked of it."""
     cuda_host.add_table()
-    if device.missing_cuda() is None:
+    if HAS_GPU:
         pytest.skip("this machine has a GPU: the imitation is not what runs")
     return cuda_host.library()
