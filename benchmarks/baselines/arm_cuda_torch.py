@@ -56,6 +56,7 @@ class GraphedArm:
         self.token.copy_(self._forward(self.token, self.at))
         self.at.add_(1)
 
+    @torch.no_grad()
     def _forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """tokens: (1, count) at `positions` (count). The likeliest token after the last one, (1, 1)."""
         model, config = self.model, self.model.config
