@@ -1,44 +1,10 @@
 // Products as kernels: a tile for each block, and what becomes of its sums.
 #pragma once
 
-#include <cmath>
-
 #include "cuda/gemm.cuh"
-#include "cuda/gemm_tiles.h"
+#include "cuda/gemm_end.cuh"
 
 namespace llada::cuda {
-
-// silu(gate) * up. Far left exp overflows, where the quotient is 0 to float32 long before.
-__device__ __forceinline__ float gated(float gate, float up) { return gate / (1.0f + expf(fminf(-gate, 88.0f))) * up; }
-
-// Values `col` and `col + 1` of a row of float32, as many as there are.
-__device__ __forceinline__ void put_pair(const ProductOutput& out, std::int64_t row, std::int64_t col, float a,
-                                         float b) {
-  float* const at = static_cast<float*>(out.data) + row * out.cols + col;
-  const bool accumulate = out.end == ProductEnd::kAccumulate;
-  if (col + 1 < out.num_values && out.cols % 2 == 0) {
-    float2 value{a, b};
-    if (accumulate) {
-      const float2 before = *reinterpret_cast<const float2*>(at);
-      value = {before.x + a, before.y + b};
-    }
-    *reinterpret_cast<float2*>(at) = value;
-    return;
-  }
-  if (col < out.num_values) at[0] = accumulate ? at[0] + a : a;
-  if (col + 1 < out.num_values) at[1] = accumulate ? at[1] + b : b;
-}
-
-__device__ __forceinline__ void put_bf16_pair(const ProductOutput& out, std::int64_t row, std::int64_t col, float a,
-                                              float b) {
-  std::uint16_t* const at = static_cast<std::uint16_t*>(out.data) + row * out.cols + col;
-  if (col + 1 < out.num_values && out.cols % 2 == 0) {
-    *reinterpret_cast<std::uint32_t*>(at) = bf16_pair(a, b);
-    return;
-  }
-  if (col < out.num_values) at[0] = float_to_bf16(a);
-  if (col + 1 < out.num_values) at[1] = float_to_bf16(b);
-}
 
 // grid: row tiles, fastest, so that blocks that run together share weights in the second-level cache, times output
 // tiles.
@@ -56,24 +22,14 @@ __global__ void __launch_bounds__(Tile::kThreads) product_kernel(const ProductIn
     });
     return;
   }
-  tile.for_each_gated_pair(input, row0, output0,
-                           [&](int row, int col, float gate_a, float gate_b, float up_a, float up_b) {
-                             if (row0 + row >= input.num_rows) return;
-                             const float a = gated(gate_a, up_a), b = gated(gate_b, up_b);
-                             if (out.dtype == DType::kFloat32)
-                               put_pair(out, row0 + row, output0 / 2 + col, a, b);
-                             else
-                               put_bf16_pair(out, row0 + row, output0 / 2 + col, a, b);
-                           });
-  // The further columns of the tile's rows.
+  tile.for_each_gated_pair(
+      input, row0, output0, [&](int row, int col, float gate_a, float gate_b, float up_a, float up_b) {
+        if (row0 + row >= input.num_rows) return;
+        put_activated_pair(out, row0 + row, output0 / 2 + col, gated(gate_a, up_a), gated(gate_b, up_b));
+      });
   if (output0 + Tile::kOutputs < input.num_outputs) return;
   for (std::int64_t row = row0 + threadIdx.x; row < row0 + Tile::kRows && row < input.num_rows; row += Tile::kThreads)
-    for (std::int64_t col = out.num_values; col < out.cols; ++col) {
-      if (out.dtype == DType::kFloat32)
-        static_cast<float*>(out.data)[row * out.cols + col] = 0;
-      else
-        static_cast<std::uint16_t*>(out.data)[row * out.cols + col] = 0;
-    }
+    clear_further_columns(out, row);
 }
 
 // The tiles, with depths that keep 30 to 50 KiB of weights of a block on their way where rows are few. The second

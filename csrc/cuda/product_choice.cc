@@ -45,6 +45,17 @@ ProductTier choose_tier(const ProductShape& shape, const ProductDevice& device) 
   return shape.rows == DType::kBFloat16 ? ProductTier::kCutlassSm80 : ProductTier::kPlain;
 }
 
+// Large tiles as soon as they fill the device, small ones while weights come from memory anyway. Of float8 the large
+// tile has sums in more registers than there are.
+CutlassTileShape choose_cutlass_tile(const ProductShape& shape, const ProductDevice& device) {
+  const auto num_tiles = [&](std::int64_t outputs, std::int64_t rows) {
+    return (shape.num_outputs + outputs - 1) / outputs * ((shape.num_rows + rows - 1) / rows);
+  };
+  if (shape.num_rows <= 64) return CutlassTileShape::k64x32;
+  if (shape.rows == DType::kBFloat16 && num_tiles(256, 128) >= device.num_processors) return CutlassTileShape::k256x128;
+  return CutlassTileShape::k128x128;
+}
+
 }  // namespace
 
 const Proof* proof_of(ProductTier) { return kNoProof; }
@@ -55,7 +66,9 @@ const char* name_of(ProductTier tier) {
 }
 
 ProductChoice choose_product(const ProductShape& shape, const ProductDevice& device) {
-  ProductChoice choice{choose_tier(shape, device), ProductTileShape::k64x64};
+  ProductChoice choice;
+  choice.tier = choose_tier(shape, device);
+  choice.cutlass_tile = choose_cutlass_tile(shape, device);
   if (has_one_tile(shape)) return choice;
   double best = clocks(shape, device, facts_of(choice.tile));
   for (const TileFacts& tile : kTileFacts) {

@@ -48,9 +48,13 @@ struct ProductDevice {
   bool wants_cutlass = false;     // by LLADA_CUDA_PRODUCTS=cutlass, in a build that has it
 };
 
+// Tiles of kCutlassSm90, outputs x rows: there the weight is the left matrix.
+enum class CutlassTileShape : std::int32_t { k64x32, k128x128, k256x128 };
+
 struct ProductChoice {
   ProductTier tier = ProductTier::kPlain;
   ProductTileShape tile = ProductTileShape::k64x64;  // of the plain tier
+  CutlassTileShape cutlass_tile = CutlassTileShape::k64x32;
 };
 
 // Where a tier has passed the tests and won its comparison.

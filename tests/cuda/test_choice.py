@@ -1,0 +1,105 @@
+"""Which kernel multiplies: decided by shapes and device alone."""
+
+import pytest
+
+from tests.cuda.products import OPERANDS, TIERS, TILES, choose
+from tests.cuda_host import library
+
+# Outputs and inputs of LLaDA-8B: queries, keys and values, after attention, gate and up, down.
+LLADA_8B = [(4096, 4096), (8192, 4096), (24576, 4096), (4096, 12288)]
+
+
+def size(tile: str) -> tuple[int, int]:
+    rows, outputs = tile.split("x")
+    return int(rows), int(outputs)
+
+
+@pytest.mark.parametrize("compute_type", ["bfloat16", "int8", "int8_bfloat16", "int4", "float8"])
+@pytest.mark.parametrize(("outputs", "inputs"), LLADA_8B)
+def test_a_block_of_masks_streams_weights_once(compute_type, outputs, inputs):
+    """32 rows are one tile high, and a quarter of the multiprocessors or more have work."""
+    rows, wide = size(choose(32, outputs, inputs, compute_type).tile)
+    assert rows == 32
+    assert outputs / wide >= 132 / 4
+
+
+@pytest.mark.parametrize("compute_type", ["bfloat16", "int8", "float8"])
+def test_thousands_of_rows_take_large_tiles(compute_type):
+    for outputs, inputs in LLADA_8B:
+        rows, wide = size(choose(4096, outputs, inputs, compute_type).tile)
+        assert rows * wide >= 128 * 128
+
+
+def test_tiles_grow_with_the_rows():
+    for outputs, inputs in LLADA_8B:
+        heights = [size(choose(rows, outputs, inputs).tile)[0] for rows in (1, 32, 64, 256, 1024, 8192)]
+        assert heights == sorted(heights)
+        assert heights[0] < heights[-1]
+
+
+def test_a_smaller_gpu_gets_what_fits_its_shared_memory():
+    """sm_86 lets a block have 99 KiB."""
+    for rows in (1, 32, 512, 8192):
+        for outputs, inputs in LLADA_8B:
+            tile = choose(rows, outputs, inputs, capability=86, processors=84, shared_bytes=99 << 10).tile
+            assert tile not in {"128x128", "128x256"}
+
+
+def test_what_is_for_tests_has_one_tile():
+    assert {choose(rows, 4096, 4096, "float32").tile for rows in (1, 33, 4096)} == {"64x64"}
+    assert {choose(rows, 4096, 4094, aligned=False).tile for rows in (1, 33, 4096)} == {"64x64"}
+
+
+def test_no_unproven_tier_unasked():
+    for tier in range(1, len(TIERS)):
+        assert library().llada_is_proven(tier) == 0  # the day this changes the default may change too
+    for compute_type in OPERANDS:
+        for capability in (80, 90, 100, 120):
+            assert choose(512, 4096, 4096, compute_type, capability=capability).tier == "plain"
+
+
+@pytest.mark.parametrize(
+    ("compute_type", "capability", "tier"),
+    [
+        ("bfloat16", 90, "cutlass_sm90"),
+        ("float8", 90, "cutlass_sm90"),
+        ("bfloat16", 80, "cutlass_sm80"),
+        ("bfloat16", 120, "cutlass_sm80"),
+        ("float8", 120, "plain"),
+        ("float32", 90, "plain"),
+        ("int8", 90, "plain"),
+        ("int8_bfloat16", 90, "plain"),
+        ("int4", 90, "plain"),
+    ],
+)
+def test_tier_where_cutlass_is_asked_for(compute_type, capability, tier):
+    assert choose(32, 4096, 4096, compute_type, capability=capability, cutlass=True).tier == tier
+
+
+@pytest.mark.parametrize("cutlass", [False, True])
+@pytest.mark.parametrize("compute_type", OPERANDS)
+def test_the_tier_does_not_depend_on_the_rows(compute_type, cutlass):
+    """Tiers add in different orders: a request alone must meet the tier that it meets in a batch."""
+    tiers = {choose(rows, 4096, 4096, compute_type, cutlass=cutlass).tier for rows in (1, 31, 32, 64, 65, 512, 9999)}
+    assert len(tiers) == 1
+
+
+def test_cutlass_leaves_odd_shapes_alone():
+    assert choose(32, 4095, 4096, cutlass=True).tier == "plain"
+    assert choose(32, 4096, 4090, cutlass=True).tier == "plain"
+
+
+def test_tiles_of_cutlass_fill_the_device():
+    assert choose(32, 4096, 4096, cutlass=True).cutlass_tile == "64x32"
+    assert choose(256, 4096, 4096, cutlass=True).cutlass_tile == "128x128"
+    assert choose(4096, 24576, 4096, cutlass=True).cutlass_tile == "256x128"
+    assert choose(4096, 24576, 4096, "float8", cutlass=True).cutlass_tile == "128x128"
+
+
+def test_every_tile_is_somebodys_choice():
+    chosen = {
+        choose(rows, outputs, inputs).tile
+        for rows in (1, 32, 64, 128, 512, 1024, 8192)
+        for outputs, inputs in [*LLADA_8B, (512, 4096), (32768, 4096)]
+    }
+    assert chosen == set(TILES)
