@@ -7,14 +7,14 @@ namespace {
 
 void run_embed(const EmbedArgs& args, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>(args.num_rows),
-                  static_cast<unsigned>((args.cols + 4 * kRowThreads - 1) / (4 * kRowThreads)));
-  launch("embed", args.dtype == DType::kFloat32 ? embed_kernel<float> : embed_kernel<std::uint16_t>, grid, kRowThreads,
+                  static_cast<unsigned>((args.cols + 4 * kCopyThreads - 1) / (4 * kCopyThreads)));
+  launch("embed", args.dtype == DType::kFloat32 ? embed_kernel<float> : embed_kernel<std::uint16_t>, grid, kCopyThreads,
          0, stream, args);
 }
 
 void run_keep_rows(const KeepRowsArgs& args, cudaStream_t stream) {
   launch("keep_rows", args.unit_bytes == 4 ? keep_rows_kernel<std::uint32_t> : keep_rows_kernel<std::uint16_t>,
-         dim3(static_cast<unsigned>((args.row_units + kKeepThreads - 1) / kKeepThreads)), kKeepThreads, 0, stream,
+         dim3(static_cast<unsigned>((args.row_units + kCopyThreads - 1) / kCopyThreads)), kCopyThreads, 0, stream,
          args);
 }
 

@@ -6,6 +6,8 @@
 
 namespace llada::cuda {
 
+constexpr int kCopyThreads = 128;
+
 struct EmbedArgs {
   const std::int32_t* tokens;  // (rows)
   const void* table;           // (vocabulary, cols) in T
@@ -19,7 +21,7 @@ template <class T>
 __global__ void embed_kernel(EmbedArgs args) {
   const std::int64_t r = blockIdx.x;
   const T* from = static_cast<const T*>(args.table) + args.tokens[r] * args.cols;
-  const std::int64_t i = 4 * (static_cast<std::int64_t>(blockIdx.y) * kRowThreads + threadIdx.x);
+  const std::int64_t i = 4 * (static_cast<std::int64_t>(blockIdx.y) * kCopyThreads + threadIdx.x);
   if (i < args.cols) store_quad(args.out + r * args.cols, i, args.cols, load_quad(from, i, args.cols));
 }
 
@@ -31,13 +33,11 @@ struct KeepRowsArgs {
   std::int32_t unit_bytes;
 };
 
-constexpr int kKeepThreads = 128;
-
 // A thread has a column. It reads a few rows before it writes: rows[i] >= i, so it never reads what it has written.
 template <class Unit>
 __global__ void keep_rows_kernel(KeepRowsArgs args) {
   constexpr int kAhead = 8;
-  const std::int64_t column = static_cast<std::int64_t>(blockIdx.x) * kKeepThreads + threadIdx.x;
+  const std::int64_t column = static_cast<std::int64_t>(blockIdx.x) * kCopyThreads + threadIdx.x;
   if (column >= args.row_units) return;
   Unit* x = static_cast<Unit*>(args.x) + column;
   for (int begin = 0; begin < args.num_kept; begin += kAhead) {

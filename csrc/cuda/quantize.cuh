@@ -28,35 +28,32 @@ __device__ __forceinline__ std::uint32_t quantized(float x, float inverse) {
     return float_to_float8(x * inverse);
 }
 
-// All threads of the block write one row.  get(i): columns [i, i + 4), zeros beyond the end; called twice.
+// All threads of the block write one row.  get(i): quad i, zeros beyond the end of the row; called twice.
 template <DType kOut, class Get>
 __device__ __forceinline__ void quantize_row(std::int64_t cols, const Get& get, char* out) {
   static_assert(kOut == DType::kInt8 || kOut == DType::kFloat8);
+  constexpr int kAhead = 8;
   __shared__ float partial[kRowWarps];
-  const std::int64_t first = 4 * static_cast<std::int64_t>(threadIdx.x);
   float largest = 0;
-#pragma unroll 4
-  for (std::int64_t i = first; i < cols; i += 4 * kRowThreads) {
-    const Quad x = get(i);
+  for_each_quad<kAhead>((cols + 3) / 4, get, [&](std::int64_t, const Quad& x) {
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       const float size = fabsf(x.v[e]);
       largest = fmaxf(largest, size <= 3.4028234663852886e38f ? size : INFINITY);
     }
-  }
+  });
   largest = over_block(largest, partial, [](float a, float b) { return fmaxf(a, b); });
   const RowScale by = row_scale(kOut, largest);
 
   // Bytes that fill up a row of float8 meet weights of zero, and must not be NaN there.
-  const std::int64_t padded = kOut == DType::kInt8 ? cols : (cols + 15) / 16 * 16;
-#pragma unroll 4
-  for (std::int64_t i = first; i < padded; i += 4 * kRowThreads) {
-    const Quad x = i < cols ? get(i) : Quad{};
+  const std::int64_t padded = kOut == DType::kInt8 ? (cols + 3) / 4 : (cols + 15) / 16 * 4;
+  const auto or_zeros = [&](std::int64_t i) { return 4 * i < cols ? get(i) : Quad{}; };
+  for_each_quad<kAhead>(padded, or_zeros, [&](std::int64_t i, const Quad& x) {
     std::uint32_t word = 0;
 #pragma unroll
     for (int e = 0; e < 4; ++e) word |= quantized<kOut>(x.v[e], by.inverse) << (8 * e);
-    *reinterpret_cast<std::uint32_t*>(out + i) = word;
-  }
+    reinterpret_cast<std::uint32_t*>(out)[i] = word;
+  });
   if (threadIdx.x == 0) *reinterpret_cast<float*>(out + row_bytes(kOut, cols) - 4) = by.scale;
 }
 
@@ -73,7 +70,8 @@ __global__ void quantize_kernel(QuantizeArgs args) {
   const std::int64_t r = blockIdx.x;
   const float* x = args.x + r * args.cols;
   quantize_row<kOut>(
-      args.cols, [&](std::int64_t i) { return load_quad(x, i, args.cols); }, args.out + r * row_bytes(kOut, args.cols));
+      args.cols, [&](std::int64_t i) { return load_quad(x, 4 * i, args.cols); },
+      args.out + r * row_bytes(kOut, args.cols));
 }
 
 }  // namespace llada::cuda

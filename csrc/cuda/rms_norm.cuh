@@ -26,26 +26,30 @@ template <DType kOut>
 __global__ void rms_norm_kernel(RmsNormArgs args) {
   LLADA_SHARED_MEMORY(shared);
   __shared__ float partial[kRowWarps];
-  const std::int64_t r = blockIdx.x, cols = args.cols;
-  const std::int64_t first = threadIdx.x, num_quads = (cols + 3) / 4;
+  const std::int64_t r = blockIdx.x, cols = args.cols, num_quads = (cols + 3) / 4;
   Quad* const row = reinterpret_cast<Quad*>(shared);
   Quad* const weight = row + num_quads;
 
+  struct Pair {
+    Quad x, w;
+  };
+  const auto load = [&](std::int64_t i) -> Pair {
+    return {load_quad(args.x + r * cols, 4 * i, cols), load_quad(args.weight, 4 * i, cols)};
+  };
   float squares = 0;
-#pragma unroll 4
-  for (std::int64_t i = first; i < num_quads; i += kRowThreads) {
-    const Quad x = load_quad(args.x + r * cols, 4 * i, cols);
-    weight[i] = load_quad(args.weight, 4 * i, cols);
-    row[i] = x;
-    squares += x.v[0] * x.v[0] + x.v[1] * x.v[1] + (x.v[2] * x.v[2] + x.v[3] * x.v[3]);
-  }
+  for_each_quad<4>(num_quads, load, [&](std::int64_t i, const Pair& pair) {
+    row[i] = pair.x;
+    weight[i] = pair.w;
+    const float* x = pair.x.v;
+    squares += x[0] * x[0] + x[1] * x[1] + (x[2] * x[2] + x[3] * x[3]);
+  });
   squares = over_block(squares, partial, [](float a, float b) { return a + b; });
   const float factor = 1.0f / sqrtf(squares / static_cast<float>(cols) + args.eps);
 
-  // A thread meets the quads again that it wrote.
+  // A thread keeps to its quads, so what it wrote to shared memory it may read without a barrier.
   const auto normed = [&](std::int64_t i) {
-    Quad x = row[i / 4];
-    const Quad w = weight[i / 4];
+    Quad x = row[i];
+    const Quad w = weight[i];
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       x.v[e] *= factor;
@@ -57,8 +61,7 @@ __global__ void rms_norm_kernel(RmsNormArgs args) {
   if constexpr (kOut == DType::kFloat32 || kOut == DType::kBFloat16) {
     using T = std::conditional_t<kOut == DType::kFloat32, float, std::uint16_t>;
     T* out = static_cast<T*>(args.out) + r * cols;
-#pragma unroll 4
-    for (std::int64_t i = first; i < num_quads; i += kRowThreads) store_quad(out, 4 * i, cols, normed(4 * i));
+    for_each_quad<4>(num_quads, normed, [&](std::int64_t i, const Quad& x) { store_quad(out, 4 * i, cols, x); });
   } else {
     quantize_row<kOut>(cols, normed, static_cast<char*>(args.out) + r * row_bytes(kOut, cols));
   }

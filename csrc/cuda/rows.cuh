@@ -6,7 +6,7 @@
 
 namespace llada::cuda {
 
-constexpr int kRowThreads = 256;  // of a block that has one row
+constexpr int kRowThreads = 512;  // of a block that has one row
 constexpr int kRowWarps = kRowThreads / 32;
 
 struct alignas(16) Quad {
@@ -16,7 +16,7 @@ struct alignas(16) Quad {
 // One access where all rows begin at whole quads.
 __device__ __forceinline__ bool in_quads(std::int64_t cols) { return cols % 4 == 0; }
 
-// Columns [i, i + 4) of a row; zeros from `cols` on.
+// Columns [i, i + 4) of a row, i a multiple of 4; zeros from `cols` on.
 __device__ __forceinline__ Quad load_quad(const float* row, std::int64_t i, std::int64_t cols) {
   if (in_quads(cols)) {
     const float4 x = *reinterpret_cast<const float4*>(row + i);
@@ -60,6 +60,20 @@ __device__ __forceinline__ void store_quad(std::uint16_t* row, std::int64_t i, s
 #pragma unroll
   for (int e = 0; e < 4; ++e)
     if (i + e < cols) row[i + e] = float_to_bf16(x.v[e]);
+}
+
+// This thread's quads of a row that has `count`: use(i, load(i)) for each i, kAhead loads under way at a time.
+template <int kAhead, class Load, class Use>
+__device__ __forceinline__ void for_each_quad(std::int64_t count, const Load& load, const Use& use) {
+  for (std::int64_t begin = threadIdx.x; begin < count; begin += kAhead * kRowThreads) {
+    decltype(load(begin)) held[kAhead];
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j)
+      if (begin + j * kRowThreads < count) held[j] = load(begin + j * kRowThreads);
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j)
+      if (begin + j * kRowThreads < count) use(begin + j * kRowThreads, held[j]);
+  }
 }
 
 // One value of all kRowThreads threads, the same in each of them: a tree of fixed shape. `partial` may be used again
