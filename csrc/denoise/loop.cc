@@ -218,6 +218,8 @@ void DenoisingLoop::add_guide(const Slot& guide, std::int64_t visible, std::size
 // Fills candidates_ from the batch.
 void DenoisingLoop::find_candidates(Stream stream) {
   const ConstTensor hidden = model_.forward(stream, batch_);
+  // Rows of no group fill the bucket, so that steps have few shapes.
+  while (static_cast<std::int64_t>(rows_.size()) % ops_.row_bucket != 0) rows_.push_back({});
   candidates_.assign(rows_.size(), Candidate{});
   ops_.candidates(stream, hidden, weights_.head, rules_.data(), static_cast<std::int64_t>(rules_.size()), rows_.data(),
                   static_cast<std::int64_t>(rows_.size()), candidates_.data());
