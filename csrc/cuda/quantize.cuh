@@ -1,5 +1,8 @@
 // Rows of int8 and float8 with their scales. A block has a row: one pass for the largest value, one that writes. The
 // second one reads from the first-level cache, so a row comes from memory once; memory and latency bound it.
+//
+// Rows of int8 are as in ops/ops.h. A row of float8 is e4m3 of x * (448 / max |x|), zeros up to a multiple of 16 bytes,
+// 12 bytes of any value, then the scale, float32: max |x| / 448. Rows that are tiny or not finite are told as of int8.
 #pragma once
 
 #include "cuda/rows.cuh"
