@@ -10,7 +10,8 @@
 // 64 keys with the 128-byte swizzle, so the padding of rows goes), full and empty mbarriers in the place of
 // __syncthreads, scores of the next tile under way while this one's exponentials are taken. Chunks and how they are
 // joined would stay; sums within a tile would not be bit-equal to mma.sync, so a request would have to keep to one of
-// the two kernels for all its steps.
+// the two kernels for all its steps. For steps the chunks of a tile could be a cluster of blocks that join through each
+// other's shared memory: no second kernel, no sums in device memory.
 #pragma once
 
 #include "cuda/attention_plan.h"
