@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "bindings/convert.h"
+#include "bindings/dlpack.h"
 #include "denoise/runtime.h"
 #include "model/tensor_names.h"
 
@@ -116,6 +117,27 @@ py::array_t<float> forward(const RuntimeHandle& handle, const IntArray& tokens) 
   return logits;
 }
 
+// Its memory goes back to the runtime, which it keeps alive, when nobody has the array any more.
+dlpack::Array forward_in_place(const RuntimeHandle& handle, const IntArray& tokens, bool hidden) {
+  const std::shared_ptr<Runtime> runtime = handle.get();
+  const std::vector<std::int32_t> ids = to_vector(tokens);
+  std::shared_ptr<Runtime::Output> output;
+  {
+    const py::gil_scoped_release release;
+    output = {new Runtime::Output(runtime->forward_in_place(ids, hidden)), [runtime](Runtime::Output* last) {
+                runtime->drop(std::move(*last));
+                delete last;
+              }};
+  }
+  const bool is_bfloat16 = output->dtype == DType::kBFloat16;
+  const dlpack::DataType dtype{is_bfloat16 ? dlpack::kBFloat : dlpack::kFloat,
+                               static_cast<std::uint8_t>(is_bfloat16 ? 16 : 32), 1};
+  const bool is_host = output->device_index < 0;
+  const dlpack::Device device{is_host ? dlpack::kCpu : dlpack::kCuda, is_host ? 0 : output->device_index};
+  void* const data = output->block.data();
+  return {data, dtype, device, output->rows, output->cols, output};
+}
+
 py::array_t<float> logits(const RuntimeHandle& handle, std::int32_t slot,
                           const py::array_t<QuerySpan, py::array::c_style>& spans, const IntArray& positions) {
   const std::shared_ptr<Runtime> runtime = handle.get();
@@ -132,6 +154,22 @@ py::array_t<float> logits(const RuntimeHandle& handle, std::int32_t slot,
 }  // namespace
 
 void bind_runtime(py::module_& module) {
+  // All work on the array is done when it is handed out, so the consumer's stream has nothing to wait for.
+  py::class_<dlpack::Array>(module, "Array")
+      .def_property_readonly("shape", &dlpack::Array::shape)
+      .def("__dlpack_device__", &dlpack::Array::device)
+      .def(
+          "__dlpack__",
+          [](const dlpack::Array& array, const py::object&, const std::optional<std::pair<int, int>>& max_version,
+             const std::optional<std::pair<int, int>>& dl_device, std::optional<bool> copy) {
+            check(!copy.value_or(false), ErrorKind::kInvalidRequest, "__dlpack__: expected copy=False or None");
+            const py::tuple own = array.device();
+            check(!dl_device || own.equal(py::make_tuple(dl_device->first, dl_device->second)),
+                  ErrorKind::kInvalidRequest, "__dlpack__: expected the device where the array is");
+            return array.capsule(max_version && max_version->first >= 1);
+          },
+          py::kw_only(), py::arg("stream") = py::none(), py::arg("max_version") = std::nullopt,
+          py::arg("dl_device") = std::nullopt, py::arg("copy") = std::nullopt);
   PYBIND11_NUMPY_DTYPE(QuerySpan, start, stop, visible);
   PYBIND11_NUMPY_DTYPE(SequencePlan, slot, guide_slot, first_begin, first_end, next_begin, next_end, block_start,
                        block_stop, commit_start, select, num_masked, num_steps, next_step, score, select_value,
@@ -230,6 +268,7 @@ void bind_runtime(py::module_& module) {
       .def("denoise", denoise, py::arg("sequences"), py::arg("spans"), py::arg("max_steps"),
            py::arg("targets") = std::nullopt)
       .def("forward", forward, py::arg("tokens"))
+      .def("forward_in_place", forward_in_place, py::arg("tokens"), py::arg("hidden"))
       .def("logits", logits, py::arg("slot"), py::arg("spans"), py::arg("positions"))
       .def(
           "set_trace",

@@ -21,6 +21,8 @@ const Device kDevice = {
       session(handle).download(memory, num_bytes, host);
     },
     /*clear=*/[](void* handle, void* memory, std::int64_t num_bytes) { session(handle).clear(memory, num_bytes); },
+    /*copy=*/
+    [](void* handle, const void* from, std::int64_t num_bytes, void* to) { session(handle).copy(from, num_bytes, to); },
     /*discard=*/[](void* handle) { session(handle).discard(); },
     /*free_bytes=*/[](void* handle) { return session(handle).free_bytes(); },
 };

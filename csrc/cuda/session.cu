@@ -229,6 +229,12 @@ void Session::clear(void* memory, std::int64_t num_bytes) {
   wait_for(stream_);
 }
 
+void Session::copy(const void* from, std::int64_t num_bytes, void* to) {
+  finish();
+  copy_on_device(to, from, num_bytes, stream_);
+  wait_for(stream_);
+}
+
 std::int64_t Session::free_bytes() const {
   set_device(facts_.index);
   std::int64_t free_bytes = 0, total_bytes = 0;

@@ -88,6 +88,7 @@ class Session {
   void upload(const void* host, std::int64_t num_bytes, void* memory);
   void download(const void* memory, std::int64_t num_bytes, void* host);
   void clear(void* memory, std::int64_t num_bytes);
+  void copy(const void* from, std::int64_t num_bytes, void* to);
   std::int64_t free_bytes() const;
 
   // Each op by itself and waited for: what somebody who times ops wants.

@@ -25,7 +25,8 @@ int checked_num_threads(int requested) {
 }  // namespace
 
 Runtime::Runtime(const std::string& folder, const RuntimeOptions& options)
-    : config_(load_config(folder)),
+    : device_index_(find_table(options.table).device != nullptr ? options.device_index : -1),
+      config_(load_config(folder)),
       table_(find_table(options.table)),
       ops_(table_),
       trace_(table_),
@@ -107,8 +108,8 @@ void Runtime::logits(std::int32_t slot, const std::vector<QuerySpan>& spans, con
   logits(kv_.at(slot), spans, positions, out);
 }
 
-void Runtime::logits(const Slot& slot, const std::vector<QuerySpan>& spans, const std::vector<std::int32_t>& positions,
-                     float* out) {
+ConstTensor Runtime::hidden_states(const Slot& slot, const std::vector<QuerySpan>& spans,
+                                   const std::vector<std::int32_t>& positions) {
   const std::int32_t length = static_cast<std::int32_t>(slot.canvas.size());
   ForwardBatch batch;
   std::int32_t from = 0;
@@ -127,21 +128,63 @@ void Runtime::logits(const Slot& slot, const std::vector<QuerySpan>& spans, cons
   }
   check(!positions.empty() && wanted == positions.end(), ErrorKind::kInvalidRequest,
         "expected ascending positions within the spans, at least one");
-  const std::int64_t num_rows = static_cast<std::int64_t>(positions.size());
+  ConstTensor hidden = model_.forward(stream_, batch);
+  hidden.rows = static_cast<std::int64_t>(positions.size());
+  return hidden;
+}
+
+// out: (hidden.rows, vocab_size) float32, where the table computes.
+void Runtime::head(const ConstTensor& hidden, float* out) {
+  ops_.matmul(stream_, hidden, weights_.head, /*accumulate=*/false,
+              {out, DType::kFloat32, hidden.rows, config_.vocab_size});
+  ops_.finish(stream_);
+}
+
+void Runtime::logits(const Slot& slot, const std::vector<QuerySpan>& spans, const std::vector<std::int32_t>& positions,
+                     float* out) {
   try {
-    ConstTensor hidden = model_.forward(stream_, batch);
-    hidden.rows = num_rows;
-    const std::int64_t num_bytes = num_rows * config_.vocab_size * size_of(DType::kFloat32);
-    const Block device_out = memory_.is_host() ? Block() : Block(memory_, num_bytes);
-    float* const at = memory_.is_host() ? out : reinterpret_cast<float*>(device_out.data());
-    ops_.matmul(stream_, hidden, weights_.head, /*accumulate=*/false,
-                {at, DType::kFloat32, num_rows, config_.vocab_size});
-    ops_.finish(stream_);
-    if (at != out) memory_.download(at, num_bytes, out);
+    const ConstTensor hidden = hidden_states(slot, spans, positions);
+    if (memory_.is_host()) return head(hidden, out);
+    const Block there(memory_, hidden.rows * config_.vocab_size * size_of(DType::kFloat32));
+    head(hidden, reinterpret_cast<float*>(there.data()));
+    memory_.download(there.data(), there.num_bytes(), out);
   } catch (...) {
     memory_.discard();
     throw;
   }
+}
+
+Runtime::Output Runtime::forward_in_place(const std::vector<std::int32_t>& tokens, bool hidden) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  check(!hidden || is_float(weights_.type.operand), ErrorKind::kConfig,
+        "hidden states: expected a compute type that leaves them floats, got ", weights_.type.name);
+  const std::int32_t length = static_cast<std::int32_t>(tokens.size());
+  std::vector<std::int32_t> positions(tokens.size());
+  std::iota(positions.begin(), positions.end(), 0);
+  ScopedSlots slots(kv_);
+  try {
+    const ConstTensor rows = hidden_states(slots.open(tokens), {{0, length, length}}, positions);
+    Output out{Block(), DType::kFloat32, rows.rows, config_.vocab_size, device_index_};
+    if (hidden) {
+      ops_.finish(stream_);
+      out.dtype = rows.dtype;
+      out.cols = rows.cols;
+      out.block = Block(memory_, rows.rows * row_bytes(rows.dtype, rows.cols));
+      memory_.copy(rows.data, out.block.num_bytes(), out.block.data());
+    } else {
+      out.block = Block(memory_, rows.rows * config_.vocab_size * size_of(DType::kFloat32));
+      head(rows, reinterpret_cast<float*>(out.block.data()));
+    }
+    return out;
+  } catch (...) {
+    memory_.discard();
+    throw;
+  }
+}
+
+void Runtime::drop(Output output) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const Output last = std::move(output);
 }
 
 void Runtime::set_trace(bool on) {

@@ -55,6 +55,19 @@ class Runtime {
   // Logits of each position: out (tokens.size(), vocab_size) float32.
   void forward(const std::vector<std::int32_t>& tokens, float* out);
 
+  // A matrix where the table computes; whoever has it gives it back to `drop`.
+  struct Output {
+    Block block;
+    DType dtype;
+    std::int64_t rows;
+    std::int64_t cols;
+    int device_index;  // -1: the processor
+  };
+  // Logits of each position, (tokens.size(), vocab_size) float32; or what the head reads, (tokens.size(), d_model): the
+  // last hidden states, normed, in T. Throws ConfigError for these where the compute type quantises them.
+  Output forward_in_place(const std::vector<std::int32_t>& tokens, bool hidden);
+  void drop(Output output);
+
   // For what decides in Python: recomputes `spans` of a slot, as a step would, and gives the logits at `positions`,
   // which ascend and lie within the spans: out (positions.size(), vocab_size) float32. The canvas stays as it is.
   void logits(std::int32_t slot, const std::vector<QuerySpan>& spans, const std::vector<std::int32_t>& positions,
@@ -68,8 +81,12 @@ class Runtime {
  private:
   void logits(const Slot& slot, const std::vector<QuerySpan>& spans, const std::vector<std::int32_t>& positions,
               float* out);
+  ConstTensor hidden_states(const Slot& slot, const std::vector<QuerySpan>& spans,
+                            const std::vector<std::int32_t>& positions);
+  void head(const ConstTensor& hidden, float* out);
 
   std::mutex mutex_;
+  const int device_index_;
   const ModelConfig config_;
   const Ops& table_;
   Ops ops_;  // the table, or the same timed

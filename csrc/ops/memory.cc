@@ -38,6 +38,13 @@ void Memory::download(const void* from, std::int64_t num_bytes, void* host) cons
     std::memcpy(host, from, static_cast<std::size_t>(num_bytes));
 }
 
+void Memory::copy(const void* from, std::int64_t num_bytes, void* to) const {
+  if (device_ != nullptr)
+    device_->copy(session_, from, num_bytes, to);
+  else
+    std::memcpy(to, from, static_cast<std::size_t>(num_bytes));
+}
+
 void Memory::discard() const {
   if (device_ != nullptr) device_->discard(session_);
 }

@@ -25,9 +25,10 @@ class Memory {
   const Device* device() const { return device_; }
   void* session() const { return session_; }
 
-  // Copies between here and the process; both have happened when they return.
+  // Copies between here and the process, and within; they have happened when they return.
   void upload(const void* host, std::int64_t num_bytes, void* to) const;
   void download(const void* from, std::int64_t num_bytes, void* host) const;
+  void copy(const void* from, std::int64_t num_bytes, void* to) const;  // within it
   // Drops work that waits for `finish`.
   void discard() const;
   // Of the device that nobody has taken; -1 for the processor's.

@@ -38,10 +38,11 @@ struct Device {
   void* (*allocate)(void* session, std::int64_t num_bytes);  // aligned to 256 bytes
   // Takes effect when no waiting work can touch the memory any more.
   void (*release)(void* session, void* memory);
-  // All three have happened when they return, after all work before them.
+  // These have happened when they return, after all work before them.
   void (*upload)(void* session, const void* host, std::int64_t num_bytes, void* memory);
   void (*download)(void* session, const void* memory, std::int64_t num_bytes, void* host);
   void (*clear)(void* session, void* memory, std::int64_t num_bytes);  // to zeros
+  void (*copy)(void* session, const void* from, std::int64_t num_bytes, void* to);
   // Drops the work that waits for `finish`: a step that ends by an exception.
   void (*discard)(void* session);
   std::int64_t (*free_bytes)(void* session);

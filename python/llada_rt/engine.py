@@ -263,10 +263,26 @@ class Engine:
 
     def forward(self, token_ids: SequenceOf[int]) -> NDArray[np.float32]:
         """Logits of one forward pass: (length, vocabulary). Position i predicts token i."""
+        ids = self._some_ids(token_ids)
+        return self._dispatcher.alone(lambda: self._runner.forward(ids))
+
+    def forward_in_place(self, token_ids: SequenceOf[int], *, what: Literal["logits", "hidden"] = "logits") -> Any:
+        """The same as an array that stays on the engine's device and leaves by DLPack: `torch.from_dlpack(it)`.
+
+        "logits": (length, vocabulary) float32; "hidden": what the head reads, the last hidden states after their norm,
+        (length, d_model) in the compute type, ConfigError where that is int8 or float8. The memory lives as long as
+        somebody has the array, beyond the engine.
+        """
+        if what not in ("logits", "hidden"):
+            raise InvalidRequestError(f"what: expected logits or hidden, got {what!r}", param="what")
+        ids = self._some_ids(token_ids)
+        return self._dispatcher.alone(lambda: self._runner.forward_in_place(ids, hidden=what == "hidden"))
+
+    def _some_ids(self, token_ids: SequenceOf[int]) -> list[int]:
         ids = self._reader.check_ids(token_ids, "token_ids")
         if not ids:
             raise InvalidRequestError("token_ids: expected at least one token, got none", param="token_ids")
-        return self._dispatcher.alone(lambda: self._runner.forward(ids))
+        return ids
 
     def score(
         self,

@@ -203,6 +203,10 @@ class Runner:
         """Logits of every position: (length, vocabulary)."""
         return self._runtime.forward(np.asarray(tokens, dtype=np.int32))
 
+    def forward_in_place(self, tokens: Sequence[int], *, hidden: bool) -> _core.Array:
+        """The same where it was computed, by DLPack; `hidden`: what the head reads instead of what it gives."""
+        return self._runtime.forward_in_place(np.asarray(tokens, dtype=np.int32), hidden)
+
     def write(self, slot: int, tokens: Sequence[int]) -> None:
         """Replace the tokens of a slot, as many as it has."""
         self._runtime.write_slot(slot, np.asarray(tokens, dtype=np.int32))

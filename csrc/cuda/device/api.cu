@@ -121,6 +121,11 @@ void copy_to_host(void* to, const void* from, std::int64_t num_bytes, cudaStream
          "a copy from the device");
 }
 
+void copy_on_device(void* to, const void* from, std::int64_t num_bytes, cudaStream_t stream) {
+  expect(cudaMemcpyAsync(to, from, static_cast<std::size_t>(num_bytes), cudaMemcpyDeviceToDevice, stream),
+         "a copy on the device");
+}
+
 void clear(void* at, std::int64_t num_bytes, cudaStream_t stream) {
   expect(cudaMemsetAsync(at, 0, static_cast<std::size_t>(num_bytes), stream), "cudaMemset");
 }

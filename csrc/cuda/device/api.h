@@ -22,6 +22,7 @@ void release_pinned(void* memory);
 void free_and_total(std::int64_t& free_bytes, std::int64_t& total_bytes);
 void copy_to_device(void* to, const void* from, std::int64_t num_bytes, cudaStream_t stream);
 void copy_to_host(void* to, const void* from, std::int64_t num_bytes, cudaStream_t stream);
+void copy_on_device(void* to, const void* from, std::int64_t num_bytes, cudaStream_t stream);
 void clear(void* at, std::int64_t num_bytes, cudaStream_t stream);
 
 // A recorded sequence of kernels.

@@ -99,6 +99,9 @@ void copy_to_device(void* to, const void* from, std::int64_t num_bytes, cudaStre
 void copy_to_host(void* to, const void* from, std::int64_t num_bytes, cudaStream_t) {
   std::memcpy(to, from, static_cast<std::size_t>(num_bytes));
 }
+void copy_on_device(void* to, const void* from, std::int64_t num_bytes, cudaStream_t) {
+  std::memcpy(to, from, static_cast<std::size_t>(num_bytes));
+}
 void clear(void* at, std::int64_t num_bytes, cudaStream_t) { std::memset(at, 0, static_cast<std::size_t>(num_bytes)); }
 
 void begin_capture(cudaStream_t stream) {
