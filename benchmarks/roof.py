@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.baselines.contract import Kind
 from benchmarks.cost_model import Cost, Machine, Mode, ModelShape, Work, answer_cost, modelled_break_even
-from benchmarks.fixed_work import COMPUTE_TYPES, break_even_text, fixed_params, our_entries
+from benchmarks.fixed_work import COMPUTE_TYPES, break_even_text, fixed_params, measured_points, our_entries
 from benchmarks.machine import as_machine
 from benchmarks.plan import Plan, add
 from benchmarks.report import Column, Report, Row, number, percent
@@ -108,11 +108,9 @@ def findings(shape: str, rows: Sequence[Row], limits: Mapping[str, float], work:
     fastest = min(arms, key=lambda row: row["wall_s"])
     lines = []
     for compute_type in COMPUTE_TYPES:
-        points = {
-            row["setting"]["tokens_per_step"]: row["wall_s"]
-            for row in rows
-            if row["wall_s"] and row["setting"].get("line") == compute_type
-        }
+        points = measured_points(rows, compute_type)
+        if not points:
+            continue
         at_limits = modelled_break_even(model_shape(shape), as_machine(limits, compute_type), work, "dual")
         ceiling_text = "none up to a block a step" if at_limits is None else f"{at_limits:.1f}"
         lines.append(
