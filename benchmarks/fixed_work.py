@@ -20,7 +20,7 @@ TOKENS_PER_STEP = (1, 2, 3, 4, 8)
 COMPUTE_TYPES = ("bfloat16", "int8")
 RIVALS = (
     *("torch-llada", "torch-fast-dllm", "torch-fast-dllm-k4"),
-    *("torch", "transformers", "llama.cpp-bf16", "llama.cpp-q8_0"),
+    *("torch", "transformers", "llama.cpp-bf16", "llama.cpp-q8_0", "llama.cpp-q4_k_m"),
 )
 QUICK_RIVALS = ("torch", "llama.cpp-q8_0")
 
