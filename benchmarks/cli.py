@@ -35,11 +35,12 @@ from benchmarks.report import (
     show,
 )
 from benchmarks.rivals import RIVALS, open_endpoint
-from benchmarks.shapes import SHAPES
+from benchmarks.shapes import BLOCK_LENGTH, GEN_LENGTH, SHAPES
 from benchmarks.workloads import Workload, folder_workload, pair_workload, shape_workload
 from llada_rt import ConfigError, OutputError, _core
 from llada_rt.console import emit, say
-from llada_rt.options import ENGINE_FLAGS, PARAMS_FLAGS, with_flags
+from llada_rt.model_files import check_folder, default_params
+from llada_rt.options import ENGINE_FLAGS, PARAMS_FLAGS, params_over, with_flags
 
 app = typer.Typer(
     help="Measure this machine: the Engine alone, among requests that come as they come, and beside others.",
@@ -226,10 +227,12 @@ def workload(
     """What the options ask about: one of the three; the verse pair if none is given."""
     if sum(each is not None for each in (model, pair, shape)) > 1:
         raise ConfigError("expected one of --model, --pair and --shape, got several")
-    length = params_options.get("gen_length", 128)
     if model is not None:
+        check_folder(model)
+        length = params_over(default_params(model), params_options).gen_length
         yield folder_workload(model, prompt_length=prompt_length, num_tokens=length, count=count)
     elif shape is not None:
+        length = params_options.get("gen_length", GEN_LENGTH)
         with shape_workload(shape.value, prompt_length=prompt_length, num_tokens=length, count=count) as work:
             yield work
     else:
@@ -237,11 +240,19 @@ def workload(
 
 
 def decoding(work: Workload, params_options: dict[str, Any]) -> dict[str, Any]:
-    """The options given, without the length, which the questions have. Random weights know no end of the text."""
-    options = {name: value for name, value in params_options.items() if name != "gen_length"}
+    """The options given over what is usual, without the length, which the questions have.
+
+    Usual is for random weights, which know no end of the text, the dual cache with every position counted; for a
+    trained pair the preset `fast`; for a model folder what it says itself.
+    """
+    options = dict(params_options)
     if work.is_fixed:
-        return {"preset": "reference", "cache": "dual", "block_length": 32} | options
-    return options if options else {"preset": "fast"}
+        options = {"preset": "reference", "cache": "dual", "block_length": BLOCK_LENGTH} | options
+    elif work.judge is not None:
+        options = options or {"preset": "fast"}
+    else:
+        options = dict(params_over(default_params(work.mdm), options).given)
+    return {name: value for name, value in options.items() if name != "gen_length"}
 
 
 def entries(work: Workload, plan: Plan, engine_options: dict[str, Any], params_options: dict[str, Any]) -> list[Entry]:

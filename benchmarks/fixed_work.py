@@ -4,7 +4,7 @@ Ours with the dual cache, one block of 32 after another, 1 to 8 tokens a step, b
 shape, which write one token a step, and the published loops. Nothing is said of quality here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ TOKENS_PER_STEP = (1, 2, 3, 4, 8)
 COMPUTE_TYPES = ("bfloat16", "int8")
 RIVALS = (
     *("torch-llada", "torch-fast-dllm", "torch-fast-dllm-k4"),
-    *("torch", "transformers", "llama.cpp-bf16", "llama.cpp-q8_0"),
+    *("torch", "transformers", "llama.cpp-bf16", "llama.cpp-q8_0", "llama.cpp-q4_k_m"),
 )
 QUICK_RIVALS = ("torch", "llama.cpp-q8_0")
 
@@ -71,7 +71,13 @@ def run(plan: Plan, shapes: Sequence[str] = ("s", "m")) -> Report:
 # ---------------------------------------------------------------- break-even
 
 
-def measured_seconds(points: Mapping[float, float]):
+def measured_points(rows: Sequence[Row], compute_type: str) -> dict[float, float]:
+    """Tokens a step -> seconds of ours with this compute type."""
+    line = [row for row in rows if row["setting"].get("line") == compute_type and row["wall_s"]]
+    return {row["setting"]["tokens_per_step"]: row["wall_s"] for row in line}
+
+
+def measured_seconds(points: Mapping[float, float]) -> Callable[[float], float]:
     """Tokens a step -> seconds of an answer, straight lines in 1 / tokens between the measured points, and beyond."""
     inverse, seconds = zip(*sorted((1 / count, wall) for count, wall in points.items()), strict=True)
     slope = max(0.0, (seconds[1] - seconds[0]) / (inverse[1] - inverse[0])) if len(points) > 1 else 0.0
@@ -99,12 +105,10 @@ def findings(shape: str, rows: Sequence[Row]) -> list[str]:
     timed = [row for row in rows if row["wall_s"]]
     lines = []
     for compute_type in COMPUTE_TYPES:
-        points = {
-            row["setting"]["tokens_per_step"]: row["wall_s"]
-            for row in timed
-            if row["kind"] == "mdm" and row["setting"].get("line") == compute_type
-        }
+        points = measured_points(timed, compute_type)
+        if not points:
+            continue
         against = [f"{row['system']} {break_even_text(points, row['wall_s'])}" for row in timed if row["kind"] == "arm"]
-        if points and against:
+        if against:
             lines.append(f"break-even tokens a step, shape {shape}, ours {compute_type}: " + "; ".join(against))
     return lines

@@ -20,6 +20,7 @@ THRESHOLDS = (0.5, 0.7, 0.8, 0.95)
 RIVALS = (
     *("torch-llada", "torch-fast-dllm", "torch", "torch@1", "torch-float32", "transformers"),
     *("llama.cpp-bf16", "llama.cpp-bf16@1", "llama.cpp-q8_0", "llama.cpp-q8_0@1"),
+    "llama.cpp-q4_k_m@1",
 )
 QUICK_RIVALS = ("torch", "torch@1", "llama.cpp-q8_0", "llama.cpp-q8_0@1")
 TARGET = "ours int8 fast"

@@ -22,6 +22,7 @@ class Rival:
     about: str
     open: Open
     setting: Mapping[str, object] = field(default_factory=dict)
+    alike: float = ALIKE  # share of answers that must be those of the twin in float32
     is_arm: bool = True
     is_examined: bool = True
     fixed_work_only: bool = False  # it knows no end tokens
@@ -101,6 +102,9 @@ RIVALS: Mapping[str, Rival] = {
     "transformers": Rival("the ARM as LlamaForCausalLM, bfloat16, static cache", _transformers, {"type": "bfloat16"}),
     "llama.cpp-bf16": Rival("the ARM in llama.cpp, bfloat16 weights", _llama_cpp("bf16"), {"type": "bf16"}),
     "llama.cpp-q8_0": Rival("the ARM in llama.cpp, 8-bit weights", _llama_cpp("q8_0"), {"type": "q8_0"}),
+    "llama.cpp-q4_k_m": Rival(
+        "the ARM in llama.cpp, 4-bit weights", _llama_cpp("q4_k_m"), {"type": "q4_k_m"}, alike=0.5
+    ),
 }
 
 
@@ -134,7 +138,7 @@ def rival_entries(work: Workload, names: Sequence[str], threads: int, setting: M
             may_fail=True,
         )
         if rival.is_arm and work.judge is not None:
-            entry = replace(entry, check=agrees_with(answers, ALIKE))
+            entry = replace(entry, check=agrees_with(answers, rival.alike))
         entries.append(entry)
     return entries
 

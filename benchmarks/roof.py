@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.baselines.contract import Kind
 from benchmarks.cost_model import Cost, Machine, Mode, ModelShape, Work, answer_cost, modelled_break_even
-from benchmarks.fixed_work import COMPUTE_TYPES, break_even_text, fixed_params, our_entries
+from benchmarks.fixed_work import COMPUTE_TYPES, break_even_text, fixed_params, measured_points, our_entries
 from benchmarks.machine import as_machine
 from benchmarks.plan import Plan, add
 from benchmarks.report import Column, Report, Row, number, percent
@@ -18,10 +18,11 @@ from benchmarks.shapes import BLOCK_LENGTH, GEN_LENGTH, PROMPT_LENGTH, SHAPES
 from benchmarks.workloads import shape_workload
 
 TOKENS_PER_STEP = (1, 4, 8)
-RIVALS = ("torch", "llama.cpp-bf16", "llama.cpp-q8_0")
+RIVALS = ("torch", "transformers", "llama.cpp-bf16", "llama.cpp-q8_0", "llama.cpp-q4_k_m")
 QUICK_RIVALS = ("torch", "llama.cpp-q8_0")
-# Bytes of a weight by the type that a rival says, where it is not one of ours; blocks of 32 share a 16-bit scale.
-STORED = {"q8_0": ("int8", 34 / 32), "bf16": ("bfloat16", 2.0), "f16": ("bfloat16", 2.0)}
+# Elements of its products and bytes of a weight by the type that a rival says, where it is not one of ours; of q4_k_m,
+# which mixes types, the mean.
+STORED = {"q8_0": ("int8", 34 / 32), "q4_k_m": ("int8", 4.85 / 8), "bf16": ("bfloat16", 2.0), "f16": ("bfloat16", 2.0)}
 
 COLUMNS: tuple[Column, ...] = (
     ("system", lambda r: f"{r['setting']['shape']}: {r['system']}"),
@@ -108,11 +109,9 @@ def findings(shape: str, rows: Sequence[Row], limits: Mapping[str, float], work:
     fastest = min(arms, key=lambda row: row["wall_s"])
     lines = []
     for compute_type in COMPUTE_TYPES:
-        points = {
-            row["setting"]["tokens_per_step"]: row["wall_s"]
-            for row in rows
-            if row["wall_s"] and row["setting"].get("line") == compute_type
-        }
+        points = measured_points(rows, compute_type)
+        if not points:
+            continue
         at_limits = modelled_break_even(model_shape(shape), as_machine(limits, compute_type), work, "dual")
         ceiling_text = "none up to a block a step" if at_limits is None else f"{at_limits:.1f}"
         lines.append(

@@ -14,7 +14,7 @@ from benchmarks.workloads import shape_workload
 
 TOKENS_PER_STEP = 4
 COMPUTE_TYPES = ("bfloat16", "int8")
-RIVALS = ("torch", "llama.cpp-q8_0")  # along the batch and the context
+RIVALS = ("torch", "llama.cpp-q8_0", "llama.cpp-q4_k_m")  # along the batch and the context
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 CONTEXTS = (16, 64, 256, 768)
 RESPONSES = (32, 64, 128, 256, 512)

@@ -2,7 +2,8 @@
 
 A call of `answer` is one batch: all prompts in one decode, each a sequence of its own, then one token of each sequence
 that has not ended. The likeliest token is found by numpy in llama.cpp's own logits, without a copy. The high-level
-`Llama.generate` copies the logits of each token into an array and was slower.
+`Llama.generate` copies the logits of each token into an array: 2050 tokens a CPU second of the trained verse ARM in the
+place of 2460, 190 of shape s in the place of 209 (bf16, one thread).
 """
 
 import ctypes
@@ -10,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -17,9 +19,12 @@ from benchmarks.baselines.contract import Answer, Kind, NotInstalled, Question, 
 from benchmarks.baselines.gguf_export import GgufType, export_gguf
 from training.model import ModelConfig
 
+WeightType = Literal[GgufType, "q4_k_m"]
+
 
 class LlamaCppArm:
-    """The folder is exported to a temporary GGUF file, which is gone when the model is loaded.
+    """The folder is exported to a temporary GGUF file, which is gone when the model is loaded; for q4_k_m, llama.cpp's
+    own quantiser makes it of the float32 one (rows that are no multiple of 256 get one of its other types).
 
     `stop_ids` end an answer; without any, every answer has all the tokens asked for. Keys and values in `kv_type`,
     which is float16 unless weights are f32: llama.cpp's default. Raises NotInstalled, ValueError as export_gguf does,
@@ -29,7 +34,7 @@ class LlamaCppArm:
     kind: Kind = "arm"
 
     def __init__(
-        self, folder: Path, *, gguf_type: GgufType = "bf16", threads: int, stop_ids: Sequence[int] = ()
+        self, folder: Path, *, gguf_type: WeightType = "bf16", threads: int, stop_ids: Sequence[int] = ()
     ) -> None:
         self.name = f"llama.cpp {gguf_type}"
         try:
@@ -44,12 +49,24 @@ class LlamaCppArm:
         _silence(llama_cpp)
         llama_cpp.llama_backend_init()
         with tempfile.TemporaryDirectory() as name:
-            path = export_gguf(folder, Path(name) / "model.gguf", gguf_type)
+            path = self._file(folder, Path(name), gguf_type)
             options = llama_cpp.llama_model_default_params()
             options.use_mmap = False
             self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), options)
         if not self.model:
             raise RuntimeError(f"llama.cpp did not load the {gguf_type} file made from {folder}")
+
+    def _file(self, folder: Path, target: Path, weight_type: WeightType) -> Path:
+        if weight_type in get_args(GgufType):
+            return export_gguf(folder, target / "model.gguf", weight_type)
+        if weight_type not in get_args(WeightType):
+            raise ValueError(f"type expected one of {', '.join(get_args(WeightType))}, received {weight_type!r}")
+        whole, small = export_gguf(folder, target / "whole.gguf", "f32"), target / "model.gguf"
+        options = self.lib.llama_model_quantize_default_params()
+        options.ftype, options.nthread = self.lib.LLAMA_FTYPE_MOSTLY_Q4_K_M, self.threads
+        if status := self.lib.llama_model_quantize(str(whole).encode(), str(small).encode(), ctypes.byref(options)):
+            raise RuntimeError(f"llama.cpp did not quantise {folder} to {weight_type}: status {status}")
+        return small
 
     def close(self) -> None:
         self._free_context()

@@ -141,6 +141,21 @@ def test_what_is_not_installed_says_how_to_get_it(open_system, module, package, 
     assert caught.value.package == package
 
 
+@pytest.mark.parametrize("weight_type", ["bf16", "q8_0", "q4_k_m"])
+def test_llama_cpp_answers_with_smaller_weights(folder, weight_type):
+    """Rounded weights answer otherwise in places; that they are the same model's shows in most first tokens."""
+    system = pytest.importorskip("llama_cpp") and LlamaCppArm(folder, gguf_type=weight_type, threads=1)
+    questions = [Question((first, 7, 2 * first), 1) for first in range(1, 41)]
+    same = [
+        answer.tokens == expected(folder, question.prompt, 1, ())
+        for answer, question in zip(system.answer(questions), questions, strict=True)
+    ]
+    system.close()
+    assert sum(same) >= {"bf16": 38, "q8_0": 36, "q4_k_m": 20}[weight_type]
+    with pytest.raises(ValueError, match="expected one of f32, f16, bf16, q8_0, q4_k_m, received 'q3'"):
+        LlamaCppArm(folder, gguf_type="q3", threads=1)
+
+
 # ---------------------------------------------------------------- GGUF
 
 

@@ -10,6 +10,7 @@ from benchmarks import engine_system, fixed_work, matched_quality
 from benchmarks.report import load_report
 from llada_rt import bench_command, cli
 from tests.data.make_goldens import CHECKPOINT
+from tests.engine.models import write_folder
 
 TINY = ["-m", str(CHECKPOINT), "--gen-length", "16", "--prompt-length", "8", "--threads", "1"]
 FEW = ["--questions", "3", "--repeats", "2"]
@@ -46,6 +47,18 @@ def test_latency_of_a_model_folder(run, tmp_path):
     # It needs nothing from anywhere: what looks like an address are names of XML's vocabularies.
     assert not re.search(r'(?:src|href)="(?!#)', page)
     assert "@import" not in page
+
+
+def test_a_model_folder_s_own_defaults(run, tmp_path):
+    generation = {"llada_rt": {"gen_length": 12, "preset": "quality", "block_length": 4}}
+    folder = write_folder(tmp_path / "model", generation=generation)
+    code, out, err = run("latency", "-m", str(folder), "--questions", "1", "--repeats", "1", "--threads", "1", "--json")
+    assert code == 0, err
+    (row,) = json.loads(out)["rows"]
+    assert row["written_tokens"] == 12
+    assert (row["setting"]["preset"], row["setting"]["block_length"]) == ("quality", 4)
+    code, out, _ = run("latency", "-m", str(tmp_path / "none"))
+    assert code == 3
 
 
 def test_throughput_by_batch(run):
@@ -146,6 +159,7 @@ def test_compare_leaves_a_report_of_each_kind(run, tmp_path, small):
         (["compare", "--kind", "speed"], "'speed'"),
         (["compare", "--baseline", "/nonexistent.json"], "cannot be read"),
         (["latency", "--nonsense"], "--nonsense"),
+        (["latency", *TINY, "--threshold", "2"], "threshold"),
         (["serve-trace", *TINY, "--trace", "/nonexistent"], "cannot be read"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
