@@ -1,6 +1,7 @@
 // Products as kernels: a tile for each block, and what becomes of its sums.
 #pragma once
 
+#include "core/check.h"
 #include "cuda/gemm.cuh"
 #include "cuda/gemm_end.cuh"
 
@@ -74,8 +75,10 @@ void launch_product(const ProductInput& input, const ProductOutput& out, Product
     case ProductTileShape::k128x128:
       return launch_tile<Operands, kXCopy, ProductTileShape::k128x128>(input, out, stream);
     case ProductTileShape::k128x256:
-      return launch_tile<Operands, kXCopy, ProductTileShape::k128x256>(input, out, stream);
+      if constexpr (!std::is_same_v<Operands, Float8Operands>)
+        return launch_tile<Operands, kXCopy, ProductTileShape::k128x256>(input, out, stream);
   }
+  fail(ErrorKind::kInternal, "no such tile of these operands");
 }
 
 }  // namespace llada::cuda

@@ -2,7 +2,7 @@
 // kDepth groups deep; a group is 128 bytes of a row of x, whatever its type.
 //
 // Sums of an output run over its inputs in ascending order, a step of an instruction at a time, whatever the tile: a
-// row gets the same bits in each of them. Of a float8 sum some tensor cores keep no more than 14 bits at a time.
+// row gets the same bits in each of them.
 #pragma once
 
 #include "cuda/device/instructions.cuh"
@@ -71,13 +71,15 @@ struct MultiplyFloat8 {
   }
 };
 
-// Rows of int8 are bytes plus 128 (ops/ops.h), weights are signed: one bit makes the rows signed too.
 struct BFloat16Operands : SameOperands<MultiplyBf16, float, 0> {
   static constexpr bool kRowScales = false, kOutputScales = false;
 };
+// Rows of int8 are bytes plus 128 (ops/ops.h), weights are signed: one bit makes the rows signed too.
 struct Int8Operands : SameOperands<MultiplyInt8, std::int32_t, 0x80808080u> {
   static constexpr bool kRowScales = true, kOutputScales = true;
 };
+// sm_90 has no float8 instruction for a warp: there the assembler widens to float16, exactly, which halves the bytes
+// that come from memory and gains no arithmetic. sm_89 and sm_120 have one, whose sums keep fewer bits than float32.
 struct Float8Operands : SameOperands<MultiplyFloat8, float, 0> {
   static constexpr bool kRowScales = true, kOutputScales = true;
 };

@@ -37,6 +37,12 @@ bool has_one_tile(const ProductShape& shape) {
   return shape.rows == DType::kFloat32 || (shape.rows == DType::kBFloat16 && !shape.aligned);
 }
 
+// The largest tile's sums leave no registers to widen float8 in.
+bool has_tile(const ProductShape& shape, const ProductDevice& device, const TileFacts& tile) {
+  const bool largest = &tile == &facts_of(ProductTileShape::k128x256);
+  return tile.shared_bytes <= device.shared_bytes && !(largest && shape.rows == DType::kFloat8);
+}
+
 ProductTier choose_tier(const ProductShape& shape, const ProductDevice& device) {
   const bool same = shape.rows == shape.weight && shape.num_inputs % 16 == 0 && shape.num_outputs % 16 == 0;
   if (!device.wants_cutlass || !same) return ProductTier::kPlain;
@@ -72,7 +78,7 @@ ProductChoice choose_product(const ProductShape& shape, const ProductDevice& dev
   if (has_one_tile(shape)) return choice;
   double best = clocks(shape, device, facts_of(choice.tile));
   for (const TileFacts& tile : kTileFacts) {
-    if (tile.shared_bytes > device.shared_bytes) continue;
+    if (!has_tile(shape, device, tile)) continue;
     const double cost = clocks(shape, device, tile);
     if (cost >= best) continue;
     best = cost;

@@ -11,6 +11,8 @@ from tests.reference.quantization import pack_int4, quantize_rows, quantize_weig
 
 DTYPES = {"float32": 0, "bfloat16": 1, "int8": 3, "int4": 4, "float8": 5}
 TILES = ["32x32", "32x64", "32x128", "64x64", "128x128", "128x256"]
+# Those that a compute type has.
+TILES_OF = {"float32": ["64x64"], "float8": TILES[:-1]}
 ENDS = {"store": 0, "accumulate": 1, "swiglu": 2}
 TIERS = ["plain", "cutlass_sm80", "cutlass_sm90"]
 CUTLASS_TILES = ["64x32", "128x128", "256x128"]

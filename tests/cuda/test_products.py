@@ -3,14 +3,13 @@
 import numpy as np
 import pytest
 
-from tests.cuda.products import OPERANDS, TILES, call_of, finish_sums, rows_of, run_tile, weight_of
+from tests.cuda.products import OPERANDS, TILES, TILES_OF, call_of, finish_sums, rows_of, run_tile, weight_of
 from tests.ops.precision import rounded
 from tests.reference.matmul import matmul
 from tests.reference.swiglu import swiglu
 from tests.tolerance import assert_accurate
 
-ONE_TILE = {"float32"}  # types that have one tile only
-CASES = [(t, tile) for t in OPERANDS for tile in (["64x64"] if t in ONE_TILE else TILES)]
+CASES = [(t, tile) for t in OPERANDS for tile in TILES_OF.get(t, TILES)]
 
 
 def case(rng: np.random.Generator, compute_type: str, rows: int, outputs: int, inputs: int):
@@ -37,13 +36,13 @@ def test_tile(compute_type, tile, rows, outputs, inputs):
     check(out, x, weight)
 
 
-@pytest.mark.parametrize("compute_type", [t for t in OPERANDS if t not in ONE_TILE])
+@pytest.mark.parametrize("compute_type", [t for t in OPERANDS if t != "float32"])
 @pytest.mark.parametrize("inputs", [40, 520])
 def test_tiles_agree_bit_for_bit(compute_type, inputs):
     """The tile is chosen by the number of rows, so a row alone meets another one than in a batch."""
     x, weight = case(np.random.default_rng(1), compute_type, 40, 48, inputs)
     results = []
-    for tile in TILES:
+    for tile in TILES_OF.get(compute_type, TILES):
         out = np.empty((40, 48), np.float32)
         run_tile(call_of(compute_type, x, weight, (40, 48, inputs), out, tile=tile))
         results.append(out)
