@@ -11,6 +11,9 @@ namespace {
 
 constexpr std::int64_t kMostRows = 1024;  // of a launch: their states take 62 KiB each with 126,464 tokens
 
+constexpr std::int64_t kSharedAnywhere = 99 << 10;  // that a block may ask for on any device from sm_80 on
+constexpr std::int64_t kSharedOf128 = 108 << 10;    // of a tile of 128 rows
+
 // Rows of the product and whose they are, see HeadRows.
 struct Slots {
   std::vector<std::int32_t> hidden_row;  // -1: nobody's
@@ -48,15 +51,17 @@ struct HeadArgs {
 static_assert(std::has_unique_object_representations_v<HeadArgs>);
 
 // The bits are the same in each of them. Rows of T at multiples of 4 bytes only, which no published model has, and
-// float32, which is for tests, have one.
-std::int64_t choose_tile_rows(const ProductInput& input, DType rows, std::int64_t num_products) {
+// float32, which is for tests, have one. shared_bytes: what a block may ask for on the device.
+std::int64_t choose_tile_rows(const ProductInput& input, DType rows, std::int64_t num_products,
+                              std::int64_t shared_bytes) {
   if (rows == DType::kFloat32 || (rows == DType::kBFloat16 && x_alignment(input) != 16)) return 32;
-  return num_products <= 32 ? 32 : num_products <= 64 ? 64 : 128;
+  return num_products <= 32 ? 32 : num_products <= 64 || shared_bytes < kSharedOf128 ? 64 : 128;
 }
 
 template <class Operands, int kTileRows, int kXCopyBytes>
 void run_tiles(const HeadArgs& args, cudaStream_t stream) {
   using Tile = HeadTile<Operands, kTileRows, kXCopyBytes>;
+  static_assert(head_shared_bytes<Tile>() <= (kTileRows == 128 ? kSharedOf128 : kSharedAnywhere));
   const dim3 grid(static_cast<unsigned>(args.input.num_rows / kTileRows), static_cast<unsigned>(args.num_chunks));
   launch("head", head_kernel<Tile>, grid, Tile::kThreads, head_shared_bytes<Tile>(), stream, args.input, args.head);
 }
@@ -120,7 +125,7 @@ void candidates(Stream stream, ConstTensor hidden, const PackedWeight& head, con
     const std::int64_t num_products =
         args.num_rows +
         std::count_if(first, first + args.num_rows, [](const CandidateRow& r) { return r.guide_row >= 0; });
-    args.tile_rows = choose_tile_rows(args.input, hidden.dtype, num_products);
+    args.tile_rows = choose_tile_rows(args.input, hidden.dtype, num_products, session.facts().shared_bytes);
     slots.assign(first, args.num_rows, static_cast<std::size_t>(args.tile_rows));
     const std::int64_t num_slots = static_cast<std::int64_t>(slots.hidden_row.size());
     args.input.row_index = session.input(slots.hidden_row.data(), num_slots);

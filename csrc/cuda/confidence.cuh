@@ -2,7 +2,7 @@
 //
 // The head of an 8B model is 126,464 rows of 8 KiB: 1.04 GB in bfloat16, read once for up to 128 rows of a batch, 0.31
 // ms at the 3.35 TB/s of an H100. That bounds it. A block takes a chunk of 128 tokens, so there are 988 of them for 132
-// multiprocessors, two or more to each: while one folds its logits (a twentieth of its time) the others load. Chunks
+// multiprocessors, three to each: while one folds its logits (a twentieth of its time) the others load. Chunks
 // are wide because each one reads the hidden rows again, from the second-level cache: 128 tokens make that a quarter of
 // the weights' bytes. A logit never leaves the block; 64 bytes for a row and chunk do, and a second kernel merges them,
 // in the order of the vocabulary.
@@ -23,13 +23,12 @@ constexpr int kLogitStep = kChunkTokens + 8;  // floats; pairs that eight thread
 // Weights of few bits are loaded two groups at a time where rows are few, so that a row's piece is 128 bytes of memory.
 template <class Operands, int kRows>
 constexpr int kHeadDepth = kRows == 32 && Operands::kGroupBytes < 128 ? 2 : 1;
-template <class Operands, int kRows>
-constexpr int kHeadStages = kRows == 128 || kHeadDepth<Operands, kRows> == 2 ? 3 : 4;
 
-// Each warp has at most 64 rows and 32 tokens. Two blocks or more share a multiprocessor of sm_80 or sm_90.
+// Each warp has at most 64 rows and 32 tokens. With 32 rows of bfloat16 a block takes 68 KiB of shared memory for three
+// stages: three of them share a multiprocessor of sm_90, which keeps 108 KiB of weights on their way.
 template <class Operands, int kRows, int kXCopyBytes>
-using HeadTile = ProductTile<Operands, kRows, kChunkTokens, kRows == 32 ? 1 : 2, 4, kHeadDepth<Operands, kRows>,
-                             kHeadStages<Operands, kRows>, kXCopyBytes>;
+using HeadTile =
+    ProductTile<Operands, kRows, kChunkTokens, kRows == 32 ? 1 : 2, 4, kHeadDepth<Operands, kRows>, 3, kXCopyBytes>;
 
 // Which rows a launch works on. A slot is a row of the product; the guide of a candidate has the slot after it, in the
 // same tile.
