@@ -73,7 +73,7 @@ def test_every_row_meets_every_visible_key_once(seed):
     assert made.out_parts * 128 >= shape[2]
 
 
-@pytest.mark.parametrize("visible", [129, 500, 1024, 1900])
+@pytest.mark.parametrize("visible", [129, 256, 500, 1024, 1900])
 def test_chunks_of_a_tile_follow_each_other(visible):
     made = plan([(0, 40, visible, 2048), (40, 50, 200, 256)], (8, 2, 64))
     assert made.split
@@ -87,6 +87,7 @@ def test_chunks_of_a_tile_follow_each_other(visible):
         assert (chunks[1:, 2] == chunks[:-1, 3]).all()
         assert (chunks[:-1, 3] - chunks[:-1, 2] == CHUNK).all()
     assert joined[:, 1].sum() == 50
+    assert len(made.busy()) == joined[:, 3].sum()
 
 
 def test_steps_of_a_slot_have_one_shape():
