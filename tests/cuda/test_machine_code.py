@@ -149,3 +149,27 @@ def test_a_spill_would_be_seen():
         "  /*00a0*/ HMMA R4",
     ]
     assert parse_instructions(lines) == {("sm_90a", "slow"): {"STL": 1, "HMMA": 1}}
+
+
+@pytest.mark.slow
+def test_attention_multiplies_on_tensor_cores():
+    """A tile of 64 keys (32 of the widest heads) meets queries and then values; copies run beside."""
+    kernels = {key: counts for key, counts in instructions().items() if "attention_bfloat16_kernel" in key[1]}
+    assert len(kernels) >= 12
+    for key, counts in kernels.items():
+        head_dim, out_dim, _ = map(int, re.findall(r"Li(\d+)E", key[1]))
+        keys = 32 if head_dim > 128 else 64
+        assert counts["HMMA"] == keys * (head_dim + out_dim) // 128, key
+        assert counts["LDSM"] >= counts["HMMA"] // 2, key
+        assert counts["LDGSTS"] >= 6, key
+        assert counts["LDL"] == counts["STL"] == 0, key
+
+
+def test_attention_has_room_for_the_blocks_it_counts_on():
+    """Four warps of 128 columns twice on a multiprocessor, of 64 columns three times."""
+    kernels = {name: used for (_, name), used in usage().items() if "attention_bfloat16_kernel" in name}
+    assert len(kernels) >= 12
+    for name, used in kernels.items():
+        head_dim, _, num_warps = map(int, re.findall(r"Li(\d+)E", name))
+        if num_warps == 4:
+            assert used.registers <= (168 if head_dim <= 64 else 256), name
