@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "cuda/cutlass/products.h"
 #include "cuda/kernels.h"
 #include "cuda/peak.cuh"
 #include "cuda/peak.h"
@@ -20,22 +21,41 @@ double seconds_of(Session& session, const Work& work) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
-template <class Peak>
-double best_rate(Session& session) {
-  const int num_blocks = 2 * session.facts().num_processors;
-  float* const out = static_cast<float*>(session.scratch(static_cast<std::int64_t>(num_blocks) * kPeakThreads * 4));
-  const auto seconds = [&](int num_rounds) {
-    return seconds_of(session, [&] {
-      launch("peak", peak_kernel<Peak>, dim3(static_cast<unsigned>(num_blocks)), kPeakThreads, 0, session.stream(), out,
-             num_rounds);
-    });
-  };
+// GFLOP/s of run(num_rounds, out), which returns its operations. out: float32, one for each thread of two blocks for
+// each multiprocessor.
+template <class Run>
+double best_rate(Session& session, const Run& run) {
+  float* const out =
+      static_cast<float*>(session.scratch(std::int64_t{8} * session.facts().num_processors * kPeakThreads));
+  double flop = 0;
+  const auto seconds = [&](int num_rounds) { return seconds_of(session, [&] { flop = run(num_rounds, out); }); };
   int num_rounds = 8;
   while (seconds(num_rounds) < kBurstSeconds && num_rounds < 1 << 28) num_rounds *= 2;
   double best = seconds(num_rounds);
   for (int burst = 1; burst < kNumBursts; ++burst) best = std::min(best, seconds(num_rounds));
-  const double warp_steps = static_cast<double>(num_blocks) * (kPeakThreads / 32) * kPeakChains * num_rounds;
-  return warp_steps * Peak::kWarpFlop / best * 1e-9;
+  return flop / best * 1e-9;
+}
+
+template <class Peak>
+double warp_rate(Session& session) {
+  const int num_blocks = 2 * session.facts().num_processors;
+  return best_rate(session, [&](int num_rounds, float* out) {
+    launch("peak", peak_kernel<Peak>, dim3(static_cast<unsigned>(num_blocks)), kPeakThreads, 0, session.stream(), out,
+           num_rounds);
+    return Peak::kWarpFlop * num_blocks * (kPeakThreads / 32) * kPeakChains * num_rounds;
+  });
+}
+
+// By wgmma, where there is that; else 0.
+double warp_group_rate(Session& session, bool float8) {
+#if defined(LLADA_HAVE_CUTLASS)
+  if (session.facts().capability == 90)
+    return best_rate(session, [&](int num_rounds, float* out) {
+      return run_peak_sm90(float8, session.facts().num_processors, num_rounds, out, session.stream());
+    });
+#endif
+  static_cast<void>(session), static_cast<void>(float8);
+  return 0;
 }
 
 }  // namespace
@@ -43,10 +63,16 @@ double best_rate(Session& session) {
 double measure_peak(Stream stream, DType dtype) {
   Session& session = session_of(stream);
   set_device(session.facts().index);
-  if (dtype == DType::kInt8) return best_rate<Int8Peak>(session);
-  if (dtype == DType::kFloat8) return best_rate<Float8Peak>(session);
-  if (dtype == DType::kBFloat16) return best_rate<Bf16Peak>(session);
-  return best_rate<Float32Peak>(session);
+  switch (dtype) {
+    case DType::kInt8:
+      return warp_rate<Int8Peak>(session);
+    case DType::kFloat8:
+      return std::max(warp_rate<Float8Peak>(session), warp_group_rate(session, true));
+    case DType::kBFloat16:
+      return std::max(warp_rate<Bf16Peak>(session), warp_group_rate(session, false));
+    default:
+      return warp_rate<Float32Peak>(session);
+  }
 }
 
 double measure_read_bandwidth(Stream stream) {

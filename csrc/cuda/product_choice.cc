@@ -44,15 +44,14 @@ bool has_tile(const ProductShape& shape, const ProductDevice& device, const Tile
 }
 
 ProductTier choose_tier(const ProductShape& shape, const ProductDevice& device) {
-  const bool same = shape.rows == shape.weight && shape.num_inputs % 16 == 0 && shape.num_outputs % 16 == 0;
-  if (!device.wants_cutlass || !same) return ProductTier::kPlain;
+  const bool fits = shape.rows == shape.weight && shape.num_inputs % 16 == 0 && shape.num_outputs % 16 == 0;
+  if (!device.wants_cutlass || !fits || !shape.aligned) return ProductTier::kPlain;
   if (device.capability == 90 && (shape.rows == DType::kBFloat16 || shape.rows == DType::kFloat8))
     return ProductTier::kCutlassSm90;
   return shape.rows == DType::kBFloat16 ? ProductTier::kCutlassSm80 : ProductTier::kPlain;
 }
 
-// Large tiles as soon as they fill the device, small ones while weights come from memory anyway. Of float8 the large
-// tile has sums in more registers than there are.
+// Large tiles as soon as they fill the device, small ones while weights come from memory anyway.
 CutlassTileShape choose_cutlass_tile(const ProductShape& shape, const ProductDevice& device) {
   const auto num_tiles = [&](std::int64_t outputs, std::int64_t rows) {
     return (shape.num_outputs + outputs - 1) / outputs * ((shape.num_rows + rows - 1) / rows);

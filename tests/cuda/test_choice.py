@@ -1,5 +1,9 @@
 """Which kernel multiplies: decided by shapes and device alone."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from tests.cuda.products import OPERANDS, TIERS, TILES, choose
@@ -87,6 +91,7 @@ def test_the_tier_does_not_depend_on_the_rows(compute_type, cutlass):
 def test_cutlass_leaves_odd_shapes_alone():
     assert choose(32, 4095, 4096, cutlass=True).tier == "plain"
     assert choose(32, 4096, 4090, cutlass=True).tier == "plain"
+    assert choose(32, 4096, 4096, aligned=False, cutlass=True).tier == "plain"
 
 
 def test_tiles_of_cutlass_fill_the_device():
@@ -103,3 +108,27 @@ def test_every_tile_is_somebodys_choice():
         for outputs, inputs in [*LLADA_8B, (512, 4096), (32768, 4096)]
     }
     assert chosen == set(TILES)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [("cutlas", 'expected plain or cutlass, got "cutlas"'), ("cutlass", "this build has no CUTLASS")],
+)
+def test_a_tier_that_is_not_there_is_refused(asked, message):
+    """In a process of its own: the answer is kept."""
+    code = """
+import numpy as np
+from llada_rt import _core
+from tests import cuda_host
+cuda_host.add_table()
+x = np.ones((2, 16), np.float32)
+try:
+    _core.Ops("cuda", 1).matmul(x, x, "bfloat16")
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+    environment = {**os.environ, "LLADA_CUDA_PRODUCTS": asked, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.startswith("ConfigError LLADA_CUDA_PRODUCTS")
+    assert message in done.stdout

@@ -40,4 +40,8 @@ void run_float8_sm90_128x128(const CutlassProduct& product, cudaStream_t stream)
 // sm_80 and later, mma.sync.
 void run_bf16_sm80(const CutlassProduct& product, cudaStream_t stream);
 
+// Multiplies on sm_90a as fast as wgmma goes, and returns how many operations that was; bf16 or float8.  out: float32,
+// 512 for each multiprocessor.
+double run_peak_sm90(bool float8, int num_processors, int num_rounds, float* out, cudaStream_t stream);
+
 }  // namespace llada::cuda
