@@ -17,7 +17,7 @@ from llada_rt import _core
 ROOT = Path(__file__).parent.parent
 FLAGS = ["-O2", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unknown-pragmas", f"-I{ROOT}/csrc"]
 FLAGS += [f"-I{ROOT}/tests/cpp"]
-OF_CORE = ["core/parallel.cc", "core/tensor.cc", "core/env.cc", "model/quantization.cc"]
+OF_CORE = ["core/pages.cc", "core/parallel.cc", "core/tensor.cc", "core/env.cc", "model/quantization.cc"]
 
 
 def sources() -> list[Path]:
