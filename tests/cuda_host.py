@@ -18,7 +18,7 @@ from llada_rt import _core, device
 ROOT = Path(__file__).parent.parent
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unknown-pragmas"]
 FLAGS = ["-O2", "-fPIC", "-fvisibility=hidden", *WARNINGS, f"-I{ROOT}/csrc", f"-I{ROOT}/tests/cpp"]
-OF_CORE = ["core/parallel.cc", "core/tensor.cc", "core/env.cc", "model/quantization.cc"]
+OF_CORE = ["core/pages.cc", "core/parallel.cc", "core/tensor.cc", "core/env.cc", "model/quantization.cc"]
 
 
 def sources() -> list[Path]:

@@ -1,20 +1,13 @@
 #include "core/arena.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <iterator>
 #include <utility>
 
 #include "core/check.h"
+#include "core/pages.h"
 
 namespace llada {
-
-std::int64_t Arena::whole_pages(std::int64_t num_bytes) {
-  static const std::int64_t page = sysconf(_SC_PAGESIZE);
-  return (num_bytes + page - 1) / page * page;
-}
 
 namespace {
 
@@ -22,16 +15,13 @@ namespace {
 class Pages : public ArenaMemory {
  public:
   char* map(std::int64_t num_bytes) override {
-    void* memory = mmap(nullptr, static_cast<std::size_t>(num_bytes), PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    check(memory != MAP_FAILED, ErrorKind::kOutOfMemory, "could not reserve ", num_bytes, " bytes for K/V");
-    return static_cast<char*>(memory);
+    char* memory = map_pages(num_bytes);
+    check(memory != nullptr, ErrorKind::kOutOfMemory, "could not reserve ", num_bytes, " bytes for K/V");
+    return memory;
   }
-  void unmap(char* base, std::int64_t num_bytes) override { munmap(base, static_cast<std::size_t>(num_bytes)); }
-  void lend(char*, std::int64_t) override {}
-  void take_back(char* piece, std::int64_t num_bytes) override {
-    madvise(piece, static_cast<std::size_t>(num_bytes), MADV_DONTNEED);
-  }
+  void unmap(char* base, std::int64_t num_bytes) override { unmap_pages(base, num_bytes); }
+  void lend(char* piece, std::int64_t num_bytes) override { prefer_huge_pages(piece, num_bytes); }
+  void take_back(char* piece, std::int64_t num_bytes) override { return_pages(piece, num_bytes); }
 };
 
 }  // namespace

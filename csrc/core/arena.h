@@ -31,7 +31,6 @@ class Arena {
   // `memory` is what take(num_bytes) returned.
   void give_back(char* memory, std::int64_t num_bytes);
 
-  static std::int64_t whole_pages(std::int64_t num_bytes);
   std::int64_t num_bytes() const { return num_bytes_; }
   std::int64_t used_bytes() const { return used_bytes_; }
 

@@ -37,7 +37,8 @@ LLADA_INLINE std::int64_t row_bytes(DType dtype, std::int64_t cols) {
   return cols * size_of(dtype);
 }
 
-// Memory aligned to a cache line, zeroed on request. Throws OutOfMemory with the size that was asked for.
+// Memory aligned to a cache line, zeroed on request; large ones in huge pages (core/pages.h). Throws OutOfMemory with
+// the size that was asked for.
 class Buffer {
  public:
   Buffer() = default;
@@ -51,6 +52,7 @@ class Buffer {
 
  private:
   struct Free {
+    std::int64_t num_bytes;
     void operator()(char* memory) const;
   };
   std::unique_ptr<char, Free> memory_;

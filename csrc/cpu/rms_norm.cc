@@ -11,6 +11,7 @@ void rms_norm(Stream stream, ConstTensor x, ConstTensor weight, float eps, Tenso
   const float* scale = static_cast<const float*>(weight.data);
   parallel_for(*stream.pool, x.rows, [&](std::int64_t r, int) {
     const float* from = static_cast<const float*>(x.data) + r * x.cols;
+    prefetch_floats(from + x.cols, x.cols);
     F32 squares = zero();
     for (std::int64_t i = 0; i < x.cols; i += kLanes) {
       const F32 v = load_n(from + i, lanes_left(i, x.cols));

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "core/check.h"
+#include "core/pages.h"
 
 namespace llada {
 namespace {
@@ -29,7 +30,7 @@ void KvPool::reserve(std::int64_t num_bytes) {
 }
 
 std::int64_t KvPool::slot_bytes(std::int64_t length) const {
-  return Arena::whole_pages(bytes_per_token() * round_up(length, 64));
+  return whole_pages(bytes_per_token() * round_up(length, 64));
 }
 
 std::int32_t KvPool::open(std::vector<std::int32_t> canvas) {

@@ -59,12 +59,48 @@ LLADA_INLINE F32 load_bf16_n(const std::uint16_t* p, std::int64_t n) {
 LLADA_INLINE void store_bf16_n(std::uint16_t* p, F32 v, std::int64_t n) {
   _mm256_mask_storeu_epi16(p, lanes(n), narrow(v));
 }
+// Sixteen packs of bfloat16: the low halves from `first`, the high ones from `second`.
+LLADA_INLINE void store_bf16_pairs(std::uint32_t* p, F32 first, F32 second) {
+  const __m512i high = _mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow(second)), 16);
+  _mm512_storeu_si512(p, _mm512_or_si512(_mm512_cvtepu16_epi32(narrow(first)), high));
+}
 LLADA_INLINE F32 round_bf16(F32 v) { return widen(narrow(v)); }
 
 // n bytes: v rounded to integers, ties to even, plus 128. |v| <= 127.
 LLADA_INLINE void store_biased(char* p, F32 v, std::int64_t n) {
   const __m512i values = _mm512_add_epi32(_mm512_cvtps_epi32(v), _mm512_set1_epi32(128));
   _mm512_mask_cvtepi32_storeu_epi8(p, lanes(n), values);
+}
+
+// to[i][r] = from[r][i] of 16 x 16 packs; rows of `from` are from_step packs apart, those of `to` 16. Each round of the
+// network swaps blocks half as large: quarters of a register, then pairs of packs, then packs.
+LLADA_INLINE void transpose_packs(const std::uint32_t* from, std::int64_t from_step, std::uint32_t* to) {
+  __m512i a[kLanes], b[kLanes];
+#pragma GCC unroll 16
+  for (int r = 0; r < kLanes; ++r) a[r] = _mm512_loadu_si512(from + r * from_step);
+#pragma GCC unroll 8
+  for (int r = 0; r < kLanes; r += 2) {
+    b[r] = _mm512_unpacklo_epi32(a[r], a[r + 1]);
+    b[r + 1] = _mm512_unpackhi_epi32(a[r], a[r + 1]);
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < kLanes; r += 4) {  // a[r + i]: column 4 q + i of rows r to r + 3 in its quarter q
+    a[r] = _mm512_unpacklo_epi64(b[r], b[r + 2]);
+    a[r + 1] = _mm512_unpackhi_epi64(b[r], b[r + 2]);
+    a[r + 2] = _mm512_unpacklo_epi64(b[r + 1], b[r + 3]);
+    a[r + 3] = _mm512_unpackhi_epi64(b[r + 1], b[r + 3]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const __m512i low02 = _mm512_shuffle_i32x4(a[i], a[4 + i], 0x88),
+                  low13 = _mm512_shuffle_i32x4(a[i], a[4 + i], 0xdd);
+    const __m512i high02 = _mm512_shuffle_i32x4(a[8 + i], a[12 + i], 0x88);
+    const __m512i high13 = _mm512_shuffle_i32x4(a[8 + i], a[12 + i], 0xdd);
+    _mm512_storeu_si512(to + i * kLanes, _mm512_shuffle_i32x4(low02, high02, 0x88));
+    _mm512_storeu_si512(to + (4 + i) * kLanes, _mm512_shuffle_i32x4(low13, high13, 0x88));
+    _mm512_storeu_si512(to + (8 + i) * kLanes, _mm512_shuffle_i32x4(low02, high02, 0xdd));
+    _mm512_storeu_si512(to + (12 + i) * kLanes, _mm512_shuffle_i32x4(low13, high13, 0xdd));
+  }
 }
 
 struct Float32Step {

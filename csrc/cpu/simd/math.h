@@ -25,6 +25,11 @@ LLADA_INLINE F32 exp(F32 x) {
   return p * exp2i(n) * min(set1(1.0f), max(zero(), (x - set1(-87.3f)) * set1(1e30f)));
 }
 
+// Fetches n floats into the L2 cache: the hardware doesn't look ahead beyond a page, which is often a row.
+LLADA_INLINE void prefetch_floats(const float* x, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; i += kLanes) prefetch(reinterpret_cast<const char*>(x + i));
+}
+
 // Elements [i, i + n) of a row of T, n in [1, 16].
 struct Row {
   char* data;

@@ -48,13 +48,14 @@ LLADA_INLINE PanelRows panel_rows(ConstTensor x, std::int64_t first, std::int64_
   return {static_cast<const char*>(x.data) + first * x_step, x_step, num_rows, c, c_step};
 }
 
-// The inner dimension in blocks that leave the panel's block in the L2 cache while every row passes over it.
+// The inner dimension in blocks that leave the panel's block in a cache while every row passes over it: of few rows,
+// which wait for memory, in the L1 cache, so that the L2 cache is free to take in the next one.
 template <class Step>
 LLADA_INLINE void blocked_product(const PanelRows& rows, const char* panel, std::int64_t num_packs,
                                   typename Step::Element* c) {
-  constexpr std::int64_t kBlock = 512;  // packs: 128 KiB of panel
-  for (std::int64_t k = 0; k < num_packs; k += kBlock) {
-    const std::int64_t block = num_packs - k < kBlock ? num_packs - k : kBlock;
+  const std::int64_t most = rows.num_rows > 3 * Step::kRows ? 512 : 128;  // packs: 128 or 32 KiB of panel
+  for (std::int64_t k = 0; k < num_packs; k += most) {
+    const std::int64_t block = num_packs - k < most ? num_packs - k : most;
     const TileInput in{rows.x + 4 * k, rows.x_step, panel + k * kPanel * 4,          4 * kLanes,
                        4 * kPanel,     block,       panel + (k + block) * kPanel * 4};
     tile<Step>(in, rows.num_rows, static_cast<int>(kPanel / kLanes), c, rows.c_step, k > 0);

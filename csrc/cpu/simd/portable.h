@@ -148,6 +148,13 @@ LLADA_INLINE void store_bf16_n(std::uint16_t* p, F32 v, std::int64_t n) {
   store(lanes, v);
   for (std::int64_t i = 0; i < n; ++i) p[i] = float_to_bf16(lanes[i]);
 }
+// Sixteen packs of bfloat16: the low halves from `first`, the high ones from `second`.
+LLADA_INLINE void store_bf16_pairs(std::uint32_t* p, F32 first, F32 second) {
+  float low[kLanes], high[kLanes];
+  store(low, first);
+  store(high, second);
+  for (int i = 0; i < kLanes; ++i) p[i] = float_to_bf16(low[i]) | std::uint32_t{float_to_bf16(high[i])} << 16;
+}
 LLADA_INLINE F32 round_bf16(F32 v) {
   float lanes[kLanes];
   store(lanes, v);
@@ -183,6 +190,12 @@ LLADA_INLINE void store_biased(char* p, F32 v, std::int64_t n) {
   store(lanes, v);
   asm("" : "+m"(lanes));  // else a product before this and the sum below may become one fused operation
   for (std::int64_t i = 0; i < n; ++i) p[i] = static_cast<char>(bits_of(lanes[i] + 12582912.0f) + 128u);
+}
+
+// to[i][r] = from[r][i] of 16 x 16 packs; rows of `from` are from_step packs apart, those of `to` 16.
+LLADA_INLINE void transpose_packs(const std::uint32_t* from, std::int64_t from_step, std::uint32_t* to) {
+  for (int i = 0; i < kLanes; ++i)
+    for (int r = 0; r < kLanes; ++r) to[i * kLanes + r] = from[r * from_step + i];
 }
 
 // One step of a product over 4 bytes of the inner dimension: `a` holds them for one row, `b` for 16 columns.

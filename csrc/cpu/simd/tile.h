@@ -37,6 +37,10 @@ LLADA_INLINE void tile_kernel(const TileInput& in, typename Step::Element* c, st
   for (std::int64_t k = 0; k < in.num_packs; ++k, a += 4, b += in.inner_step) {
     prefetch(ahead);
     prefetch(ahead + 64);
+    if (in.ahead_step > 128) {
+      prefetch(ahead + 128);
+      prefetch(ahead + 192);
+    }
     ahead += in.ahead_step;
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r)
@@ -74,20 +78,21 @@ void tile_rows(std::int64_t rows, const TileInput& in, int num_vectors, typename
 }
 
 // c (num_rows, 16 num_vectors), rows c_step elements apart. The rows are spread evenly over the tiles: a narrow last
-// tile would wait for its few accumulators. Each of the first tiles fetches a share of what comes next, one cache line
-// per step or two: the columns of a product of few rows come from memory, and without this only the first tile would
-// wait for all of it.
+// tile would wait for its few accumulators. Each of the first tiles fetches a share of what comes next: the columns of
+// a product of few rows come from memory, and without this only the first tile would wait for all of it.
 template <class Step>
 void tile(TileInput in, std::int64_t num_rows, int num_vectors, typename Step::Element* c, std::int64_t c_step,
           bool accumulate) {
-  constexpr std::int64_t kSharers = 4;  // tiles: a step's columns are four lines
+  constexpr std::int64_t kSharers = 4;        // tiles, of a cache line a step
+  constexpr std::int64_t kColumnBytes = 256;  // of a step
   const std::int64_t num_tiles = (num_rows + Step::kRows - 1) / Step::kRows;
+  const std::int64_t num_sharers = num_tiles < kSharers ? num_tiles : kSharers;
   if (in.ahead == nullptr)
     in.ahead = in.b;
   else
-    in.ahead_step = num_tiles < kSharers ? 128 : 64;
+    in.ahead_step = (kColumnBytes + num_sharers - 1) / num_sharers;
   for (std::int64_t t = 0; t < num_tiles; ++t) {
-    if (t == kSharers) in.ahead_step = 0;
+    if (t == num_sharers) in.ahead_step = 0;
     const std::int64_t rows = num_rows / num_tiles + (t < num_rows % num_tiles ? 1 : 0);
     tile_rows<Step, Step::kRows>(rows, in, num_vectors, c, c_step, accumulate);
     in.a += rows * in.row_step;
