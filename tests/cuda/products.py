@@ -66,8 +66,10 @@ def rows_of(x: np.ndarray, dtype: str) -> Operand:
         stored[:, :k] = q.astype(np.int16) + 128
         meant = q * scales.astype(np.float64)[:, None]
     else:
-        scales = (np.abs(x).max(-1, initial=0) / np.float32(448)).astype(np.float32)
-        bits, values = _float8(x * np.where(scales > 0, 1 / scales, 0).astype(np.float32)[:, None])
+        largest = np.abs(x).max(-1, initial=0).astype(np.float32)
+        scales = largest / np.float32(448)
+        inverse = np.where(largest > 0, np.float32(448) / np.maximum(largest, np.float32(2.0**-100)), 0)
+        bits, values = _float8(x * inverse.astype(np.float32)[:, None])
         stored = np.zeros((n, (k + 15) // 16 * 16 + 16), np.uint8)
         stored[:, :k] = bits
         meant = values * scales.astype(np.float64)[:, None]

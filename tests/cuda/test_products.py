@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from llada_rt import _core
+from tests import cuda_host
 from tests.cuda.products import OPERANDS, TILES, TILES_OF, call_of, finish_sums, rows_of, run_tile, weight_of
 from tests.ops.precision import rounded
 from tests.reference.matmul import matmul
@@ -101,6 +103,30 @@ def test_what_is_not_finite_stays_in_its_row(compute_type, bad):
     others = np.arange(6) != 2
     assert np.array_equal(spoilt[others], clean[others])
     assert not np.isfinite(spoilt[2]).any()
+
+
+@pytest.mark.parametrize(("rows", "outputs", "inputs"), [(0, 8, 8), (1, 1, 1), (5, 65, 31), (33, 130, 272)])
+def test_float8_product(rows, outputs, inputs):
+    """The op of the page, from float32 values: no CPU table has float8."""
+    cuda_host.add_table()
+    rng = np.random.default_rng(rows)
+    x = rounded(rng.standard_normal((rows, inputs)) * np.exp2(rng.integers(-9, 9, (rows, 1))), "bfloat16")
+    weight = rounded(rng.standard_normal((outputs, inputs)), "bfloat16")
+    got = _core.Ops("cuda", 2).matmul(x, weight, "float8")
+    check(got, rows_of(x, "float8"), weight_of(weight, "float8"))
+
+
+def test_float8_rows_of_nothing_and_of_infinities():
+    """A row of zeros has scale 0; one that is not finite spoils itself and nothing else."""
+    cuda_host.add_table()
+    rng = np.random.default_rng(8)
+    x, weight = (rounded(rng.standard_normal(shape), "bfloat16") for shape in ((4, 40), (24, 40)))
+    x[1], x[2, 7] = 0, np.inf
+    got = _core.Ops("cuda", 1).matmul(x, weight, "float8")
+    assert np.all(got[1] == 0)
+    assert np.isnan(got[2]).all()
+    others = x[[0, 3]]
+    assert np.array_equal(got[[0, 3]], _core.Ops("cuda", 1).matmul(others, weight, "float8"))
 
 
 @pytest.mark.parametrize("compute_type", ["bfloat16", "float8"])
