@@ -124,6 +124,21 @@ def finish_sums(call: Call, sums: np.ndarray) -> None:
     assert library().llada_finish_sums(ctypes.byref(call), sums.ctypes.data_as(ctypes.c_void_p)) == 0
 
 
+def pack(
+    weight: Operand, compute_type: str, shape: tuple[int, int], *, paired: bool = False
+) -> tuple[np.ndarray, bool]:
+    """shape: (outputs, inputs). Returns the bytes on the device, and whether all was finite."""
+    call = Call()
+    call.weight, call.scales = _address(weight.stored), _address(weight.scales)
+    call.num_outputs, call.num_inputs = shape
+    call.weight_type, call.paired = DTYPES[OPERANDS[compute_type][1]], int(paired)
+    library().llada_packed_bytes.restype = ctypes.c_int64
+    packed = np.full(library().llada_packed_bytes(ctypes.byref(call)), 0xAA, np.uint8)
+    finite = ctypes.c_int32()
+    assert library().llada_pack(ctypes.byref(call), packed.ctypes.data_as(ctypes.c_void_p), ctypes.byref(finite)) == 0
+    return packed, finite.value == 1
+
+
 @dataclass(frozen=True)
 class Choice:
     tier: str

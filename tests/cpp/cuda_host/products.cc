@@ -46,34 +46,57 @@ int guarded(const Run& run) {
   }
 }
 
-// Runs run(input, output, stream) with the weight packed as on a device.
+PackedWeight form_of(const Call& call) {
+  return {nullptr, static_cast<DType>(call.weight_type), call.num_outputs, call.num_inputs, call.paired != 0};
+}
+
+// Runs run(packed weight, whether it is finite, stream).
 template <class Run>
-int with_packed(const Call& call, const Run& run) {
+int with_packed_bytes(const Call& call, const Run& run) {
   return guarded([&] {
-    ThreadPool pool(1);
+    ThreadPool pool(2);
     Session session(0, nullptr);
     Stream stream;
     stream.pool = &pool;
     stream.session = &session;
-    const auto rows = static_cast<DType>(call.rows), type = static_cast<DType>(call.weight_type);
-    PackedWeight weight{nullptr, type, call.num_outputs, call.num_inputs, call.paired != 0};
+    PackedWeight weight = form_of(call);
     void* const packed = session.allocate(packed_bytes(weight));
-    const ConstTensor stored(call.weight, is_float(type) ? DType::kFloat32 : type, call.num_outputs, call.num_inputs);
-    pack(stream, {stored, call.scales}, weight, packed);
+    const DType stored_type = is_float(weight.dtype) ? DType::kFloat32 : weight.dtype;
+    const ConstTensor stored(call.weight, stored_type, call.num_outputs, call.num_inputs);
+    const bool finite = pack(stream, {stored, call.scales}, weight, packed);
     weight.data = packed;
+    run(weight, finite, session.stream());
+    session.release(packed);
+  });
+}
+
+// Runs run(input, output, stream) with the weight packed as on a device.
+template <class Run>
+int with_packed(const Call& call, const Run& run) {
+  return with_packed_bytes(call, [&](const PackedWeight& weight, bool, cudaStream_t stream) {
+    const auto rows = static_cast<DType>(call.rows);
     ProductInput input = product_input(ConstTensor(call.x, rows, call.num_rows, call.num_inputs), weight);
     input.row_index = call.row_index;
     const std::int64_t num_values = call.paired != 0 ? call.num_outputs / 2 : call.num_outputs;
     const ProductOutput out{call.out, call.out_cols, num_values, static_cast<DType>(call.out_type),
                             static_cast<ProductEnd>(call.end)};
-    run(input, out, session.stream());
-    session.release(packed);
+    run(input, out, stream);
   });
 }
 
 }  // namespace
 
 #define LLADA_DOOR extern "C" __attribute__((visibility("default")))
+
+LLADA_DOOR std::int64_t llada_packed_bytes(const Call* call) { return packed_bytes(form_of(*call)); }
+
+// packed: as on the device; finite: what pack said.
+LLADA_DOOR int llada_pack(const Call* call, void* packed, std::int32_t* finite) {
+  return with_packed_bytes(*call, [&](const PackedWeight& weight, bool is_finite, cudaStream_t stream) {
+    copy_to_host(packed, weight.data, packed_bytes(weight), stream);
+    *finite = is_finite ? 1 : 0;
+  });
+}
 
 LLADA_DOOR int llada_product_tile(const Call* call) {
   return with_packed(*call, [&](const ProductInput& input, const ProductOutput& out, cudaStream_t stream) {
