@@ -1,5 +1,6 @@
 """What a model needs in memory, term by term: weights, K/V, workspace. The same arithmetic as the engine's own buffers
-(csrc/model/weights.cc, kv_pool.cc, llada.cc and the candidates op), so that it can be said before anything is loaded.
+(csrc/model/weights.cc, kv_pool.cc, llada.cc, the candidates op; on a GPU csrc/cuda/pack.h and session.h), so that it
+can be said before anything is loaded.
 """
 
 from __future__ import annotations
@@ -74,11 +75,16 @@ COMPUTE_TYPES = {
     "int8_bfloat16": ComputeType("bfloat16", "bfloat16", "int8"),
     "int4": ComputeType("bfloat16", "bfloat16", "int4"),
 }
+GPU_COMPUTE_TYPES = COMPUTE_TYPES | {"float8": ComputeType("bfloat16", "float8", "float8")}
+STAGING_BYTES = 2 << 20  # what a session takes first for what steps read and write
+SPLIT_BYTES = 68 << 20  # of the sums of attention that is split over keys, at most
 _SIZE = {"float32": 4, "bfloat16": 2}
 
 
 def _row_bytes(dtype: str, cols: int) -> int:
-    """Of a row of activations; one of int8 ends with a whole pack of 4 and its scale."""
+    """Of a row of activations; one of int8 ends with a whole pack of 4 and its scale, of float8 with 16 and 16."""
+    if dtype == "float8":
+        return _round_up(cols, 16) + 16
     return _round_up(cols, 4) + 4 if dtype == "int8" else cols * _SIZE[dtype]
 
 
@@ -94,48 +100,64 @@ def _packed_bytes(dtype: str, num_out: int, num_in: int, *, paired: bool = False
     return num_panels * panel
 
 
-def weight_bytes(model: Mapping[str, Any], compute_type: str) -> int:
+def _device_bytes(dtype: str, num_out: int, num_in: int, *, paired: bool = False) -> int:
+    """A matrix on a GPU: rows of whole 16 bytes, of paired ones whole eights, then scales (csrc/cuda/kernels.h)."""
+    rows = 2 * _round_up(num_out // 2, 8) if paired else num_out
+    if dtype == "int4":
+        row, scales = _round_up(-(-num_in // 2), 16), _round_up(-(-num_in // 32), 4)
+    else:
+        row = _round_up(num_in * _SIZE.get(dtype, 1), 16)
+        scales = 0 if dtype in _SIZE else 1
+    return rows * (row + 4 * scales)
+
+
+def weight_bytes(model: Mapping[str, Any], compute_type: str, *, gpu: bool = False) -> int:
     """Packed matrices, norms as float32, the embedding by rows; a tied head is a second, packed copy."""
+    _packed = _device_bytes if gpu else _packed_bytes
     d, heads = model["d_model"], model["num_heads"] * model["head_dim"]
     kv, mlp = model["num_kv_heads"] * model["head_dim"], model["mlp_hidden_size"]
-    kind = COMPUTE_TYPES[compute_type]
+    kind = GPU_COMPUTE_TYPES[compute_type]
     matrices = ((heads, d), (2 * kv, d), (d, heads), (d, mlp))
-    layer = sum(_packed_bytes(kind.weight, *matrix) for matrix in matrices)
-    layer += _packed_bytes(kind.weight, 2 * mlp, d, paired=True) + 2 * 4 * d
-    vocabulary = model["vocab_size"] * d * _SIZE[kind.rows] + _packed_bytes(kind.weight, model["vocab_size"], d)
+    layer = sum(_packed(kind.weight, *matrix) for matrix in matrices)
+    layer += _packed(kind.weight, 2 * mlp, d, paired=True) + 2 * 4 * d
+    vocabulary = model["vocab_size"] * d * _SIZE[kind.rows] + _packed(kind.weight, model["vocab_size"], d)
     return int(model["num_layers"] * layer + vocabulary + 4 * d)
 
 
 def kv_bytes_per_token(model: Mapping[str, Any], compute_type: str) -> int:
     """K, and V with its head dimension rounded up to 16, of all layers."""
     per_head = model["head_dim"] + _round_up(model["head_dim"], 16)
-    return int(model["num_layers"] * model["num_kv_heads"] * per_head * _SIZE[COMPUTE_TYPES[compute_type].rows])
+    return int(model["num_layers"] * model["num_kv_heads"] * per_head * _SIZE[GPU_COMPUTE_TYPES[compute_type].rows])
 
 
 def workspace_bytes(model: Mapping[str, Any], compute_type: str, load: Load) -> int:
     """Buffers of the largest step, kept between steps."""
     d, heads = model["d_model"], model["num_heads"] * model["head_dim"]
     kv, mlp = model["num_kv_heads"] * model["head_dim"], model["mlp_hidden_size"]
-    kind = COMPUTE_TYPES[compute_type]
+    kind = GPU_COMPUTE_TYPES[compute_type]
     # Rows that are quantised before a product are float32 until then.
-    written, quantized = ("float32", max(heads, mlp)) if kind.operand == "int8" else (kind.operand, 0)
+    written, quantized = ("float32", max(heads, mlp)) if kind.operand not in _SIZE else (kind.operand, 0)
     row = 4 * d + _row_bytes(kind.operand, d) + 4 * max(2 * kv, heads) + _row_bytes(kind.rows, heads)
     row += _row_bytes(written, heads) + _row_bytes(written, _round_up(mlp, 2))
-    row += _row_bytes("int8", quantized) if quantized else 0
+    row += _row_bytes(kind.operand, quantized) if quantized else 0
     num_candidates = load.num_rows // load.length * load.block_length
     num_chunks = -(-model["vocab_size"] // CHUNK_TOKENS)
     candidates = num_candidates * (num_chunks * ROW_STATE_BYTES + load.num_threads * PANEL * 4)
     return int(load.num_rows * row + candidates)
 
 
-def footprint_of(model: Mapping[str, Any], compute_type: str, load: Load, *, process_bytes: int) -> Footprint:
-    """`model`: the shape as `llada_rt.Engine.info()["model"]` has it; `process_bytes`: of a process without a model."""
+def footprint_of(
+    model: Mapping[str, Any], compute_type: str, load: Load, *, process_bytes: int, gpu: bool = False
+) -> Footprint:
+    """`model`: the shape as `llada_rt.Engine.info()["model"]` has it; `process_bytes`: of a process without a model,
+    no part of a GPU's memory.
+    """
     capacity = _round_up(load.length, PANEL)
     per_token = kv_bytes_per_token(model, compute_type)
     angles = 4 * model["max_sequence_length"] * model["head_dim"]
     return Footprint(
         (
-            Term("weights", weight_bytes(model, compute_type), f"{compute_type}, packed"),
+            Term("weights", weight_bytes(model, compute_type, gpu=gpu), f"{compute_type}, packed"),
             Term("rotary angles", angles, f"{model['max_sequence_length']} positions x {model['head_dim']} x 4"),
             Term(
                 "K/V",
@@ -147,7 +169,9 @@ def footprint_of(model: Mapping[str, Any], compute_type: str, load: Load, *, pro
                 workspace_bytes(model, compute_type, load),
                 f"{load.num_rows} rows in the largest step, candidates for blocks of {load.block_length}",
             ),
-            Term("process", process_bytes, "the interpreter and its libraries, measured now"),
+            Term("staging", STAGING_BYTES + SPLIT_BYTES, "what steps exchange with the host, sums of split attention")
+            if gpu
+            else Term("process", process_bytes, "the interpreter and its libraries, measured now"),
         )
     )
 

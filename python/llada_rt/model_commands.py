@@ -13,6 +13,7 @@ import typer
 
 from .config import DEMO_DIR, EngineConfig, StoredType
 from .console import emit, say, size_text
+from .device import place
 from .errors import ConfigError
 from .footprint import Load, footprint_of, resident_bytes
 from .model_files import check_exists, check_folder, read_json
@@ -195,7 +196,8 @@ def show_memory(
     shape = describe_model(config.model_dir).model
     load = _load(shape, config, length, block_length)
     compute_type = config.compute_type if config.compute_type != "auto" else stored_compute_type(config.model_dir)
-    plan = footprint_of(shape, compute_type, load, process_bytes=resident_bytes())
+    gpu = place(config.device, config.table).is_gpu
+    plan = footprint_of(shape, compute_type, load, process_bytes=resident_bytes(), gpu=gpu)
     if as_json:
         emit(json.dumps({"compute_type": compute_type, **plan.to_dict()}))
         return

@@ -5,6 +5,7 @@ import pytest
 
 from llada_rt import Engine, SamplingParams, device
 from llada_rt.errors import DeviceError, OutOfMemoryError
+from llada_rt.footprint import GPU_COMPUTE_TYPES, weight_bytes
 from tests.denoise.test_committed_goldens import (
     CHECKPOINT,
     GROUPS,
@@ -95,6 +96,13 @@ def test_weights_that_do_not_fit_are_refused_with_the_numbers(open_engine, imita
             open_engine(CHECKPOINT)
     finally:
         set_memory(4 << 30)
+
+
+@pytest.mark.parametrize("compute_type", GPU_COMPUTE_TYPES)
+def test_the_weights_take_what_the_formula_says(compute_type: str, open_engine):
+    with open_engine(CHECKPOINT, compute_type=compute_type) as engine:
+        facts = engine.info()
+        assert weight_bytes(facts["model"], compute_type, gpu=True) == facts["weight_bytes"]
 
 
 def test_a_device_that_is_not_there(open_engine):
