@@ -5,6 +5,7 @@
 #include "core/check.h"
 #include "cuda/cuda_ops.h"
 #include "cuda/device/facts.h"
+#include "cuda/peak.h"
 
 namespace py = pybind11;
 
@@ -20,15 +21,20 @@ py::dict probe() {
   return d;
 }
 
-py::dict facts(int index) {
-  cuda::DeviceFacts facts;
+// What ask() returns; DeviceError if it throws.
+template <class Ask>
+auto of_device(const Ask& ask) {
   try {
-    facts = cuda::device_facts(index);
+    return ask();
   } catch (const Error& error) {
     const py::object type = py::module_::import("llada_rt.errors").attr("DeviceError");
     PyErr_SetString(type.ptr(), error.what());
     throw py::error_already_set();
   }
+}
+
+py::dict facts(int index) {
+  const cuda::DeviceFacts facts = of_device([&] { return cuda::device_facts(index); });
   py::dict d;
   d["name"] = facts.name;
   d["index"] = facts.index;
@@ -55,5 +61,8 @@ PYBIND11_MODULE(_cuda, module) {
 #endif
   module.def("probe", probe, "How many devices can be used, and why none can: {'count', 'why'}. Never raises.");
   module.def("facts", facts, py::arg("index"), "What a device is. Raises DeviceError.");
+  module.def(
+      "read_bandwidth", [](int index) { return of_device([&] { return cuda::measure_read_bandwidth(index); }); },
+      py::arg("index"), "GB/s of reading a device's memory, measured. Raises DeviceError.");
   module.def("table", [] { return py::capsule(&cuda::table()); }, "For _core.add_table.");
 }

@@ -11,7 +11,7 @@ namespace llada::cuda {
 //   float32, bfloat16  values
 //   int8, float8       bytes (int8 signed), then all scales, float32
 //   int4               two values in a byte, each plus 8, the even column in the low half; then the scales of each row,
-//                      float32, one for 32 columns
+//                      float32, one for 32 columns, a multiple of 4 of them
 std::int64_t packed_bytes(const PackedWeight& form);
 bool pack(Stream stream, const StoredWeight& weight, const PackedWeight& form, void* packed);
 bool multiplies(DType rows, DType weight);

@@ -75,25 +75,20 @@ double measure_peak(Stream stream, DType dtype) {
   }
 }
 
-double measure_read_bandwidth(Stream stream) {
-  Session& session = session_of(stream);
+double measure_read_bandwidth(int index) {
+  Session session(index, nullptr);
   const std::int64_t num_bytes = std::max<std::int64_t>(std::int64_t{16} << 20, 20 * session.facts().l2_bytes);
   const int num_blocks = 8 * session.facts().num_processors;
   auto* const out = static_cast<std::uint32_t*>(session.scratch(std::int64_t{4} * num_blocks * kPeakThreads));
   void* const memory = session.allocate(num_bytes);
   double best = 0;
-  try {
-    session.clear(memory, num_bytes);
-    for (int burst = 0; burst < kNumBursts; ++burst) {
-      const double seconds = seconds_of(session, [&] {
-        launch("read", read_kernel, dim3(static_cast<unsigned>(num_blocks)), kPeakThreads, 0, session.stream(),
-               static_cast<const uint4*>(memory), num_bytes / 16, out);
-      });
-      best = std::max(best, static_cast<double>(num_bytes) / seconds * 1e-9);
-    }
-  } catch (...) {
-    session.release(memory);
-    throw;
+  session.clear(memory, num_bytes);
+  for (int burst = 0; burst < kNumBursts; ++burst) {
+    const double seconds = seconds_of(session, [&] {
+      launch("read", read_kernel, dim3(static_cast<unsigned>(num_blocks)), kPeakThreads, 0, session.stream(),
+             static_cast<const uint4*>(memory), num_bytes / 16, out);
+    });
+    best = std::max(best, static_cast<double>(num_bytes) / seconds * 1e-9);
   }
   session.release(memory);
   return best;

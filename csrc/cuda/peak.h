@@ -2,11 +2,10 @@
 // arithmetic one: of mma.sync; on sm_90, in a build with CUTLASS, of wgmma, which is half as fast again.
 #pragma once
 
-#include "ops/ops.h"
-
 namespace llada::cuda {
 
-// GB/s of reading device memory, far more of it than the second-level cache holds. Throws OutOfMemoryError.
-double measure_read_bandwidth(Stream stream);
+// GB/s of reading the memory of a device, far more of it than the second-level cache holds. Throws DeviceError or
+// OutOfMemoryError.
+double measure_read_bandwidth(int index);
 
 }  // namespace llada::cuda

@@ -1,5 +1,7 @@
 """The roofs: of the imitation they mean nothing, but they come, for each type, and end."""
 
+import ctypes
+
 import pytest
 
 from llada_rt import _core
@@ -10,3 +12,9 @@ from tests import cuda_host
 def test_measure_peak(dtype):
     cuda_host.add_table()
     assert _core.Ops("cuda", 1).measure_peak(dtype) > 0
+
+
+def test_read_bandwidth():
+    read = cuda_host.library().llada_read_bandwidth
+    read.restype = ctypes.c_double
+    assert read() > 0

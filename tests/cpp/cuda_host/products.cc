@@ -7,6 +7,7 @@
 #include "cuda/gemm_tiles.h"
 #include "cuda/kernels.h"
 #include "cuda/pack.h"
+#include "cuda/peak.h"
 #include "cuda/session.h"
 
 namespace {
@@ -122,3 +123,5 @@ LLADA_DOOR void llada_choose_product(const std::int64_t* shape, const std::int64
 }
 
 LLADA_DOOR int llada_is_proven(std::int32_t tier) { return proof_of(static_cast<ProductTier>(tier)) != nullptr; }
+
+LLADA_DOOR double llada_read_bandwidth() { return measure_read_bandwidth(0); }
