@@ -27,7 +27,7 @@ TARGET = "ours int8 fast"
 ASKED = {"llama.cpp-q8_0": 1.0, "torch": 3.0}  # how many times as fast as each the target is to be
 POINT = 0.01  # shares right that differ by no more are equal
 # Pair -> questions that are timed, and of the exam that the share right is taken from.
-NUM_QUESTIONS = {"verse": (60, 500), "sudoku": (60, 500), "poems": (10, 100)}
+NUM_QUESTIONS = {"verse": (40, 300), "sudoku": (40, 300), "poems": (10, 60)}
 QUICK_QUESTIONS = {"verse": (20, 100), "sudoku": (20, 100)}
 
 

@@ -124,7 +124,7 @@ class Loader {
     if (const auto& [name, stored] = source_.at(*kinds.begin(), layer);
         kinds.size() == 1 && (is_float(form.dtype) || stored.values.dtype == form.dtype))
       return pack(name, stored, form);
-    Joined joined(form);
+    Joined joined(form, joined_values_, joined_scales_);
     std::string names;
     for (const WeightKind kind : kinds) {
       const auto& [name, stored] = source_.at(kind, layer);
@@ -146,7 +146,7 @@ class Loader {
     copy_rows(name, stored.values, weights_.type.rows, rounded.data());
     const ConstTensor values(rounded.data(), weights_.type.rows, form.num_out, form.num_in);
     if (is_float(form.dtype)) return pack(name, {values, nullptr}, form);
-    Joined joined(form);
+    Joined joined(form, joined_values_, joined_scales_);
     append(name, {values, nullptr}, joined);
     return pack(name, joined.whole(), form);
   }
@@ -154,10 +154,11 @@ class Loader {
  private:
   // Memory for the rows of several matrices in the dtype of a packed form, before they are packed.
   struct Joined {
-    explicit Joined(const PackedWeight& form_in)
-        : form(form_in),
-          values(form.num_out * bytes_of(form.dtype, form.num_in)),
-          scales(is_float(form.dtype) ? 0 : form.num_out * num_scale_groups(form.dtype, form.num_in) * 4) {}
+    Joined(const PackedWeight& form_in, Buffer& values_in, Buffer& scales_in)
+        : form(form_in), values(values_in), scales(scales_in) {
+      values.reserve(form.num_out * bytes_of(form.dtype, form.num_in));
+      if (!is_float(form.dtype)) scales.reserve(form.num_out * num_scale_groups(form.dtype, form.num_in) * 4);
+    }
 
     char* next_values() const { return values.data() + num_rows * bytes_of(form.dtype, form.num_in); }
     float* next_scales() const {
@@ -166,8 +167,8 @@ class Loader {
     StoredWeight whole() const { return {{values.data(), form.dtype, form.num_out, form.num_in}, scales.data()}; }
 
     const PackedWeight form;
-    const Buffer values;
-    const Buffer scales;
+    Buffer& values;
+    Buffer& scales;
     std::int64_t num_rows = 0;  // so far
   };
 
@@ -255,6 +256,7 @@ class Loader {
   const Memory& memory_;
   const Stream stream_;
   Weights& weights_;
+  Buffer joined_values_, joined_scales_;  // kept between matrices: fresh pages cost more than the copy
 };
 
 }  // namespace
