@@ -10,9 +10,9 @@
 // value to end with a whole pack of 4, then the scale, float32: max |x| / 127. Bytes are round(x * (127 / max |x|)) +
 // 128, ties to even. A row below 2^-100 has scale 0; one that is not finite has scale NaN, and so has what comes of it.
 //
-// Float8 rows (only where a table multiplies them) are e4m3 of x * (448 / max |x|), a byte for each element, zeros up to
-// a multiple of 16 bytes, 12 bytes of any value, then the scale, float32: max |x| / 448; tiny rows and rows that are not
-// finite as of int8.
+// Float8 rows (only where a table multiplies them) are e4m3 of x * (448 / max |x|), a byte for each element, zeros up
+// to a multiple of 16 bytes, 12 bytes of any value, then the scale, float32: max |x| / 448; tiny rows and rows that are
+// not finite as of int8.
 //
 // Memory. A table with a device computes in the memory of that device: tensors, packed weights and slots are there.
 // Arrays of plain structs and integers (tokens, positions, spans, rules, rows, groups, candidates, chosen) are the
