@@ -36,13 +36,14 @@ void destroy_graph(Graph graph);
 void check_launch(const char* kernel);
 
 #if defined(__CUDACC__)
-// Needs more than 48 KiB of shared memory? Then the kernel is told so before its first launch.
+// A kernel that may come to more than 48 KiB of shared memory, its static part included, is told so before its first
+// launch.
 void allow_shared(const void* kernel, std::int64_t shared_bytes);
 
 template <class Kernel, class... Args>
 void launch(const char* name, Kernel kernel, dim3 grid, int num_threads, std::int64_t shared_bytes, cudaStream_t stream,
             const Args&... args) {
-  if (shared_bytes > 48 * 1024) allow_shared(reinterpret_cast<const void*>(kernel), shared_bytes);
+  if (shared_bytes > 16 * 1024) allow_shared(reinterpret_cast<const void*>(kernel), shared_bytes);
   kernel<<<grid, static_cast<unsigned>(num_threads), static_cast<std::size_t>(shared_bytes), stream>>>(args...);
   check_launch(name);
 }
