@@ -121,7 +121,7 @@ def fixed_lines(report: Report) -> Iterator[str]:
             found = [r for r in report.rows if (r["system"], r["setting"]["shape"]) == (system, shape)]
             cells.append(number(found[0]["tokens_per_s"]) if found else "-")
         row = next(r for r in report.rows if r["system"] == system)
-        yield f"| {name_of(row).replace('k=', ', tokens a step: ')} | " + " | ".join(cells) + " |"
+        yield f"| {name_of(row).replace(' k=', ', tokens a step: ')} | " + " | ".join(cells) + " |"
 
 
 def statements(results: Mapping[str, Report]) -> Iterator[Statement]:
