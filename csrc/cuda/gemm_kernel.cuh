@@ -43,6 +43,10 @@ template <class O, int kCopy>
 struct TileOf<O, kCopy, ProductTileShape::k32x64> : ProductTile<O, 32, 64, 2, 2, 1, 6, kCopy> {};
 template <class O, int kCopy>
 struct TileOf<O, kCopy, ProductTileShape::k32x128> : ProductTile<O, 32, 128, 1, 4, 1, 4, kCopy> {};
+// With four warps int4 would spill two registers.
+template <int kCopy>
+struct TileOf<BFloat16Int4Operands, kCopy, ProductTileShape::k32x128>
+    : ProductTile<BFloat16Int4Operands, 32, 128, 2, 4, 1, 4, kCopy> {};
 template <class O, int kCopy>
 struct TileOf<O, kCopy, ProductTileShape::k64x64> : ProductTile<O, 64, 64, 2, 2, 1, 4, kCopy> {};
 template <class O, int kCopy>
