@@ -6,6 +6,7 @@ import ctypes
 import functools
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -58,6 +59,8 @@ def _build() -> Path | str:
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
     if compiler is None:
         return "no C++ compiler to build the imitation of a GPU with"
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return "the imitation of a GPU switches stacks on x86-64 only"
     base = ROOT / "build" / "cuda_host"
     built = base / f"cuda_host-{_version()}.so"
     if built.exists():
