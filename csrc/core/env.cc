@@ -66,9 +66,9 @@ CpuFeatures cpu_features() {
 #if defined(__x86_64__)
   features.avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   features.avx2vnni = features.avx2 && __builtin_cpu_supports("avxvnni");
-  features.avx512vnni = features.avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-                        __builtin_cpu_supports("avx512vnni");
+  features.avx512 = features.avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                    __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  features.avx512vnni = features.avx512 && __builtin_cpu_supports("avx512vnni");
   features.avx512bf16 = features.avx512vnni && __builtin_cpu_supports("avx512bf16");
 #endif
   return features;

@@ -102,8 +102,8 @@ void ThreadPool::run(std::int64_t count, Task task, const void* context) {
   task_ = task;
   context_ = context;
   for (int w = 0; w < num_threads_; ++w)
-    parts_[static_cast<std::size_t>(w)].bounds.store(
-        part_of(count * w / num_threads_, count * (w + 1) / num_threads_), std::memory_order_relaxed);
+    parts_[static_cast<std::size_t>(w)].bounds.store(part_of(count * w / num_threads_, count * (w + 1) / num_threads_),
+                                                     std::memory_order_relaxed);
   workers_->open.store(true);
   {
     const std::lock_guard<std::mutex> lock(workers_->mutex);

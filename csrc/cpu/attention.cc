@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "core/parallel.h"
+#include "cpu/bands.h"
 #include "cpu/kernels.h"
 #include "cpu/simd/math.h"
 #include "cpu/simd/tile.h"
@@ -101,16 +102,13 @@ void attention(Stream stream, ConstTensor q, HeadShape shape, const RowSpan* spa
   std::int64_t num_chunks = 0;
   for (std::int64_t s = 0; s < num_spans; ++s) num_chunks += chunks(spans[s]);
 
-  // The chunks that one core works through with a head, whose K and V stay in its cache.
-  const std::int64_t heads = shape.num_kv_heads * head_parts, num_threads = stream.pool->num_threads();
-  const std::int64_t together = num_chunks > num_threads ? num_chunks / num_threads : 1;
-  parallel_for(*stream.pool, num_chunks * heads, [&](std::int64_t unit, int worker) {
-    const std::int64_t first_chunk = unit / (heads * together) * together;
-    const std::int64_t width = num_chunks - first_chunk < together ? num_chunks - first_chunk : together;
-    const std::int64_t inside = unit - first_chunk * heads;
-    const std::int64_t part = inside / width % head_parts;
-    const std::int64_t kv_head = inside / width / head_parts;
-    std::int64_t chunk = first_chunk + inside % width;
+  // K and V of a head stay in the cache of a core for all chunks of its band.
+  const Bands bands(num_chunks, shape.num_kv_heads * head_parts, stream.pool->num_threads(), num_chunks);
+  parallel_for(*stream.pool, bands.num_units(), [&](std::int64_t unit, int worker) {
+    const auto [block, column] = bands.at(unit);
+    const std::int64_t part = column % head_parts;
+    const std::int64_t kv_head = column / head_parts;
+    std::int64_t chunk = block;
     const RowSpan* span = spans;
     for (; chunk >= chunks(*span); ++span) chunk -= chunks(*span);
     const std::int64_t row = span->row_begin + chunk * rows_of_unit;
@@ -141,8 +139,12 @@ void attention(Stream stream, ConstTensor q, HeadShape shape, const RowSpan* spa
                          4 * kLanes, head_dim / pack,    v_head + key * v_stride * element};
       tile(q.dtype, qk, num_lines, key_vectors, lines.scores, kPanel, false);
       for (std::int64_t line = 0; line < num_lines; ++line) fold_tile(lines, line, num_keys, scale, v_stride, q.dtype);
-      const TileInput pv{lines.p,    kPanel * element, v_head + key * v_stride * element,
-                         4 * kLanes, 4 * v_stride,     (num_keys + pack - 1) / pack,
+      const TileInput pv{lines.p,
+                         kPanel * element,
+                         v_head + key * v_stride * element,
+                         4 * kLanes,
+                         4 * v_stride,
+                         (num_keys + pack - 1) / pack,
                          key + kPanel < span->visible ? k_head + (key + kPanel) * head_dim * element : next_head};
       tile(q.dtype, pv, num_lines, static_cast<int>(v_stride / kLanes), lines.out, v_stride, true);
     }

@@ -17,6 +17,9 @@ extern const Ops table;
 namespace avx2vnni {
 extern const Ops table;
 }
+namespace avx512 {
+extern const Ops table;
+}
 namespace avx512vnni {
 extern const Ops table;
 }
@@ -45,6 +48,7 @@ void register_tables() {
   const CpuFeatures features = cpu_features();
   if (features.avx512bf16) register_table(&avx512bf16::table);
   if (features.avx512vnni) register_table(&avx512vnni::table);
+  if (features.avx512) register_table(&avx512::table);
   if (features.avx2vnni) register_table(&avx2vnni::table);
   if (features.avx2) register_table(&avx2::table);
 #endif

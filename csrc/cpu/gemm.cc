@@ -1,6 +1,6 @@
 // Products with packed weights. A unit of work is one panel of 64 outputs and a block of rows.
-#include <cstdlib>
 #include "core/parallel.h"
+#include "cpu/bands.h"
 #include "cpu/kernels.h"
 #include "cpu/simd/panel.h"
 
@@ -9,35 +9,20 @@ namespace {
 
 constexpr std::int64_t kRowBlock = 96;  // a scratch tile of 96 x 64 floats is 24 KiB
 
-struct Block {
-  std::int64_t row;
-  std::int64_t num_rows;
-};
+constexpr std::int64_t kBandBlocks = 2;  // rows that stay in the L2 cache beside a panel
 
-// The rows in blocks of one size, or one row less.
-LLADA_INLINE Block block_of(std::int64_t index, std::int64_t num_blocks, std::int64_t num_rows) {
-  const std::int64_t begin = index * num_rows / num_blocks, end = (index + 1) * num_rows / num_blocks;
-  return {begin, end - begin};
-}
-
-// Runs function(panel, first row, rows, scratch sums, scratch for widened weights) for each unit. Neighbouring units go
-// to one core: a few blocks of rows with all panels after one another, so that it finds in its own caches the rows which
-// it wrote in the op before.
+// Runs function(panel, first row, rows, scratch sums, scratch for widened weights) for each unit. Blocks have one size,
+// or a row less.
 template <class Function>
 LLADA_INLINE void for_each_unit(Stream stream, ConstTensor x, const PackedWeight& weight, const Function& function) {
   const std::int64_t num_blocks = (x.rows + kRowBlock - 1) / kRowBlock;
-  const std::int64_t num_panels = num_panels_of(weight);
-  const std::int64_t most = std::getenv("GS") ? atoi(std::getenv("GS")) : 2;
-  const std::int64_t each = num_blocks / stream.pool->num_threads();
-  const std::int64_t together = each < 1 ? 1 : each < most ? each : most;  // blocks
+  const Bands bands(num_blocks, num_panels_of(weight), stream.pool->num_threads(), kBandBlocks);
   constexpr std::int64_t kSumBytes = kRowBlock * kPanel * 4;
-  parallel_for(*stream.pool, num_panels * num_blocks, [&](std::int64_t unit, int worker) {
-    const std::int64_t first = unit / (num_panels * together) * together;
-    const std::int64_t width = num_blocks - first < together ? num_blocks - first : together;
-    const std::int64_t inside = unit - first * num_panels;
-    const Block block = block_of(first + inside % width, num_blocks, x.rows);
+  parallel_for(*stream.pool, bands.num_units(), [&](std::int64_t unit, int worker) {
+    const auto [block, panel] = bands.at(unit);
+    const std::int64_t row = block * x.rows / num_blocks, end = (block + 1) * x.rows / num_blocks;
     char* scratch = stream.pool->scratch(worker, kSumBytes + kWideBytes);
-    function(inside / width, block.row, block.num_rows, reinterpret_cast<float*>(scratch), scratch + kSumBytes);
+    function(panel, row, end - row, reinterpret_cast<float*>(scratch), scratch + kSumBytes);
   });
 }
 

@@ -46,7 +46,7 @@ struct Piece {
   std::int64_t end;
 };
 
-// Whole packs of the type they have already, which is what most of a load is. False if an exponent is all ones.
+// Whole packs of the type they have already. False if an exponent is all ones.
 bool copy_packs(const ConstTensor& from, const Piece& piece, std::int64_t num_packs, char* out) {
   const std::int64_t pack = pack_of(from.dtype);
   const char* at = static_cast<const char*>(from.data) + (piece.row * from.cols + piece.begin) * size_of(from.dtype);
@@ -60,6 +60,27 @@ bool copy_packs(const ConstTensor& from, const Piece& piece, std::int64_t num_pa
     std::memcpy(to, &bits, 4);
   }
   return finite;
+}
+
+// A full panel of rows that need no rounding, which is what most of a load is: blocks of 16 x 16 packs are transposed,
+// so that whole cache lines are read and written. False if an exponent is all ones.
+bool copy_panel(const ConstTensor& from, const PackedWeight& form, std::int64_t panel, char* out) {
+  const std::int64_t num_packs = num_packs_of(form);
+  const std::uint32_t high = 0x7f800000u, low = from.dtype == DType::kBFloat16 ? 0x7f80u : ~0u;
+  std::uint32_t bad = 0;  // one sum and no branch, for the compiler to use whole vectors
+  alignas(64) std::uint32_t rows[kLanes * kLanes], columns[kLanes * kLanes];
+  for (std::int64_t lane = 0; lane < kPanel; lane += kLanes) {
+    const char* at = static_cast<const char*>(from.data) + row_of_lane(form, panel, lane) * num_packs * 4;
+    char* to = out + lane * 4;
+    for (std::int64_t k = 0; k < num_packs; k += kLanes, at += 4 * kLanes, to += kLanes * kPanel * 4) {
+      for (int r = 0; r < kLanes; ++r) std::memcpy(rows + r * kLanes, at + r * num_packs * 4, 4 * kLanes);
+      for (const std::uint32_t bits : rows)
+        bad |= static_cast<std::uint32_t>((bits & high) == high) | static_cast<std::uint32_t>((bits & low) == low);
+      transpose_packs(rows, kLanes, columns);
+      for (int i = 0; i < kLanes; ++i) std::memcpy(to + i * kPanel * 4, columns + i * kLanes, 4 * kLanes);
+    }
+  }
+  return bad == 0;
 }
 
 bool pack_floats(const ConstTensor& from, const Piece& piece, DType dtype, char* out) {
@@ -111,8 +132,16 @@ std::int64_t packed_bytes(const PackedWeight& form) { return num_panels_of(form)
 
 bool pack(Stream stream, const StoredWeight& weight, const PackedWeight& form, void* packed) {
   bool finite = true;
+  const std::int64_t pack = pack_of(form.dtype);
+  const bool as_they_are =
+      is_float(form.dtype) && weight.values.dtype == form.dtype && form.num_in % (kLanes * pack) == 0;
   parallel_for(*stream.pool, num_panels_of(form), [&](std::int64_t panel, int) {
     char* out = static_cast<char*>(packed) + panel * panel_bytes(form);
+    // Lanes past the outputs are the last ones of a half or of the whole.
+    if (as_they_are && row_of_lane(form, panel, kPanel / 2 - 1) >= 0 && row_of_lane(form, panel, kPanel - 1) >= 0) {
+      if (!copy_panel(weight.values, form, panel, out)) __atomic_store_n(&finite, false, __ATOMIC_RELAXED);
+      return;
+    }
     // Padding counts as zero: 0x88 are two zeros of int4 (and as a scale some finite number).
     std::memset(out, form.dtype == DType::kInt4 ? 0x88 : 0, static_cast<std::size_t>(panel_bytes(form)));
     // In blocks of the inner dimension that stay in the L1 cache while the lanes are filled one by one.

@@ -11,7 +11,7 @@ import pytest
 
 from llada_rt import _core
 
-MULTIPLY_ADD = re.compile(r"\bv(dpbf16ps|pdpbusd|fmadd\d+ps)\b.*%zmm")
+MULTIPLY_ADD = re.compile(r"\bv(dpbf16ps|pdpbusd|pmaddwd|fmadd\d+ps)\b.*%zmm")
 STACK = re.compile(r"%zmm\d+.*\(%r[sb]p|\(%r[sb]p.*%zmm")
 JUMP = re.compile(r"^\s*([0-9a-f]+):\s+j[a-z]+\s+([0-9a-f]+)\b")
 
@@ -40,7 +40,7 @@ def test_no_accumulator_on_the_stack():
     listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     loops = inner_product_loops(listing)
     # Tiles of 4, 5 and 6 rows by 64 columns, in each precision at least.
-    for instruction in ("vdpbf16ps", "vpdpbusd", "vfmadd"):
+    for instruction in ("vdpbf16ps", "vpdpbusd", "vpmaddwd", "vfmadd"):
         assert sum(any(instruction in line for line in body) for body in loops) >= 3
     for body in loops:
         assert not [line for line in body if STACK.search(line)]

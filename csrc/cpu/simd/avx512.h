@@ -1,5 +1,5 @@
-// AVX-512 with VNNI: a lane vector is one register, an int8 product step one dpbusd instruction; with BF16 a bfloat16
-// product step is one dpbf16.
+// AVX-512: a lane vector is one register. With VNNI an int8 product step is one dpbusd instruction, with BF16 a
+// bfloat16 product step is one dpbf16.
 #pragma once
 
 #include <immintrin.h>
@@ -144,13 +144,27 @@ struct BFloat16Step {
 struct Int8Step {
   using Element = std::int32_t;
   using Sum = I32;
-  static constexpr int kRows = 6;
   static LLADA_INLINE I32 zero() { return I32{}; }
+#if defined(__AVX512VNNI__)
+  static constexpr int kRows = 6;
   static LLADA_INLINE I32 step(I32 acc, const char* a, const char* b) {
     int four;
     std::memcpy(&four, a, 4);
     return (I32)_mm512_dpbusd_epi32((__m512i)acc, _mm512_set1_epi32(four), _mm512_loadu_si512(b));
   }
+#else
+  static constexpr int kRows = 4;  // 4 x 4 accumulators + 8 halves of the columns + 2 of a row + 2 of products
+  // Products of the even bytes and of the odd ones fit 16 bits (255 * 127), sums of all four do not.
+  static LLADA_INLINE I32 step(I32 acc, const char* a, const char* b) {
+    int four;
+    std::memcpy(&four, a, 4);
+    const __m512i row = _mm512_set1_epi32(four), columns = _mm512_loadu_si512(b);
+    const __m512i even_row = _mm512_and_si512(row, _mm512_set1_epi16(255)), odd_row = _mm512_srli_epi16(row, 8);
+    const __m512i even = _mm512_srai_epi16(_mm512_slli_epi16(columns, 8), 8), odd = _mm512_srai_epi16(columns, 8);
+    const __m512i products = _mm512_add_epi32(_mm512_madd_epi16(even, even_row), _mm512_madd_epi16(odd, odd_row));
+    return (I32)_mm512_add_epi32((__m512i)acc, products);
+  }
+#endif
 };
 
 // 16 columns of four int8 as two packs of bfloat16: exact, so the low halves of the floats are zero.
