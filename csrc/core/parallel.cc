@@ -15,11 +15,31 @@ constexpr auto kSpin = std::chrono::microseconds(40);
 
 constexpr std::int64_t kMostIndices = INT32_MAX;
 
-std::uint64_t part_of(std::int64_t begin, std::int64_t end) {
+std::uint64_t bounds_of(std::int64_t begin, std::int64_t end) {
   return static_cast<std::uint64_t>(begin) | static_cast<std::uint64_t>(end) << 32;
 }
 std::int64_t begin_of(std::uint64_t bounds) { return static_cast<std::int64_t>(bounds & 0xffffffffu); }
 std::int64_t end_of(std::uint64_t bounds) { return static_cast<std::int64_t>(bounds >> 32); }
+
+// Shares only shrink until all are empty, so whoever still finds the bounds that it read may take an index, even if
+// they are those of a later job by now.
+bool take_first(std::atomic<std::uint64_t>& from, std::int64_t& index) {
+  std::uint64_t bounds = from.load(std::memory_order_relaxed);
+  do {
+    index = begin_of(bounds);
+    if (index >= end_of(bounds)) return false;
+  } while (!from.compare_exchange_weak(bounds, bounds_of(index + 1, end_of(bounds)), std::memory_order_acq_rel));
+  return true;
+}
+
+bool take_last(std::atomic<std::uint64_t>& from, std::int64_t& index) {
+  std::uint64_t bounds = from.load(std::memory_order_relaxed);
+  do {
+    index = end_of(bounds) - 1;
+    if (index < begin_of(bounds)) return false;
+  } while (!from.compare_exchange_weak(bounds, bounds_of(begin_of(bounds), index), std::memory_order_acq_rel));
+  return true;
+}
 
 void relax() {
 #if defined(__x86_64__)
@@ -46,7 +66,7 @@ ThreadPool::ThreadPool(int num_threads)
     : num_threads_(std::max(1, num_threads)),
       owner_pid_(getpid()),
       workers_(std::make_unique<Workers>()),
-      parts_(std::make_unique<Part[]>(static_cast<std::size_t>(num_threads_))) {
+      shares_(std::make_unique<Share[]>(static_cast<std::size_t>(num_threads_))) {
   scratch_.resize(static_cast<std::size_t>(num_threads_));
   for (int worker = 1; worker < num_threads_; ++worker)
     workers_->threads.emplace_back([this, worker] { work(worker); });
@@ -99,81 +119,82 @@ void ThreadPool::run(std::int64_t count, Task task, const void* context) {
     return;
   }
   check(count <= kMostIndices, ErrorKind::kInternal, "expected at most ", kMostIndices, " units of work, got ", count);
-  task_ = task;
-  context_ = context;
-  for (int w = 0; w < num_threads_; ++w)
-    parts_[static_cast<std::size_t>(w)].bounds.store(part_of(count * w / num_threads_, count * (w + 1) / num_threads_),
-                                                     std::memory_order_relaxed);
-  workers_->open.store(true);
-  {
-    const std::lock_guard<std::mutex> lock(workers_->mutex);
-    workers_->generation.fetch_add(1, std::memory_order_release);
+  for (int w = 0; w < num_threads_; ++w) {
+    shares_[static_cast<std::size_t>(w)].task = task;
+    shares_[static_cast<std::size_t>(w)].context = context;
   }
-  if (workers_->num_asleep.load(std::memory_order_acquire) > 0) workers_->wake.notify_all();
+  num_called_ += count;
+  for (int w = 0; w < num_threads_; ++w)
+    shares_[static_cast<std::size_t>(w)].bounds.store(
+        bounds_of(count * w / num_threads_, count * (w + 1) / num_threads_), std::memory_order_release);
+  // A worker that falls asleep just now may be missed; then the others take its share.
+  if (workers_->num_asleep.load(std::memory_order_acquire) > 0) {
+    const std::lock_guard<std::mutex> lock(workers_->mutex);
+    workers_->wake.notify_all();
+  }
   work_through(0);
-  workers_->open.store(false);
-  const auto finished = [this] { return workers_->num_inside.load() == 0; };
-  while (!spin_until(finished)) std::this_thread::yield();
+  while (!spin_until([this] { return is_done(); })) std::this_thread::yield();
   if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
 }
 
+// No job ends before all of its indices are done, and whoever has taken one knows that its job has not ended. So a
+// worker that the machine has not scheduled yet holds nobody up, and when it comes it can do no harm to a later job: it
+// takes an index of that one, or nothing.
+bool ThreadPool::is_done() const {
+  std::int64_t num_done = 0;
+  for (int w = 0; w < num_threads_; ++w)
+    num_done += shares_[static_cast<std::size_t>(w)].num_done.load(std::memory_order_acquire);
+  return num_done == num_called_;
+}
+
 void ThreadPool::work_through(int worker) {
-  Part& own = parts_[static_cast<std::size_t>(worker)];
+  Share& own = shares_[static_cast<std::size_t>(worker)];
+  std::int64_t num_done = 0;
   try {
-    do {
-      for (std::int64_t index = 0; take_next(own, index);) task_(context_, index, worker);
-    } while (steal(worker));
+    for (std::int64_t index = 0; take_first(own.bounds, index) || take_from_others(worker, index);) {
+      ++num_done;
+      own.task(own.context, index, worker);
+    }
   } catch (...) {
-    for (int w = 0; w < num_threads_; ++w) parts_[static_cast<std::size_t>(w)].bounds.store(0);
-    std::lock_guard<std::mutex> lock(error_mutex_);
+    give_up(num_done);
+  }
+  own.num_done.fetch_add(num_done, std::memory_order_release);
+}
+
+bool ThreadPool::take_from_others(int worker, std::int64_t& index) {
+  for (int i = 1; i < num_threads_; ++i)
+    if (take_last(shares_[static_cast<std::size_t>((worker + i) % num_threads_)].bounds, index)) return true;
+  return false;
+}
+
+// Keeps the exception being handled, and takes what nobody has begun as done.
+void ThreadPool::give_up(std::int64_t& num_done) {
+  {
+    const std::lock_guard<std::mutex> lock(error_mutex_);
     if (!error_) error_ = std::current_exception();
   }
-}
-
-bool ThreadPool::take_next(Part& own, std::int64_t& index) {
-  std::uint64_t bounds = own.bounds.load(std::memory_order_relaxed);
-  do {
-    index = begin_of(bounds);
-    if (index >= end_of(bounds)) return false;
-  } while (!own.bounds.compare_exchange_weak(bounds, part_of(index + 1, end_of(bounds)), std::memory_order_acq_rel));
-  return true;
-}
-
-// The second half of what another has left becomes the worker's own part, which is empty. Bounds tell all there is to
-// know of a part, so one that another worker took and gave back meanwhile is no other part.
-bool ThreadPool::steal(int worker) {
-  for (int i = 1; i < num_threads_; ++i) {
-    Part& from = parts_[static_cast<std::size_t>((worker + i) % num_threads_)];
-    std::uint64_t bounds = from.bounds.load(std::memory_order_relaxed);
-    for (;;) {
-      const std::int64_t begin = begin_of(bounds), end = end_of(bounds);
-      if (begin >= end) break;
-      const std::int64_t middle = begin + (end - begin) / 2;
-      if (from.bounds.compare_exchange_weak(bounds, part_of(begin, middle), std::memory_order_acq_rel)) {
-        parts_[static_cast<std::size_t>(worker)].bounds.store(part_of(middle, end), std::memory_order_release);
-        return true;
-      }
-    }
+  for (int w = 0; w < num_threads_; ++w) {
+    const std::uint64_t bounds = shares_[static_cast<std::size_t>(w)].bounds.exchange(0, std::memory_order_acq_rel);
+    num_done += end_of(bounds) - begin_of(bounds);
   }
-  return false;
 }
 
 void ThreadPool::work(int worker) {
   Workers& w = *workers_;
-  std::uint64_t seen = 0;
+  const std::atomic<std::uint64_t>& own = shares_[static_cast<std::size_t>(worker)].bounds;
+  const auto called = [&] {
+    const std::uint64_t bounds = own.load(std::memory_order_acquire);
+    return begin_of(bounds) < end_of(bounds) || w.stop.load(std::memory_order_acquire);
+  };
   for (;;) {
-    const auto called = [&] { return w.generation.load(std::memory_order_acquire) != seen || w.stop.load(); };
     if (!spin_until(called)) {
       std::unique_lock<std::mutex> lock(w.mutex);
-      w.num_asleep.fetch_add(1, std::memory_order_acq_rel);
+      w.num_asleep.fetch_add(1);
       w.wake.wait(lock, called);
-      w.num_asleep.fetch_sub(1, std::memory_order_acq_rel);
+      w.num_asleep.fetch_sub(1);
     }
-    if (w.stop.load()) return;
-    seen = w.generation.load(std::memory_order_acquire);
-    w.num_inside.fetch_add(1);
-    if (w.open.load()) work_through(worker);
-    w.num_inside.fetch_sub(1);
+    if (w.stop.load(std::memory_order_acquire)) return;
+    work_through(worker);
   }
 }
 

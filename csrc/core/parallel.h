@@ -1,7 +1,7 @@
-// One thread pool per engine. Each worker gets an equal part of the index range and takes half of another's rest when
-// it is through with its own. So neighbouring indices, which is to say weights one after the other in memory, go to one
-// core, and to the same one in every step. Workers spin for some tens of microseconds after a job, since the next op of
-// the step follows at once, and then sleep. The caller works too.
+// One thread pool per engine. Each worker gets an equal share of the index range and takes from the end of another's
+// when it is through with its own. So neighbouring indices, which is to say weights one after the other in memory, go
+// to one core, and to the same one in every step. Workers spin for some tens of microseconds after a job, since the
+// next op of the step follows at once, and then sleep. The caller works too.
 #pragma once
 
 #include <atomic>
@@ -45,26 +45,24 @@ class ThreadPool {
     std::vector<std::thread> threads;
     std::mutex mutex;
     std::condition_variable wake;
-    std::atomic<std::uint64_t> generation{0};
     std::atomic<bool> stop{false};
     std::atomic<int> num_asleep{0};
-    // A worker enters (num_inside + 1), and works only if the job is still open. The caller closes the job when no
-    // index is left and waits for those inside, so that a worker that the machine has not scheduled yet holds nobody
-    // up.
-    std::atomic<bool> open{false};
-    std::atomic<int> num_inside{0};
   };
 
-  // Indices [begin, end) that nobody has begun, on a cache line of its own: begin in the low half, end in the high one.
-  struct alignas(64) Part {
-    std::atomic<std::uint64_t> bounds{0};
+  // One worker's share of a job, on a cache line of its own: a call takes one transfer from core to core.
+  struct alignas(64) Share {
+    std::atomic<std::uint64_t> bounds{0};   // indices [begin, end) that nobody has begun: begin in the low half
+    std::atomic<std::int64_t> num_done{0};  // indices that this worker is through with, in all jobs so far
+    Task task = nullptr;                    // may be read once an index of the job has been taken
+    const void* context = nullptr;
   };
 
   void even_out_scratch();
   void work(int worker);
   void work_through(int worker);
-  bool take_next(Part& own, std::int64_t& index);
-  bool steal(int worker);
+  void give_up(std::int64_t& num_done);
+  bool take_from_others(int worker, std::int64_t& index);
+  bool is_done() const;
   bool is_forked_child() const;
 
   const int num_threads_;
@@ -75,9 +73,8 @@ class ThreadPool {
   std::atomic<std::int64_t> most_scratch_{0};  // that a worker has asked for
   std::int64_t even_scratch_ = 0;              // that each worker has
 
-  Task task_ = nullptr;
-  const void* context_ = nullptr;
-  std::unique_ptr<Part[]> parts_;  // by worker
+  std::unique_ptr<Share[]> shares_;  // by worker
+  std::int64_t num_called_ = 0;      // indices, in all jobs so far
   std::mutex error_mutex_;
   std::exception_ptr error_;
 };
