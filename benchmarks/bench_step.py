@@ -6,7 +6,8 @@ Kinds of step on a canvas of 64 prompt and 128 response positions, with blocks o
 (192 rows), `refine` the block (32 rows, dual cache), `compact` of the block what is masked or was just committed (the
 first 16 steps after the refresh). Random weights, batch 1. GFLOP/s counts the arithmetic that our step needs (logits
 for masked rows only) and divides it by each one's time, so it compares like with like; the share is of the peak of the
-multiply-adds in question, measured in the same run. Logits are checked before anything is timed.
+multiply-adds in question, the best of 200 bursts in the same round, and the median of the rounds. Logits are checked
+before anything is timed.
 
 Phases are timed in rounds of their own, in processor time: products (with SwiGLU), attention (with RoPE and the K/V
 write), head (logits, confidence, choice), rest.
@@ -64,10 +65,8 @@ class CompiledLoop:
         assert outcomes["num_steps"][0] == num_steps
 
     def refresh(self) -> None:
-        """A new slot, so that the block is all masks again."""
-        self.runtime.close_slot(self.slot)
-        self.slot = self.runtime.open_slot(self.canvas)
-        self.plan["slot"] = self.slot
+        """As at the start of a block that follows others: the slot is there, and the block is all masks."""
+        self.runtime.write_slot(self.slot, self.canvas)
         self._run((0, CANVAS_LENGTH), 0, 1)
 
     def refine(self) -> None:
@@ -158,7 +157,7 @@ def measure(shape: Shape, folder: Path, options: argparse.Namespace) -> list[dic
         step, _, who = name.partition("/")
         if who:
             of_ours = timings[f"{step}/llada_rt"]
-            rows.append(row(shape, step, who, timings[name], of_ours, flops[step], max(peaks)))
+            rows.append(row(shape, step, who, timings[name], of_ours, flops[step], peaks[-options.repeats :]))
             rows[-1] |= (errors | {"phases_cpu_ms": phases[step]}) if who == "llada_rt" else {}
     return rows
 
@@ -186,8 +185,9 @@ def num_steps(step: str) -> int:
     return 1 if step == "refresh" else REFINE_STEPS
 
 
-def row(shape: Shape, step: str, who: str, timing: Timing, ours: Timing, flops: float, peak: float) -> dict:
-    rate = flops / (timing.wall_s / num_steps(step)) / 1e9
+def row(shape: Shape, step: str, who: str, timing: Timing, ours: Timing, flops: float, peaks: list[float]) -> dict:
+    """`peaks`: GFLOP/s, of the rounds that were timed."""
+    rates = [flops / (wall / num_steps(step)) / 1e9 for wall in timing.wall]
     return {
         "shape": shape.name,
         "step": step,
@@ -195,9 +195,9 @@ def row(shape: Shape, step: str, who: str, timing: Timing, ours: Timing, flops: 
         "wall_ms": timing.wall_s / num_steps(step) * 1e3,
         "cpu_ms": timing.cpu_s / num_steps(step) * 1e3,
         "spread": timing.spread,
-        "gflops": rate,
-        "peak_gflops": peak,
-        "share": rate / peak,
+        "gflops": statistics.median(rates),
+        "peak_gflops": statistics.median(peaks),
+        "share": statistics.median(rate / peak for rate, peak in zip(rates, peaks, strict=True)),
         "over_ours_wall": timing.wall_s / ours.wall_s,
         "over_ours_cpu": timing.cpu_s / ours.cpu_s,
     }
