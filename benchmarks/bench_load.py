@@ -1,0 +1,78 @@
+"""How long a model takes to load from files that the machine has in memory already.
+
+    python -m benchmarks.bench_load [--shapes s,m,l] [--compute-type bfloat16] [--threads 2] [--repeats 5]
+
+Beside ours: `copy`, the bytes of the files copied into memory that is new to the process, which every loader needs,
+and torch by way of training.model. Much of all three may be the system handing out pages: the `system` column.
+Everything is closed again before the next one opens.
+"""
+
+import argparse
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.harness import ROOT, environment, store
+from benchmarks.shapes import SHAPES
+from llada_rt import _core
+from training.model import LLaDA
+
+
+def spent(load: Callable[[], object]) -> tuple[float, float, float]:
+    """Seconds: wall, processor in the program, processor in the system."""
+    before, begin = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+    load()
+    wall, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_SELF)
+    return wall, after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime
+
+
+def measure(folder: Path, options: argparse.Namespace) -> dict[str, list[tuple[float, float, float]]]:
+    files = sorted(folder.glob("*.safetensors"))
+    loads: dict[str, Callable[[], object]] = {
+        "llada_rt": lambda: (
+            _core.Runtime(str(folder), compute_type=options.compute_type, num_threads=options.threads).num_parameters
+        ),
+        "copy": lambda: [np.array(np.memmap(file, np.uint8, "r")) for file in files],
+        "torch": lambda: LLaDA.from_folder(folder, dtype=torch.bfloat16),
+    }
+    for file in files:
+        file.read_bytes()
+    taken: dict[str, list[tuple[float, float, float]]] = {name: [] for name in loads}
+    for _ in range(options.repeats):
+        for name, load in loads.items():
+            taken[name].append(spent(load))
+    return taken
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", default=",".join(SHAPES), help="of " + ", ".join(SHAPES))
+    parser.add_argument("--compute-type", default="bfloat16")
+    parser.add_argument("--threads", type=int, default=_core.default_num_threads())
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "bench_load.jsonl")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    facts = environment(options.threads)
+    print(", ".join(f"{key} {value}" for key, value in facts.items()))
+    print("| shape | who | s, median | s, best | program | system |")
+    print("|---" * 6 + "|")
+    for shape in options.shapes.split(","):
+        with tempfile.TemporaryDirectory() as folder:
+            taken = measure(SHAPES[shape].write(Path(folder)), options)
+        for who, times in taken.items():
+            wall, program, system = (statistics.median(column) for column in zip(*times, strict=True))
+            best = min(times)[0]
+            print(f"| {shape} | {who} | {wall:.2f} | {best:.2f} | {program:.2f} | {system:.2f} |", flush=True)
+            result = {"shape": shape, "who": who, "wall_s": wall, "best_s": best, "user_s": program, "system_s": system}
+            store(options.out, {"bench": "load", "compute_type": options.compute_type, **facts, **result})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""What a second thread is worth, beside what the machine gives to two programs that share nothing.
+
+    python -m benchmarks.bench_threads [--shapes s,m,l] [--compute-type bfloat16] [--threads 2] [--repeats 11]
+
+In turn, each in processes of its own that otherwise sleep: the engine on one thread; the same in as many processes at
+once as there are threads, which is all that memory, caches and neighbours leave of them; and on all threads. The steps
+are those of bench_step. `speed-up` is the median of the rounds of (time on one thread / time on all), `machine` what
+the independent processes gain together. Random weights, batch 1.
+"""
+
+import argparse
+import multiprocessing
+import statistics
+import tempfile
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from benchmarks.bench_step import CompiledLoop, num_steps
+from benchmarks.harness import ROOT, environment, store
+from benchmarks.shapes import SHAPES
+from llada_rt import _core
+
+STEPS = ("refresh", "refine")  # in this order: refining needs a block that was refreshed
+
+
+def serve(commands: Connection, shape: str, folder: Path, compute_type: str, num_threads: int) -> None:
+    """Runs each step asked for and sends its seconds, until None comes."""
+    loop = CompiledLoop(
+        _core.Runtime(str(folder), compute_type=compute_type, num_threads=num_threads),
+        SHAPES[shape],
+    )
+    for step in iter(commands.recv, None):
+        begin = time.perf_counter()
+        getattr(loop, step)()
+        commands.send((time.perf_counter() - begin) / num_steps(step))
+
+
+class Worker:
+    """The engine in a process of its own."""
+
+    def __init__(self, shape: str, folder: Path, compute_type: str, num_threads: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.commands, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs, shape, folder, compute_type, num_threads))
+        self.process.start()
+        theirs.close()  # or a worker that died would be waited for
+
+    def stop(self) -> None:
+        self.commands.send(None)
+        self.process.join()
+
+
+def seconds(workers: list[Worker], step: str) -> float:
+    """Of a step in all workers at once: until the last one is through."""
+    for worker in workers:
+        worker.commands.send(step)
+    return max(worker.commands.recv() for worker in workers)
+
+
+def measure(shape: str, folder: Path, options: argparse.Namespace) -> list[dict]:
+    single = [Worker(shape, folder, options.compute_type, 1) for _ in range(options.threads)]
+    team = Worker(shape, folder, options.compute_type, options.threads)
+    kinds = {"one": single[:1], "apart": single, "team": [team]}
+    taken: dict[str, dict[str, list[float]]] = {step: {kind: [] for kind in kinds} for step in STEPS}
+    for round_ in range(options.repeats + 1):  # the first is thrown away
+        for kind, workers in kinds.items():
+            for step in STEPS:
+                spent = seconds(workers, step)
+                if round_:
+                    taken[step][kind].append(spent)
+    for worker in [*single, team]:
+        worker.stop()
+    return [
+        {
+            "shape": shape,
+            "step": step,
+            "one_ms": statistics.median(times["one"]) * 1e3,
+            "team_ms": statistics.median(times["team"]) * 1e3,
+            "speed_up": statistics.median(a / b for a, b in zip(times["one"], times["team"], strict=True)),
+            "machine": statistics.median(
+                options.threads * a / b for a, b in zip(times["one"], times["apart"], strict=True)
+            ),
+        }
+        for step, times in taken.items()
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", default=",".join(SHAPES), help="of " + ", ".join(SHAPES))
+    parser.add_argument("--compute-type", default="bfloat16")
+    parser.add_argument("--threads", type=int, default=_core.default_num_threads())
+    parser.add_argument("--repeats", type=int, default=11)
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "bench_threads.jsonl")
+    options = parser.parse_args()
+    facts = environment(options.threads)
+    print(", ".join(f"{key} {value}" for key, value in facts.items()))
+    print(f"| shape | step | 1 thread, ms | {options.threads} threads, ms | speed-up | machine |")
+    print("|---" * 6 + "|")
+    for shape in options.shapes.split(","):
+        with tempfile.TemporaryDirectory() as folder:
+            results = measure(shape, SHAPES[shape].write(Path(folder)), options)
+        for r in results:
+            print(
+                f"| {shape} | {r['step']} | {r['one_ms']:.1f} | {r['team_ms']:.1f} | {r['speed_up']:.2f} | "
+                f"{r['machine']:.2f} |",
+                flush=True,
+            )
+            store(options.out, {"bench": "threads", "compute_type": options.compute_type, **facts, **r})
+
+
+if __name__ == "__main__":
+    main()
