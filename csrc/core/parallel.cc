@@ -14,6 +14,7 @@ namespace {
 constexpr auto kSpin = std::chrono::microseconds(40);
 
 constexpr std::int64_t kMostIndices = INT32_MAX;
+constexpr std::uint64_t kStop = 1;  // bounds [1, 0), which no job has
 
 std::uint64_t bounds_of(std::int64_t begin, std::int64_t end) {
   return static_cast<std::uint64_t>(begin) | static_cast<std::uint64_t>(end) << 32;
@@ -65,24 +66,24 @@ bool spin_until(const Done& done) {
 ThreadPool::ThreadPool(int num_threads)
     : num_threads_(std::max(1, num_threads)),
       owner_pid_(getpid()),
-      workers_(std::make_unique<Workers>()),
+      threads_(std::make_unique<std::vector<std::thread>>()),
       shares_(std::make_unique<Share[]>(static_cast<std::size_t>(num_threads_))) {
   scratch_.resize(static_cast<std::size_t>(num_threads_));
-  for (int worker = 1; worker < num_threads_; ++worker)
-    workers_->threads.emplace_back([this, worker] { work(worker); });
+  for (int worker = 1; worker < num_threads_; ++worker) threads_->emplace_back([this, worker] { work(worker); });
 }
 
 ThreadPool::~ThreadPool() {
   if (is_forked_child()) {
-    static_cast<void>(workers_.release());
+    static_cast<void>(threads_.release());
     return;
   }
-  {
-    const std::lock_guard<std::mutex> lock(workers_->mutex);
-    workers_->stop = true;
+  for (int w = 1; w < num_threads_; ++w) {
+    Share& share = shares_[static_cast<std::size_t>(w)];
+    share.bounds.store(kStop);
+    share.asleep.store(0);
+    share.asleep.notify_one();
   }
-  workers_->wake.notify_all();
-  for (auto& thread : workers_->threads) thread.join();
+  for (std::thread& thread : *threads_) thread.join();
 }
 
 bool ThreadPool::is_forked_child() const { return owner_pid_ != getpid(); }
@@ -124,13 +125,16 @@ void ThreadPool::run(std::int64_t count, Task task, const void* context) {
     shares_[static_cast<std::size_t>(w)].context = context;
   }
   num_called_ += count;
-  for (int w = 0; w < num_threads_; ++w)
-    shares_[static_cast<std::size_t>(w)].bounds.store(
-        bounds_of(count * w / num_threads_, count * (w + 1) / num_threads_), std::memory_order_release);
-  // A worker that falls asleep just now may be missed; then the others take its share.
-  if (workers_->num_asleep.load(std::memory_order_acquire) > 0) {
-    const std::lock_guard<std::mutex> lock(workers_->mutex);
-    workers_->wake.notify_all();
+  for (int w = 0; w < num_threads_; ++w) {
+    Share& share = shares_[static_cast<std::size_t>(w)];
+    const std::int64_t begin = count * w / num_threads_, end = count * (w + 1) / num_threads_;
+    share.bounds.store(bounds_of(begin, end), std::memory_order_release);
+    // Only who has something to do is woken. A worker that falls asleep just now may be missed; then the others take
+    // its share.
+    if (begin < end && share.asleep.load(std::memory_order_relaxed) != 0) {
+      share.asleep.store(0);
+      share.asleep.notify_one();
+    }
   }
   work_through(0);
   while (!spin_until([this] { return is_done(); })) std::this_thread::yield();
@@ -180,20 +184,18 @@ void ThreadPool::give_up(std::int64_t& num_done) {
 }
 
 void ThreadPool::work(int worker) {
-  Workers& w = *workers_;
-  const std::atomic<std::uint64_t>& own = shares_[static_cast<std::size_t>(worker)].bounds;
+  Share& own = shares_[static_cast<std::size_t>(worker)];
   const auto called = [&] {
-    const std::uint64_t bounds = own.load(std::memory_order_acquire);
-    return begin_of(bounds) < end_of(bounds) || w.stop.load(std::memory_order_acquire);
+    const std::uint64_t bounds = own.bounds.load();
+    return begin_of(bounds) < end_of(bounds) || bounds == kStop;
   };
   for (;;) {
-    if (!spin_until(called)) {
-      std::unique_lock<std::mutex> lock(w.mutex);
-      w.num_asleep.fetch_add(1);
-      w.wake.wait(lock, called);
-      w.num_asleep.fetch_sub(1);
+    while (!spin_until(called)) {
+      own.asleep.store(1);
+      if (!called()) own.asleep.wait(1);
+      own.asleep.store(0);
     }
-    if (w.stop.load(std::memory_order_acquire)) return;
+    if (own.bounds.load() == kStop) return;
     work_through(worker);
   }
 }

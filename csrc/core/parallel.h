@@ -5,7 +5,6 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
 #include <cstdint>
 #include <exception>
 #include <memory>
@@ -39,22 +38,13 @@ class ThreadPool {
   char* shared_scratch(std::int64_t num_bytes);
 
  private:
-  // What the worker threads share. In a forked child they are gone, and nothing of this may be destroyed there: a
-  // condition variable waits for its waiters.
-  struct Workers {
-    std::vector<std::thread> threads;
-    std::mutex mutex;
-    std::condition_variable wake;
-    std::atomic<bool> stop{false};
-    std::atomic<int> num_asleep{0};
-  };
-
   // One worker's share of a job, on a cache line of its own: a call takes one transfer from core to core.
   struct alignas(64) Share {
     std::atomic<std::uint64_t> bounds{0};   // indices [begin, end) that nobody has begun: begin in the low half
     std::atomic<std::int64_t> num_done{0};  // indices that this worker is through with, in all jobs so far
     Task task = nullptr;                    // may be read once an index of the job has been taken
     const void* context = nullptr;
+    std::atomic<int> asleep{0};
   };
 
   void even_out_scratch();
@@ -67,8 +57,8 @@ class ThreadPool {
 
   const int num_threads_;
   const int owner_pid_;
-  std::unique_ptr<Workers> workers_;
-  std::vector<Buffer> scratch_;  // by worker
+  std::unique_ptr<std::vector<std::thread>> threads_;  // in a forked child they are gone, and nobody may join them
+  std::vector<Buffer> scratch_;                        // by worker
   Buffer shared_scratch_;
   std::atomic<std::int64_t> most_scratch_{0};  // that a worker has asked for
   std::int64_t even_scratch_ = 0;              // that each worker has

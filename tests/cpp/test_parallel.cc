@@ -3,9 +3,11 @@
 //   test_parallel
 //   && build/tsan/test_parallel
 #include <atomic>
+#include <chrono>
 #include <cstdio>
 #include <numeric>
 #include <stdexcept>
+#include <thread>
 #include <vector>
 
 #include "core/parallel.h"
@@ -50,6 +52,10 @@ int main() {
     for (int round = 0; round < 300; ++round)
       for (const std::int64_t count : {0, 1, 2, 7, 64, 1000}) each_index_once(pool, count);
     for (int round = 0; round < 50; ++round) exception_comes_back(pool);
+    for (int round = 0; round < 50; ++round) {  // the workers are asleep by then, or just falling asleep
+      std::this_thread::sleep_for(std::chrono::microseconds(10 * round));
+      each_index_once(pool, 64);
+    }
     each_index_once(pool, 100);
     pool.scratch(0, 100)[99] = 1;
     pool.shared_scratch(100)[99] = 1;
