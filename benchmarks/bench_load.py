@@ -3,8 +3,9 @@
     python -m benchmarks.bench_load [--shapes s,m,l] [--compute-type bfloat16] [--threads 2] [--repeats 5]
 
 Beside ours: `copy`, the bytes of the files copied into memory that is new to the process, which every loader needs,
-and torch by way of training.model. Much of all three may be the system handing out pages: the `system` column.
-Everything is closed again before the next one opens.
+and torch by way of training.model. Much of all three may be the system handing out pages: the `system` column. A
+virtual machine may have to get them from its host, which depends on what was freed before: so the order changes
+from round to round. Everything is closed again before the next one opens.
 """
 
 import argparse
@@ -44,9 +45,10 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, list[tuple[f
     for file in files:
         file.read_bytes()
     taken: dict[str, list[tuple[float, float, float]]] = {name: [] for name in loads}
-    for _ in range(options.repeats):
-        for name, load in loads.items():
-            taken[name].append(spent(load))
+    for round_ in range(options.repeats):
+        names = list(loads) if round_ % 2 else list(reversed(loads))
+        for name in names:
+            taken[name].append(spent(loads[name]))
     return taken
 
 
