@@ -18,17 +18,17 @@ from pathlib import Path
 
 from benchmarks.bench_step import CompiledLoop, num_steps
 from benchmarks.harness import ROOT, environment, store
-from benchmarks.shapes import SHAPES
+from benchmarks.shapes import SHAPES, Shape
 from llada_rt import _core
 
 STEPS = ("refresh", "refine")  # in this order: refining needs a block that was refreshed
 
 
-def serve(commands: Connection, shape: str, folder: Path, compute_type: str, num_threads: int) -> None:
+def serve(commands: Connection, shape: Shape, folder: Path, compute_type: str, num_threads: int) -> None:
     """Runs each step asked for and sends its seconds, until None comes."""
     loop = CompiledLoop(
         _core.Runtime(str(folder), compute_type=compute_type, num_threads=num_threads),
-        SHAPES[shape],
+        shape,
     )
     for step in iter(commands.recv, None):
         begin = time.perf_counter()
@@ -39,7 +39,7 @@ def serve(commands: Connection, shape: str, folder: Path, compute_type: str, num
 class Worker:
     """The engine in a process of its own."""
 
-    def __init__(self, shape: str, folder: Path, compute_type: str, num_threads: int) -> None:
+    def __init__(self, shape: Shape, folder: Path, compute_type: str, num_threads: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.commands, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(theirs, shape, folder, compute_type, num_threads))
@@ -58,7 +58,7 @@ def seconds(workers: list[Worker], step: str) -> float:
     return max(worker.commands.recv() for worker in workers)
 
 
-def measure(shape: str, folder: Path, options: argparse.Namespace) -> list[dict]:
+def measure(shape: Shape, folder: Path, options: argparse.Namespace) -> list[dict]:
     single = [Worker(shape, folder, options.compute_type, 1) for _ in range(options.threads)]
     team = Worker(shape, folder, options.compute_type, options.threads)
     kinds = {"one": single[:1], "apart": single, "team": [team]}
@@ -73,7 +73,7 @@ def measure(shape: str, folder: Path, options: argparse.Namespace) -> list[dict]
         worker.stop()
     return [
         {
-            "shape": shape,
+            "shape": shape.name,
             "step": step,
             "one_ms": statistics.median(times["one"]) * 1e3,
             "team_ms": statistics.median(times["team"]) * 1e3,
@@ -98,12 +98,12 @@ def main() -> None:
     print(", ".join(f"{key} {value}" for key, value in facts.items()))
     print(f"| shape | step | 1 thread, ms | {options.threads} threads, ms | speed-up | machine |")
     print("|---" * 6 + "|")
-    for shape in options.shapes.split(","):
+    for name in options.shapes.split(","):
         with tempfile.TemporaryDirectory() as folder:
-            results = measure(shape, SHAPES[shape].write(Path(folder)), options)
+            results = measure(SHAPES[name], SHAPES[name].write(Path(folder)), options)
         for r in results:
             print(
-                f"| {shape} | {r['step']} | {r['one_ms']:.1f} | {r['team_ms']:.1f} | {r['speed_up']:.2f} | "
+                f"| {name} | {r['step']} | {r['one_ms']:.1f} | {r['team_ms']:.1f} | {r['speed_up']:.2f} | "
                 f"{r['machine']:.2f} |",
                 flush=True,
             )
