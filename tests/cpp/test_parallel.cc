@@ -1,4 +1,5 @@
-// The thread pool under stress: each index once, exceptions come back, the pool goes on. Made for the thread sanitizer:
+// The thread pool under stress: each index once, exceptions come back, the pool goes on. Run by
+// tests/test_thread_pool.py; by hand:
 //   cmake -S . -B build/tsan -DLLADA_NATIVE_TESTS=ON -DLLADA_SANITIZE=thread && cmake --build build/tsan --target
 //   test_parallel
 //   && build/tsan/test_parallel
