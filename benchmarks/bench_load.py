@@ -5,7 +5,7 @@
 Beside ours: `copy`, the bytes of the files copied into memory that is new to the process, which every loader needs,
 and torch by way of training.model. Much of all three may be the system handing out pages: the `system` column. A
 virtual machine may have to get them from its host, which depends on what was freed before: so the order changes
-from round to round. Everything is closed again before the next one opens.
+from round to round. Everything is closed again before the next one opens. Logits are checked before anything is timed.
 """
 
 import argparse
@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.bench_step import check_logits
 from benchmarks.harness import ROOT, environment, store
-from benchmarks.shapes import SHAPES
+from benchmarks.shapes import SHAPES, Shape
 from llada_rt import _core
 from training.model import LLaDA
 
@@ -33,7 +34,7 @@ def spent(load: Callable[[], object]) -> tuple[float, float, float]:
     return wall, after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime
 
 
-def measure(folder: Path, options: argparse.Namespace) -> dict[str, list[tuple[float, float, float]]]:
+def measure(shape: Shape, folder: Path, options: argparse.Namespace) -> dict[str, list[tuple[float, float, float]]]:
     files = sorted(folder.glob("*.safetensors"))
     loads: dict[str, Callable[[], object]] = {
         "llada_rt": lambda: (
@@ -42,6 +43,9 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, list[tuple[f
         "copy": lambda: [np.array(np.memmap(file, np.uint8, "r")) for file in files],
         "torch": lambda: LLaDA.from_folder(folder, dtype=torch.bfloat16),
     }
+    runtime = _core.Runtime(str(folder), compute_type=options.compute_type, num_threads=options.threads)
+    check_logits(folder, runtime, LLaDA.from_folder(folder, dtype=torch.bfloat16), shape, options.compute_type)
+    del runtime
     for file in files:
         file.read_bytes()
     taken: dict[str, list[tuple[float, float, float]]] = {name: [] for name in loads}
@@ -65,14 +69,14 @@ def main() -> None:
     print(", ".join(f"{key} {value}" for key, value in facts.items()))
     print("| shape | who | s, median | s, best | program | system |")
     print("|---" * 6 + "|")
-    for shape in options.shapes.split(","):
+    for name in options.shapes.split(","):
         with tempfile.TemporaryDirectory() as folder:
-            taken = measure(SHAPES[shape].write(Path(folder)), options)
+            taken = measure(SHAPES[name], SHAPES[name].write(Path(folder)), options)
         for who, times in taken.items():
             wall, program, system = (statistics.median(column) for column in zip(*times, strict=True))
             best = min(times)[0]
-            print(f"| {shape} | {who} | {wall:.2f} | {best:.2f} | {program:.2f} | {system:.2f} |", flush=True)
-            result = {"shape": shape, "who": who, "wall_s": wall, "best_s": best, "user_s": program, "system_s": system}
+            print(f"| {name} | {who} | {wall:.2f} | {best:.2f} | {program:.2f} | {system:.2f} |", flush=True)
+            result = {"shape": name, "who": who, "wall_s": wall, "best_s": best, "user_s": program, "system_s": system}
             store(options.out, {"bench": "load", "compute_type": options.compute_type, **facts, **result})
 
 

@@ -5,10 +5,12 @@
 In turn, each in processes of its own that otherwise sleep: the engine on one thread; the same in as many processes at
 once as there are threads, which is all that memory, caches and neighbours leave of them; and on all threads. The steps
 are those of bench_step. `speed-up` is the median of the rounds of (time on one thread / time on all), `machine` what
-the independent processes gain together. Random weights, batch 1.
+the independent processes gain together. Random weights, batch 1. Before anything is timed all of them must have written
+the same tokens.
 """
 
 import argparse
+import contextlib
 import multiprocessing
 import statistics
 import tempfile
@@ -25,12 +27,15 @@ STEPS = ("refresh", "refine")  # in this order: refining needs a block that was 
 
 
 def serve(commands: Connection, shape: Shape, folder: Path, compute_type: str, num_threads: int) -> None:
-    """Runs each step asked for and sends its seconds, until None comes."""
+    """Runs each step asked for and sends its seconds, or sends the tokens of the canvas, until None comes."""
     loop = CompiledLoop(
         _core.Runtime(str(folder), compute_type=compute_type, num_threads=num_threads),
         shape,
     )
     for step in iter(commands.recv, None):
+        if step == "tokens":
+            commands.send(loop.runtime.canvas(loop.slot).tolist())
+            continue
         begin = time.perf_counter()
         getattr(loop, step)()
         commands.send((time.perf_counter() - begin) / num_steps(step))
@@ -46,6 +51,10 @@ class Worker:
         self.process.start()
         theirs.close()  # or a worker that died would be waited for
 
+    def tokens(self) -> list[int]:
+        self.commands.send("tokens")
+        return self.commands.recv()
+
     def stop(self) -> None:
         self.commands.send(None)
         self.process.join()
@@ -59,18 +68,24 @@ def seconds(workers: list[Worker], step: str) -> float:
 
 
 def measure(shape: Shape, folder: Path, options: argparse.Namespace) -> list[dict]:
-    single = [Worker(shape, folder, options.compute_type, 1) for _ in range(options.threads)]
-    team = Worker(shape, folder, options.compute_type, options.threads)
-    kinds = {"one": single[:1], "apart": single, "team": [team]}
-    taken: dict[str, dict[str, list[float]]] = {step: {kind: [] for kind in kinds} for step in STEPS}
-    for round_ in range(options.repeats + 1):  # the first is thrown away
-        for kind, workers in kinds.items():
-            for step in STEPS:
-                spent = seconds(workers, step)
-                if round_:
-                    taken[step][kind].append(spent)
-    for worker in [*single, team]:
-        worker.stop()
+    taken: dict[str, dict[str, list[float]]] = {step: {"one": [], "apart": [], "team": []} for step in STEPS}
+    with contextlib.ExitStack() as started:
+
+        def start(num_threads: int) -> Worker:
+            worker = Worker(shape, folder, options.compute_type, num_threads)
+            started.callback(worker.stop)
+            return worker
+
+        single = [start(1) for _ in range(options.threads)]
+        team = start(options.threads)
+        for step in STEPS:
+            seconds([*single, team], step)
+        if any(worker.tokens() != team.tokens() for worker in single):
+            raise SystemExit(f"{shape.name}: one thread and {options.threads} wrote different tokens: not timed")
+        for _ in range(options.repeats):
+            for kind, workers in {"one": single[:1], "apart": single, "team": [team]}.items():
+                for step in STEPS:
+                    taken[step][kind].append(seconds(workers, step))
     return [
         {
             "shape": shape.name,

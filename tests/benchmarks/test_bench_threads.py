@@ -26,6 +26,15 @@ def test_threads(folder):
 
 
 def test_load(folder):
-    taken = bench_load.measure(folder, OPTIONS)
+    taken = bench_load.measure(TINY, folder, OPTIONS)
     assert set(taken) == {"llada_rt", "copy", "torch"}
     assert all(len(times) == OPTIONS.repeats and min(wall for wall, _, _ in times) > 0 for times in taken.values())
+
+
+def test_other_tokens_are_not_timed(folder, monkeypatch):
+    tokens = bench_threads.Worker.tokens
+    calls = iter(range(10))
+    monkeypatch.setattr(bench_threads.Worker, "tokens", lambda worker: [*tokens(worker), next(calls)])
+    with pytest.raises(SystemExit, match="different tokens"):
+        bench_threads.measure(TINY, folder, OPTIONS)
+    assert multiprocessing.active_children() == []
