@@ -5,6 +5,7 @@ tests/cpp/cuda_host, which runs kernels thread by thread. `add_table` makes them
 import ctypes
 import functools
 import hashlib
+import importlib
 import os
 import platform
 import shutil
@@ -18,7 +19,10 @@ from llada_rt import _core, device
 
 ROOT = Path(__file__).parent.parent
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unknown-pragmas"]
-FLAGS = ["-O2", "-fPIC", "-fvisibility=hidden", *WARNINGS, f"-I{ROOT}/csrc", f"-I{ROOT}/tests/cpp"]
+# Alignment as a GPU wants it: what is called where an address is wrong is in cuda_host/alignment.cc, not in a library.
+CHECKS = ["-fsanitize=alignment"]
+FLAGS = ["-O2", "-fPIC", "-fvisibility=hidden", *CHECKS, *WARNINGS, f"-I{ROOT}/csrc", f"-I{ROOT}/tests/cpp"]
+_NAMES: list[ctypes.Array] = []
 OF_CORE = ["core/pages.cc", "core/parallel.cc", "core/tensor.cc", "core/env.cc", "model/quantization.cc"]
 
 
@@ -89,6 +93,13 @@ def library() -> ctypes.CDLL:
     return ctypes.CDLL(str(built))
 
 
+def doors() -> ctypes.CDLL:
+    """What csrc/cuda/doors.cu opens: of the module where there is a GPU, else of the imitation."""
+    if device.missing_cuda() is None:
+        return ctypes.CDLL(importlib.import_module("llada_rt._cuda").__file__)
+    return library()
+
+
 @functools.cache
 def add_table() -> None:
     """Makes the table "cuda" known: that of a GPU if there is one, else the imitation."""
@@ -98,4 +109,7 @@ def add_table() -> None:
     door.restype = ctypes.c_void_p
     capsule = ctypes.pythonapi.PyCapsule_New
     capsule.restype, capsule.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
-    _core.add_table(capsule(door(), None, None))
+    # The name says of which page of ops the table is; it must stay where it is for as long as the capsule lives.
+    page = hashlib.sha256((ROOT / "csrc/ops/ops.h").read_bytes()).hexdigest()[:16]
+    _NAMES.append(ctypes.create_string_buffer(f"llada_rt.Ops/{page}".encode()))
+    _core.add_table(capsule(door(), ctypes.cast(_NAMES[-1], ctypes.c_char_p), None))

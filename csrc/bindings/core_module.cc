@@ -5,6 +5,7 @@
 #include <exception>
 #include <new>
 
+#include "bindings/build_facts.h"
 #include "bindings/convert.h"
 #include "core/env.h"
 #include "cpu/cpu_ops.h"
@@ -58,9 +59,13 @@ std::vector<std::string> table_names() {
   return names;
 }
 
-// Takes up the table of another extension module. A name that is there already is left alone.
+// Takes up the table of another extension module. A name that is there already is left alone. Throws ConfigError for a
+// table made by another page of ops: its pointers would lie elsewhere.
 void add_table(const py::capsule& capsule) {
-  const auto* table = static_cast<const Ops*>(capsule.get_pointer());
+  const std::string name = capsule.name() == nullptr ? "no name" : capsule.name();
+  check(name == kTableName, ErrorKind::kConfig, "a table of ops: expected a capsule named ", kTableName, ", got ", name,
+        " (the two modules are of different builds)");
+  const auto* table = capsule.get_pointer<const Ops>();
   for (const std::string& name : table_names())
     if (name == table->name) return;
   register_table(table);
@@ -75,12 +80,14 @@ PYBIND11_MODULE(_core, module) {
   py::register_exception_translator(translate);
   module.doc() = "Compiled half of llada_rt: see csrc/ops/ops.h and csrc/denoise/plan.h for the contracts.";
   module.def("tables", table_names, "Instruction-set tables this machine can run, best first.");
+  module.attr("TABLE_NAME") = kTableName;
   module.def("add_table", add_table, "Takes up the table in a capsule that another extension module made.");
   module.def("default_num_threads", default_num_threads, "Threads by affinity mask and cgroup quota.");
   module.def("build_info", [] {
     py::dict info;
     info["version"] = LLADA_VERSION;
     info["compiler"] = LLADA_COMPILER;
+    info["sources"] = kSourcesHash;
     return info;
   });
   bind_runtime(module);

@@ -2,9 +2,11 @@
 // of the devices. It loads where there is no driver and says so.
 #include <pybind11/pybind11.h>
 
+#include "bindings/build_facts.h"
 #include "core/check.h"
 #include "cuda/cuda_ops.h"
 #include "cuda/device/facts.h"
+#include "cuda/options.h"
 #include "cuda/peak.h"
 
 namespace py = pybind11;
@@ -54,15 +56,12 @@ PYBIND11_MODULE(_cuda, module) {
   using namespace llada;
   module.doc() = "CUDA backend of llada_rt, see csrc/cuda.";
   module.attr("ARCHITECTURES") = LLADA_CUDA_ARCHITECTURES;
-#if defined(LLADA_HAVE_CUTLASS)
-  module.attr("HAS_CUTLASS") = true;
-#else
-  module.attr("HAS_CUTLASS") = false;
-#endif
+  module.attr("HAS_CUTLASS") = cuda::has_cutlass();
+  module.attr("SOURCES") = kSourcesHash;
   module.def("probe", probe, "How many devices can be used, and why none can: {'count', 'why'}. Never raises.");
   module.def("facts", facts, py::arg("index"), "What a device is. Raises DeviceError.");
   module.def(
       "read_bandwidth", [](int index) { return of_device([&] { return cuda::measure_read_bandwidth(index); }); },
       py::arg("index"), "GB/s of reading a device's memory, measured. Raises DeviceError.");
-  module.def("table", [] { return py::capsule(&cuda::table()); }, "For _core.add_table.");
+  module.def("table", [] { return py::capsule(&cuda::table(), kTableName); }, "For _core.add_table.");
 }

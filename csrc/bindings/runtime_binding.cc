@@ -221,6 +221,20 @@ void bind_runtime(py::module_& module) {
                                const py::gil_scoped_release release;
                                return runtime->free_device_bytes();
                              })
+      .def_property_readonly("device_counts",
+                             [](const RuntimeHandle& h) {
+                               const auto runtime = h.get();
+                               DeviceCounts counts;
+                               {
+                                 const py::gil_scoped_release release;
+                                 counts = runtime->device_counts();
+                               }
+                               py::dict d;
+                               d["finishes"] = counts.finishes;
+                               d["captures"] = counts.captures;
+                               d["replays"] = counts.replays;
+                               return d;
+                             })
       .def_property_readonly("num_open_slots",
                              [](const RuntimeHandle& h) {
                                const auto runtime = h.get();

@@ -42,7 +42,7 @@ void run_attention(const AttentionArgs& args, cudaStream_t stream) {
     run_dims<128, 128>(args, stream);
   else
     run_dims<256, 128>(args, stream);
-  if (!args.split) return;
+  if (args.split == 0) return;
   const dim3 grid(static_cast<unsigned>(args.num_tiles), grid_of(args).y,
                   static_cast<unsigned>(args.lines / (kJoinThreads / 32)));
   launch("join_chunks",
@@ -77,7 +77,7 @@ void attention(Stream stream, ConstTensor q, HeadShape shape, const RowSpan* spa
   args.num_heads = static_cast<std::int32_t>(shape.num_heads);
   args.num_kv_heads = static_cast<std::int32_t>(shape.num_kv_heads);
   args.head_dim = static_cast<std::int32_t>(shape.head_dim);
-  args.split = plan.split;
+  args.split = plan.split ? 1 : 0;
   args.dtype = q.dtype;
   args.out_dtype = out.dtype;
   if (plan.split) {

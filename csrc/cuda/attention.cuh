@@ -14,6 +14,8 @@
 // other's shared memory: no second kernel, no sums in device memory.
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/attention_plan.h"
 #include "cuda/device/instructions.cuh"
 #include "cuda/rows.cuh"
@@ -38,10 +40,11 @@ struct AttentionArgs {
   std::int32_t num_heads;
   std::int32_t num_kv_heads;
   std::int32_t head_dim;
-  bool split;
+  std::int32_t split;  // chunks of a tile have blocks of their own, which join_chunks_kernel joins
   DType dtype;
   DType out_dtype;
 };
+static_assert(std::has_unique_object_representations_v<AttentionArgs>);  // it is part of the key of a graph
 
 // What blockIdx.y stands for: which heads and which of their columns a block has.
 struct HeadPart {
@@ -184,7 +187,8 @@ __device__ __forceinline__ void fetch_queries(const AttentionArgs& args, const A
 
 // Joins the chunks of each line in ascending order and writes the result. A warp has a line, a lane four columns.
 template <class Out>
-__global__ void join_chunks_kernel(AttentionArgs args) {
+__global__ void __launch_bounds__(kJoinThreads) join_chunks_kernel(AttentionArgs args) {
+  begin_kernel();
   const AttentionTile tile = args.tiles[blockIdx.x];
   const int out_dim = attention_out_dim(args.head_dim);
   const HeadPart part = head_part(args, out_dim);

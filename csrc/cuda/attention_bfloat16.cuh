@@ -105,24 +105,24 @@ struct BFloat16Attention {
     const int g = lane / 4, t = lane % 4;
     const int num_lines = item.num_rows * part.num_heads - first_line;
     const int num_columns = args.head_dim - part.out_begin;
-    const bool staged = !args.split && args.out_dtype == DType::kBFloat16;
+    const bool split = args.split != 0, staged = !split && args.out_dtype == DType::kBFloat16;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int line = g + 8 * h;
       if (line >= num_lines && !staged) continue;
-      const float inverse = args.split ? 1.0f : 1.0f / state[h].total;
+      const float inverse = split ? 1.0f : 1.0f / state[h].total;
       const std::int64_t at = state_index(args, blockIdx.x, first_line + line);
-      float* to = args.split ? args.sums + at * kOutDim
-                             : static_cast<float*>(args.out) +
-                                   line_offset(args, part, item.row_begin, first_line + line) + part.out_begin;
-      if (args.split && t == 0) args.states[at] = {state[h].largest, state[h].total};
+      float* to = split ? args.sums + at * kOutDim
+                        : static_cast<float*>(args.out) + line_offset(args, part, item.row_begin, first_line + line) +
+                              part.out_begin;
+      if (split && t == 0) args.states[at] = {state[h].largest, state[h].total};
 #pragma unroll
       for (int j = 0; j < kOutDim / 8; ++j) {
         const int column = 8 * j + 2 * t;
         const float first = sums[j][2 * h] * inverse, second = sums[j][2 * h + 1] * inverse;
         if (staged)
           *reinterpret_cast<std::uint32_t*>(staging + line * Tiles::kKeyStep + 2 * column) = bf16_pair(first, second);
-        else if (args.split || column < num_columns)
+        else if (split || column < num_columns)
           *reinterpret_cast<float2*>(to + column) = {first, second};
       }
     }
@@ -140,6 +140,7 @@ struct BFloat16Attention {
 
 template <int kHeadDim, int kOutDim, int kWarps>
 __global__ void __launch_bounds__(32 * kWarps) attention_bfloat16_kernel(AttentionArgs args) {
+  begin_kernel();
   using Attention = BFloat16Attention<kHeadDim, kOutDim, kWarps>;
   using Tiles = typename Attention::Tiles;
   LLADA_SHARED_MEMORY(shared);

@@ -75,6 +75,7 @@ struct Float32Attention {
 
 template <int kHeadDim, int kOutDim>
 __global__ void __launch_bounds__(128) attention_float32_kernel(AttentionArgs args) {
+  begin_kernel();
   using Attention = Float32Attention<kHeadDim, kOutDim>;
   using Tiles = typename Attention::Tiles;
   LLADA_SHARED_MEMORY(shared);
@@ -129,13 +130,13 @@ __global__ void __launch_bounds__(128) attention_float32_kernel(AttentionArgs ar
   for (int line = 0; line < Attention::kWarpLines; ++line) {
     if (line >= num_lines) continue;
     const std::int64_t at = state_index(args, blockIdx.x, first_line + line);
-    if (args.split && lane == 0) args.states[at] = {state[line].largest, state[line].total};
+    if (args.split != 0 && lane == 0) args.states[at] = {state[line].largest, state[line].total};
     const float inverse = 1.0f / state[line].total;
     float* out = static_cast<float*>(args.out) + line_offset(args, part, item.row_begin, first_line + line);
 #pragma unroll
     for (int j = 0; j < Attention::kColumns; ++j) {
       const int column = lane + 32 * j;
-      if (args.split)
+      if (args.split != 0)
         args.sums[at * kOutDim + column] = sums[line][j];
       else if (part.out_begin + column < args.head_dim)
         out[part.out_begin + column] = sums[line][j] * inverse;

@@ -5,7 +5,7 @@
 
 #include <limits>
 
-#include "cuda/device/target.cuh"
+#include "cuda/device/instructions.cuh"
 #include "ops/commit.h"
 
 namespace llada::cuda {
@@ -51,8 +51,10 @@ __device__ __forceinline__ void sort_by_block(const Sorted& sorted, std::int32_t
 
 // candidates, chosen: (num_candidates); groups: one for each block. Of more than `capacity` candidates, which the
 // shared memory has room for, the order is found in `memory`: (most_candidates) keys, then as many indices.
-__global__ void commit_kernel(Candidate* candidates, const CommitGroup* groups, std::int32_t capacity, double* memory,
-                              std::int64_t most_candidates, std::int64_t* chosen) {
+__global__ void __launch_bounds__(kCommitThreads)
+    commit_kernel(Candidate* candidates, const CommitGroup* groups, std::int32_t capacity, double* memory,
+                  std::int64_t most_candidates, std::int64_t* chosen) {
+  begin_kernel();
   LLADA_SHARED_MEMORY(shared);
   __shared__ std::int32_t unusable, taken, any_token;
   const CommitGroup group = groups[blockIdx.x];

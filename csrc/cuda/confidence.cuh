@@ -173,6 +173,7 @@ constexpr int kMergeThreads = 128;
 // One block for a row: each thread merges a run of chunks, then neighbours merge.
 __global__ void __launch_bounds__(kMergeThreads)
     merge_kernel(HeadRows head, std::int64_t num_chunks, Candidate* candidates) {
+  begin_kernel();
   LLADA_SHARED_MEMORY(shared);
   RowState* const states = reinterpret_cast<RowState*>(shared);  // (kMergeThreads)
   const std::int64_t row = blockIdx.x;

@@ -25,6 +25,7 @@ const Device kDevice = {
     [](void* handle, const void* from, std::int64_t num_bytes, void* to) { session(handle).copy(from, num_bytes, to); },
     /*discard=*/[](void* handle) { session(handle).discard(); },
     /*free_bytes=*/[](void* handle) { return session(handle).free_bytes(); },
+    /*counts=*/[](void* handle) { return session(handle).counts(); },
 };
 
 const Ops kTable = {"cuda",

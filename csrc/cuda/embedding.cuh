@@ -2,6 +2,7 @@
 // copies: memory bounds them, and with few rows latency, so a row has several blocks.
 #pragma once
 
+#include "cuda/device/instructions.cuh"
 #include "cuda/rows.cuh"
 
 namespace llada::cuda {
@@ -18,7 +19,8 @@ struct EmbedArgs {
 };
 
 template <class T>
-__global__ void embed_kernel(EmbedArgs args) {
+__global__ void __launch_bounds__(kCopyThreads) embed_kernel(EmbedArgs args) {
+  begin_kernel();
   const std::int64_t r = blockIdx.x;
   const T* from = static_cast<const T*>(args.table) + args.tokens[r] * args.cols;
   const std::int64_t i = 4 * (static_cast<std::int64_t>(blockIdx.y) * kCopyThreads + threadIdx.x);
@@ -35,7 +37,8 @@ struct KeepRowsArgs {
 
 // A thread has a column. It reads a few rows before it writes: rows[i] >= i, so it never reads what it has written.
 template <class Unit>
-__global__ void keep_rows_kernel(KeepRowsArgs args) {
+__global__ void __launch_bounds__(kCopyThreads) keep_rows_kernel(KeepRowsArgs args) {
+  begin_kernel();
   constexpr int kAhead = 8;
   const std::int64_t column = static_cast<std::int64_t>(blockIdx.x) * kCopyThreads + threadIdx.x;
   if (column >= args.row_units) return;

@@ -1,44 +1,35 @@
 // Products: from the page's tensors to a kernel. See product_choice.h for which one.
-#include <cstdlib>
-#include <string>
-
 #include "core/check.h"
 #include "cuda/cutlass/products.h"
-#include "cuda/gemm_tiles.h"
 #include "cuda/kernels.h"
 #include "cuda/pack.h"
+#include "cuda/product.h"
 #include "cuda/session.h"
 
 namespace llada::cuda {
 namespace {
 
-struct ProductArgs {
-  ProductInput input;
-  ProductOutput out;
-  float* sums;  // (num_rows, num_outputs), where a pass after the product needs them
-  std::int64_t num_inputs;
-  DType rows;
-  DType weight;
-  ProductTier tier;
-  ProductTileShape tile;
-  CutlassTileShape cutlass_tile;
-  std::int32_t unused;  // no byte of the arguments may be open
-};
-static_assert(std::has_unique_object_representations_v<ProductArgs>);
-
 #if defined(LLADA_HAVE_CUTLASS)
-constexpr bool kHasCutlass = true;
-
 CutlassRun cutlass_run(const ProductArgs& args) {
   if (args.tier == ProductTier::kCutlassSm80) return run_bf16_sm80;
-  const bool small = args.cutlass_tile == CutlassTileShape::k64x32;
-  if (args.rows == DType::kFloat8) return small ? run_float8_sm90_64x32 : run_float8_sm90_128x128;
-  if (small) return run_bf16_sm90_64x32;
-  return args.cutlass_tile == CutlassTileShape::k128x128 ? run_bf16_sm90_128x128 : run_bf16_sm90_256x128;
+  const bool float8 = args.rows == DType::kFloat8;
+  switch (args.cutlass_tile) {
+    case CutlassTileShape::k64x32:
+      return float8 ? run_float8_sm90_64x32 : run_bf16_sm90_64x32;
+    case CutlassTileShape::k128x128:
+      return float8 ? run_float8_sm90_128x128 : run_bf16_sm90_128x128;
+    case CutlassTileShape::k256x128:
+      return run_bf16_sm90_256x128;
+    case CutlassTileShape::k128x128Pairs:
+      return run_bf16_sm90_128x128_pairs;
+    case CutlassTileShape::k256x128Pairs:
+      return run_bf16_sm90_256x128_pairs;
+    case CutlassTileShape::k128x256Pairs:
+      return run_bf16_sm90_128x256_pairs;
+  }
+  fail(ErrorKind::kInternal, "no such tile of CUTLASS");
 }
 #else
-constexpr bool kHasCutlass = false;
-
 CutlassRun cutlass_run(const ProductArgs&) { fail(ErrorKind::kInternal, "a build without CUTLASS chose it"); }
 #endif
 
@@ -55,8 +46,37 @@ void run_cutlass_product(const ProductArgs& args, cudaStream_t stream) {
   product.num_outputs = static_cast<std::int32_t>(args.input.num_outputs);
   product.num_inputs = static_cast<std::int32_t>(args.num_inputs);
   product.accumulate = args.sums == nullptr && args.out.end == ProductEnd::kAccumulate;
+  product.early_launch = args.early_launch;
   cutlass_run(args)(product, stream);
   if (args.sums != nullptr) finish_sums(args.input, args.out, args.sums, args.rows != DType::kBFloat16, stream);
+}
+
+void product(const Stream& stream, const ConstTensor& x, const PackedWeight& weight, const ProductOutput& out) {
+  if (x.rows == 0 || weight.num_out == 0) return;
+  Session& session = session_of(stream);
+  ProductArgs args{};
+  args.input = product_input(x, weight);
+  args.out = out;
+  args.rows = x.dtype;
+  args.weight = weight.dtype;
+  const ProductShape shape{x.rows,  args.input.num_outputs, weight.num_in,
+                           x.dtype, weight.dtype,           x_alignment(args.input) == 16};
+  const DeviceFacts& facts = session.facts();
+  const ProductChoice choice =
+      choose_product(shape, {facts.capability, facts.num_processors, facts.shared_bytes, session.options().cutlass});
+  args.num_inputs = weight.num_in;
+  args.tier = choice.tier;
+  args.tile = choice.tile;
+  args.cutlass_tile = choice.cutlass_tile;
+  args.early_launch = session.options().early_launch ? 1 : 0;
+  if (needs_sums(args)) args.sums = static_cast<float*>(session.scratch(4 * x.rows * args.input.num_outputs));
+  session.push(run_product, args);
+}
+
+}  // namespace
+
+bool needs_sums(const ProductArgs& args) {
+  return args.tier != ProductTier::kPlain && (args.out.end == ProductEnd::kSwiglu || args.rows != DType::kBFloat16);
 }
 
 void run_product(const ProductArgs& args, cudaStream_t stream) {
@@ -75,44 +95,6 @@ void run_product(const ProductArgs& args, cudaStream_t stream) {
       return run_bf16(args.input, args.out, args.tile, stream);
   }
 }
-
-// LLADA_CUDA_PRODUCTS: "plain" (or nothing) or "cutlass". Until a tier is proven only who asks for it gets it.
-bool wants_cutlass() {
-  static const bool wants = [] {
-    const char* const asked = std::getenv("LLADA_CUDA_PRODUCTS");
-    const std::string tier = asked == nullptr ? "" : asked;
-    check(tier.empty() || tier == "plain" || tier == "cutlass", ErrorKind::kConfig,
-          "LLADA_CUDA_PRODUCTS: expected plain or cutlass, got \"", tier, "\"");
-    check(tier != "cutlass" || kHasCutlass, ErrorKind::kConfig,
-          "LLADA_CUDA_PRODUCTS=cutlass: this build has no CUTLASS (install nvidia-cutlass, build again)");
-    return tier == "cutlass";
-  }();
-  return wants;
-}
-
-void product(const Stream& stream, const ConstTensor& x, const PackedWeight& weight, const ProductOutput& out) {
-  if (x.rows == 0 || weight.num_out == 0) return;
-  Session& session = session_of(stream);
-  ProductArgs args{};
-  args.input = product_input(x, weight);
-  args.out = out;
-  args.rows = x.dtype;
-  args.weight = weight.dtype;
-  const ProductShape shape{x.rows,  args.input.num_outputs, weight.num_in,
-                           x.dtype, weight.dtype,           x_alignment(args.input) == 16};
-  const DeviceFacts& facts = session.facts();
-  const ProductChoice choice =
-      choose_product(shape, {facts.capability, facts.num_processors, facts.shared_bytes, wants_cutlass()});
-  args.num_inputs = weight.num_in;
-  args.tier = choice.tier;
-  args.tile = choice.tile;
-  args.cutlass_tile = choice.cutlass_tile;
-  if (choice.tier != ProductTier::kPlain && (out.end == ProductEnd::kSwiglu || x.dtype != DType::kBFloat16))
-    args.sums = static_cast<float*>(session.scratch(4 * x.rows * args.input.num_outputs));
-  session.push(run_product, args);
-}
-
-}  // namespace
 
 ProductInput product_input(const ConstTensor& x, const PackedWeight& weight) {
   const PackedLayout layout = layout_of(weight);

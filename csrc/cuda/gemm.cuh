@@ -78,16 +78,23 @@ class ProductTile {
   // shared: kSharedBytes. A barrier before the call must follow the last use of this memory.
   __device__ __forceinline__ void run(const ProductInput& input, std::int64_t row0, std::int64_t output0,
                                       char* shared) {
-    begin(input, row0, output0);
+    const int num_stages = (input.x_bytes + kXBytes - 1) / kXBytes;
+    let_next_kernel_begin();
+    begin_weights(input, output0);
+    // No kernel writes weights: they are on their way while those before this one still run.
+#pragma unroll
+    for (int stage = 0; stage < kStages - 1; ++stage) copy_weights(input, stage, num_stages, shared);
+    wait_for_previous_kernels();
+    begin_rows(input, row0);
+#pragma unroll
+    for (int stage = 0; stage < kStages - 1; ++stage) copy_rows(input, stage, num_stages, shared);
     const int warp = static_cast<int>(threadIdx.x) / 32;
     const int row = warp / kWarpsAcross * kWarpRows, output = warp % kWarpsAcross * kWarpOutputs;
-    const int num_stages = (input.x_bytes + kXBytes - 1) / kXBytes;
-#pragma unroll
-    for (int stage = 0; stage < kStages - 1; ++stage) copy_stage(input, stage, num_stages, shared);
     for (int stage = 0; stage < num_stages; ++stage) {
       copy_async_wait<kStages - 2>();
       __syncthreads();  // the stage is there for all, and all have done with the one that is overwritten next
-      copy_stage(input, stage + kStages - 1, num_stages, shared);
+      copy_weights(input, stage + kStages - 1, num_stages, shared);
+      copy_rows(input, stage + kStages - 1, num_stages, shared);
       const char* const at = shared + stage % kStages * kStageBytes;
       const StagePart part{at + row * kXStep, at + kWeightAt + output * kWeightStep,
                            at + kScalesAt + output * kScaleBytes, static_cast<int>(threadIdx.x) % 32};
@@ -127,10 +134,13 @@ class ProductTile {
   }
 
  private:
-  __device__ __forceinline__ void begin(const ProductInput& input, std::int64_t row0, std::int64_t output0) {
+  __device__ __forceinline__ void begin_rows(const ProductInput& input, std::int64_t row0) {
 #pragma unroll
     for (int i = 0; i < kRowBlocks * kColBlocks * 4; ++i) sums_[i / 4 / kColBlocks][i / 4 % kColBlocks][i % 4] = 0;
     x_.begin([&](int row) { return row_of_x(input, row0 + row); });
+  }
+
+  __device__ __forceinline__ void begin_weights(const ProductInput& input, std::int64_t output0) {
     weight_.begin([&](int output) {
       return output0 + output < input.num_outputs ? input.weight + (output0 + output) * input.weight_step : nullptr;
     });
@@ -148,14 +158,19 @@ class ProductTile {
     return from < 0 ? nullptr : input.x + from * input.x_step;
   }
 
-  __device__ __forceinline__ void copy_stage(const ProductInput& input, int stage, int num_stages, char* shared) const {
-    if (stage < num_stages) {
-      char* const to = shared + stage % kStages * kStageBytes;
-      const std::int64_t k = stage;
-      x_.copy(to, k * kXBytes, input.x_bytes);
-      weight_.copy(to + kWeightAt, k * kWeightBytes, input.weight_step);
-      if constexpr (kScaleBytes > 0) scales_.copy(to + kScalesAt, k * kScaleBytes, 4 * input.scale_step);
-    }
+  __device__ __forceinline__ void copy_weights(const ProductInput& input, int stage, int num_stages,
+                                               char* shared) const {
+    if (stage >= num_stages) return;
+    char* const to = shared + stage % kStages * kStageBytes;
+    const std::int64_t k = stage;
+    weight_.copy(to + kWeightAt, k * kWeightBytes, input.weight_step);
+    if constexpr (kScaleBytes > 0) scales_.copy(to + kScalesAt, k * kScaleBytes, 4 * input.scale_step);
+  }
+
+  // And closes the group of the stage.
+  __device__ __forceinline__ void copy_rows(const ProductInput& input, int stage, int num_stages, char* shared) const {
+    const std::int64_t k = stage;
+    if (stage < num_stages) x_.copy(shared + stage % kStages * kStageBytes, k * kXBytes, input.x_bytes);
     copy_async_commit();  // an empty group at the end keeps the count
   }
 

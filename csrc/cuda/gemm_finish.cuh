@@ -11,6 +11,7 @@ constexpr int kFinishThreads = 256;
 // sums: (rows, num_outputs), num_outputs even. row_scales: of int8 and float8 rows.  grid: (blocks along a row, rows)
 __global__ void __launch_bounds__(kFinishThreads)
     finish_kernel(const ProductInput input, const ProductOutput out, const float* sums, int row_scales) {
+  begin_kernel();
   const std::int64_t row = static_cast<std::int64_t>(blockIdx.y) + static_cast<std::int64_t>(blockIdx.z) * gridDim.y;
   if (row >= input.num_rows) return;
   const float* const from = sums + row * input.num_outputs;

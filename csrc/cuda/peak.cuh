@@ -42,6 +42,7 @@ struct Float32Peak {
 // out: (blocks, kPeakThreads), so that nothing is left out as unused.
 template <class Peak>
 __global__ void __launch_bounds__(kPeakThreads) peak_kernel(float* out, int num_rounds) {
+  begin_kernel();
   typename Peak::Sum sums[kPeakChains][4] = {};
   const std::uint32_t seed = 0x3c003c00u + threadIdx.x;  // small numbers in any of the types
   const std::uint32_t a[4] = {seed, seed + 1, seed + 2, seed + 3}, b[2] = {seed + 4, seed + 5};
@@ -57,6 +58,7 @@ __global__ void __launch_bounds__(kPeakThreads) peak_kernel(float* out, int num_
 
 // out: (blocks, kPeakThreads).  from: (count), 16 bytes each.
 __global__ void __launch_bounds__(kPeakThreads) read_kernel(const uint4* from, std::int64_t count, std::uint32_t* out) {
+  begin_kernel();
   const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kPeakThreads;
   const std::int64_t own = static_cast<std::int64_t>(blockIdx.x) * kPeakThreads + threadIdx.x;
   std::uint32_t seen = 0;

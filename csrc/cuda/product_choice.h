@@ -49,7 +49,7 @@ struct ProductDevice {
 };
 
 // Tiles of kCutlassSm90, outputs x rows: there the weight is the left matrix.
-enum class CutlassTileShape : std::int32_t { k64x32, k128x128, k256x128 };
+enum class CutlassTileShape : std::int32_t { k64x32, k128x128, k256x128, k128x128Pairs, k256x128Pairs, k128x256Pairs };
 
 struct ProductChoice {
   ProductTier tier = ProductTier::kPlain;

@@ -5,6 +5,7 @@
 // 12 bytes of any value, then the scale, float32: max |x| / 448. Rows that are tiny or not finite are told as of int8.
 #pragma once
 
+#include "cuda/device/instructions.cuh"
 #include "cuda/rows.cuh"
 
 namespace llada::cuda {
@@ -69,7 +70,8 @@ struct QuantizeArgs {
 };
 
 template <DType kOut>
-__global__ void quantize_kernel(QuantizeArgs args) {
+__global__ void __launch_bounds__(kRowThreads) quantize_kernel(QuantizeArgs args) {
+  begin_kernel();
   const std::int64_t r = blockIdx.x;
   const float* x = args.x + r * args.cols;
   quantize_row<kOut>(

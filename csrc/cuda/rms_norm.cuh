@@ -5,6 +5,7 @@
 
 #include <type_traits>
 
+#include "cuda/device/instructions.cuh"
 #include "cuda/quantize.cuh"
 
 namespace llada::cuda {
@@ -23,7 +24,8 @@ struct RmsNormArgs {
 constexpr std::int64_t rms_norm_shared_bytes(std::int64_t cols) { return 2 * ((cols + 3) / 4 * 16); }
 
 template <DType kOut>
-__global__ void rms_norm_kernel(RmsNormArgs args) {
+__global__ void __launch_bounds__(kRowThreads) rms_norm_kernel(RmsNormArgs args) {
+  begin_kernel();
   LLADA_SHARED_MEMORY(shared);
   __shared__ float partial[kRowWarps];
   const std::int64_t r = blockIdx.x, cols = args.cols, num_quads = (cols + 3) / 4;

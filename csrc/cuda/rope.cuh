@@ -2,6 +2,7 @@
 // head with the four of the other half: 16-byte loads, 8 or 16-byte stores, one pass; memory and latency bound it.
 #pragma once
 
+#include "cuda/device/instructions.cuh"
 #include "cuda/rows.cuh"
 #include "ops/ops.h"
 
@@ -37,7 +38,8 @@ __device__ __forceinline__ void rotate_quads(const float* x, const float* angle,
 }
 
 template <class T>
-__global__ void rope_kernel(RopeArgs args) {
+__global__ void __launch_bounds__(kRopeThreads) rope_kernel(RopeArgs args) {
+  begin_kernel();
   const std::int64_t r = blockIdx.x;
   const int unit = static_cast<int>(blockIdx.y * kRopeThreads + threadIdx.x);
   const int quads = args.head_dim / 8;  // of half a head
@@ -74,7 +76,8 @@ __device__ __forceinline__ const RowSpan* span_of(const RowSpan* spans, int num_
 
 // Slots are [num_kv_heads][capacity][head_dim] for K and for V.
 template <class T>
-__global__ void rope_kv_kernel(RopeKvArgs args) {
+__global__ void __launch_bounds__(kRopeThreads) rope_kv_kernel(RopeKvArgs args) {
+  begin_kernel();
   const std::int64_t r = blockIdx.x;
   const RowSpan* span = span_of(args.spans, args.num_spans, r);
   if (span == nullptr) return;

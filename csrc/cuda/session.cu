@@ -69,17 +69,13 @@ void Staging::fetch(cudaStream_t stream) const {
 }
 
 Session::Session(int index, cudaStream_t stream)
-    : facts_(device_facts(index)), stream_(stream), owns_stream_(stream == nullptr) {
+    : facts_(device_facts(index)), options_(session_options(facts_)), stream_(stream), owns_stream_(stream == nullptr) {
   set_device(index);
   if (owns_stream_) stream_ = create_stream();
 }
 
 Session::~Session() {
-  set_device(facts_.index);
-  try {
-    wait_for(stream_);
-  } catch (const Error&) {  // a device that failed has nothing left to wait for
-  }
+  wait_whatever_happens();
   for (const auto& [list, seen] : graphs_)
     if (seen.graph != nullptr) destroy_graph(seen.graph);
   for (void* memory : released_) cuda::release(memory);
@@ -126,6 +122,7 @@ void Session::append(void (*run)(), Call call, const void* args, std::size_t num
 }
 
 void Session::run_list(cudaStream_t stream) const {
+  const EarlyLaunch early(options_.early_launch);
   for (std::size_t at = 0; at < list_.size();) {
     Header header;
     std::memcpy(&header, list_.data() + at, sizeof header);
@@ -140,12 +137,12 @@ void Session::run_or_replay() {
   const auto found = graphs_.find(list_);
   if (found == graphs_.end()) {
     if (graphs_.size() >= kMostGraphs) forget_oldest_graph();
-    graphs_[list_].last_used = num_finished_;
+    graphs_[list_].last_used = counts_.finishes;
     run_list(stream_);
     return;
   }
   Seen& seen = found->second;
-  seen.last_used = num_finished_;
+  seen.last_used = counts_.finishes;
   if (seen.graph == nullptr) {
     begin_capture(stream_);
     try {
@@ -155,9 +152,10 @@ void Session::run_or_replay() {
       throw;
     }
     seen.graph = end_capture(stream_);
+    ++counts_.captures;
   }
   launch_graph(seen.graph, stream_);
-  ++num_replays_;
+  ++counts_.replays;
 }
 
 void Session::forget_oldest_graph() {
@@ -170,13 +168,14 @@ void Session::forget_oldest_graph() {
 
 void Session::finish() {
   set_device(facts_.index);
-  ++num_finished_;
+  ++counts_.finishes;
   try {
     inputs_.send(stream_);
     if (!list_.empty()) run_or_replay();
     outputs_.fetch(stream_);
     wait_for(stream_);
   } catch (...) {
+    wait_whatever_happens();  // copies may still read or write what reset gives away
     reset();
     throw;
   }
@@ -185,8 +184,17 @@ void Session::finish() {
 }
 
 void Session::discard() {
-  set_device(facts_.index);
+  wait_whatever_happens();
   reset();
+}
+
+// What has failed on a device has nothing left to wait for.
+void Session::wait_whatever_happens() {
+  try {
+    set_device(facts_.index);
+    wait_for(stream_);
+  } catch (const Error&) {
+  }
 }
 
 void Session::reset() {
@@ -245,6 +253,7 @@ std::int64_t Session::free_bytes() const {
 Session& session_of(const Stream& stream) {
   check(stream.session != nullptr, ErrorKind::kInternal, "expected a session of the CUDA device, got none");
   Session& session = *static_cast<Session*>(stream.session);
+  set_device(session.facts().index);  // whichever thread calls
   session.set_step_by_step(stream.trace != nullptr);
   return session;
 }

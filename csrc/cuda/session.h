@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "cuda/device/api.h"
+#include "cuda/options.h"
 #include "ops/ops.h"
 
 namespace llada::cuda {
@@ -47,13 +48,15 @@ class Staging {
 
 class Session {
  public:
-  // stream: of the caller, who keeps it open; nullptr: one of our own. Throws DeviceError.
+  // stream: of the caller, who keeps it open; nullptr: one of our own. Throws DeviceError, and ConfigError for an
+  // environment that asks for what is not there.
   explicit Session(int index, cudaStream_t stream = nullptr);
   ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
   const DeviceFacts& facts() const { return facts_; }
+  const SessionOptions& options() const { return options_; }
   cudaStream_t stream() const { return stream_; }
 
   // Where `count` values of the caller will be on the device when the list runs; they are read now.
@@ -93,8 +96,7 @@ class Session {
 
   // Each op by itself and waited for: what somebody who times ops wants.
   void set_step_by_step(bool on) { step_by_step_ = on; }
-  std::int64_t num_graphs() const { return static_cast<std::int64_t>(graphs_.size()); }
-  std::int64_t num_replays() const { return num_replays_; }
+  DeviceCounts counts() const { return counts_; }
 
  private:
   using Call = void (*)(void (*run)(), const char* args, cudaStream_t);
@@ -127,9 +129,11 @@ class Session {
   void run_list(cudaStream_t stream) const;
   void run_or_replay();
   void forget_oldest_graph();
+  void wait_whatever_happens();
   void reset();
 
   const DeviceFacts facts_;
+  const SessionOptions options_;
   cudaStream_t stream_ = nullptr;
   bool owns_stream_ = false;
   Staging inputs_{true};
@@ -140,12 +144,11 @@ class Session {
   std::int64_t scratch_bytes_ = 0;
   std::vector<void*> released_;  // while the list may still use them
   std::map<std::string, Seen> graphs_;
-  std::int64_t num_finished_ = 0;
-  std::int64_t num_replays_ = 0;
+  DeviceCounts counts_;
   bool step_by_step_ = false;
 };
 
-// Of an op's stream.
+// Of an op's stream; its device becomes that of the calling thread.
 Session& session_of(const Stream& stream);
 
 }  // namespace llada::cuda

@@ -77,6 +77,11 @@ std::int64_t Runtime::free_device_bytes() {
   return memory_.free_bytes();
 }
 
+DeviceCounts Runtime::device_counts() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return memory_.counts();
+}
+
 std::vector<std::int32_t> Runtime::canvas(std::int32_t slot) {
   const std::lock_guard<std::mutex> lock(mutex_);
   return kv_.at(slot).canvas;

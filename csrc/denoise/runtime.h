@@ -43,6 +43,8 @@ class Runtime {
   std::int64_t kv_used_bytes();
   // Memory of the device that nobody has taken; -1 on the processor.
   std::int64_t free_device_bytes();
+  // What the session on the device has done; zeros on the processor.
+  DeviceCounts device_counts();
 
   std::int32_t open_slot(std::vector<std::int32_t> canvas);
   void write_slot(std::int32_t slot, std::vector<std::int32_t> canvas);

@@ -33,6 +33,8 @@ class Memory {
   void discard() const;
   // Of the device that nobody has taken; -1 for the processor's.
   std::int64_t free_bytes() const { return device_ != nullptr ? device_->free_bytes(session_) : -1; }
+  // Of the session; zeros for the processor.
+  DeviceCounts counts() const { return device_ != nullptr ? device_->counts(session_) : DeviceCounts{}; }
 
  private:
   const Device* const device_;

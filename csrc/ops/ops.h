@@ -36,6 +36,13 @@ struct Stream {
   void* session = nullptr;
 };
 
+// What a session has done since it was opened.
+struct DeviceCounts {
+  std::int64_t finishes = 0;  // lists of work, one for a step
+  std::int64_t captures = 0;  // lists that were recorded as graphs
+  std::int64_t replays = 0;   // lists that were replayed as graphs
+};
+
 // A machine beside the processor, with memory of its own. A session is what the ops of one engine share there: a
 // stream, the work that waits for `finish`, graphs of steps. One thread at a time. Errors throw DeviceError, or
 // OutOfMemoryError with the numbers.
@@ -54,6 +61,7 @@ struct Device {
   // Drops the work that waits for `finish`: a step that ends by an exception.
   void (*discard)(void* session);
   std::int64_t (*free_bytes)(void* session);
+  DeviceCounts (*counts)(void* session);
 };
 
 // A weight matrix as a checkpoint has it: float32, bfloat16 or float16, or quantised (model/quantization.h).

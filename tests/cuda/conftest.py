@@ -1,6 +1,7 @@
 """The CUDA backend, whole: on a GPU where there is one, else in the imitation (tests/cuda_host.py)."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,19 @@ from llada_rt import Engine, device, runner
 from tests import cuda_host
 
 HAS_GPU = device.missing_cuda() is None
+# Files that ask the imitation's library alone; elsewhere a test says so by its fixture.
+OF_THE_IMITATION = {"test_attention_plan.py", "test_imitation.py"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what proves the imitation, and skips it on a GPU, where it would be compiled for nothing."""
+    for item in items:
+        if not item.path.is_relative_to(Path(__file__).parent):
+            continue
+        if item.path.name in OF_THE_IMITATION or "imitation" in getattr(item, "fixturenames", ()):
+            item.add_marker("imitation")
+        if HAS_GPU and item.get_closest_marker("imitation") is not None:
+            item.add_marker(pytest.mark.skip(reason="proves the imitation of a GPU, and here is a GPU"))
 
 
 @pytest.fixture
@@ -29,6 +43,4 @@ def open_engine(monkeypatch) -> Callable[..., Engine]:
 def imitation() -> Any:
     """The library of the imitation, which counts what is asked of it."""
     cuda_host.add_table()
-    if HAS_GPU:
-        pytest.skip("this machine has a GPU: the imitation is not what runs")
     return cuda_host.library()

@@ -1,4 +1,4 @@
-"""The doors of tests/cpp/cuda_host/products.cc: one tile of a product, the pass after it, the choice of a kernel."""
+"""The doors of csrc/cuda/doors.cu: one kernel of a product, the pass after it, the choice of a kernel."""
 
 import ctypes
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tests.cuda_host import library
+from tests.cuda_host import doors
 from tests.reference.quantization import pack_int4, quantize_rows, quantize_weight
 
 DTYPES = {"float32": 0, "bfloat16": 1, "int8": 3, "int4": 4, "float8": 5}
@@ -15,7 +15,7 @@ TILES = ["32x32", "32x64", "32x128", "64x64", "128x128", "128x256"]
 TILES_OF = {"float32": ["64x64"], "float8": TILES[:-1]}
 ENDS = {"store": 0, "accumulate": 1, "swiglu": 2}
 TIERS = ["plain", "cutlass_sm80", "cutlass_sm90"]
-CUTLASS_TILES = ["64x32", "128x128", "256x128"]
+CUTLASS_TILES = ["64x32", "128x128", "256x128", "128x128 pairs", "256x128 pairs", "128x256 pairs"]
 
 # What rows and weights are made of, by the name of a compute type.
 OPERANDS = {
@@ -31,8 +31,21 @@ OPERANDS = {
 class Call(ctypes.Structure):
     _fields_ = [
         *[(name, ctypes.c_void_p) for name in ("x", "weight", "scales", "row_index", "out")],
+        *[(name, ctypes.c_int64) for name in ("x_bytes", "out_bytes")],
         *[(name, ctypes.c_int64) for name in ("num_rows", "num_outputs", "num_inputs", "out_cols")],
-        *[(name, ctypes.c_int32) for name in ("rows", "weight_type", "out_type", "end", "tile", "paired")],
+        *[(name, ctypes.c_int32) for name in ("rows", "weight_type", "out_type", "end")],
+        *[(name, ctypes.c_int32) for name in ("tier", "tile", "cutlass_tile", "paired")],
+    ]
+
+
+class DeviceCall(ctypes.Structure):
+    """Of arrays that lie on the device already, with the weight packed."""
+
+    _fields_ = [
+        *[(name, ctypes.c_void_p) for name in ("x", "weight", "out", "sums")],
+        *[(name, ctypes.c_int64) for name in ("num_rows", "num_outputs", "num_inputs", "out_cols")],
+        *[(name, ctypes.c_int32) for name in ("rows", "weight_type", "out_type", "end")],
+        *[(name, ctypes.c_int32) for name in ("tier", "tile", "cutlass_tile", "paired", "early_launch", "unused")],
     ]
 
 
@@ -100,14 +113,17 @@ def _address(array: np.ndarray | None) -> int | None:
 def call_of(
     compute_type: str, x: Operand, weight: Operand, shape: tuple[int, int, int], out: np.ndarray, **more
 ) -> Call:
-    """shape: (rows, outputs, inputs); more: end, tile, row_index."""
+    """shape: (rows, outputs, inputs); more: end, tier, tile, cutlass_tile, row_index."""
     rows, weights = OPERANDS[compute_type]
     end = more.get("end", "store")
     call = Call()
     call.x, call.weight, call.scales = _address(x.stored), _address(weight.stored), _address(weight.scales)
     call.row_index, call.out = _address(more.get("row_index")), _address(out)
+    call.x_bytes, call.out_bytes = x.stored.nbytes, out.nbytes
     call.num_rows, call.num_outputs, call.num_inputs = shape
     call.out_cols = out.shape[1]
+    call.tier = TIERS.index(more.get("tier", "plain"))
+    call.cutlass_tile = CUTLASS_TILES.index(more.get("cutlass_tile", "64x32"))
     call.rows, call.weight_type, call.out_type = DTYPES[rows], DTYPES[weights], DTYPES["float32"]
     if out.dtype == np.uint16:
         call.out_type = DTYPES["bfloat16"]
@@ -117,11 +133,11 @@ def call_of(
 
 
 def run_tile(call: Call) -> None:
-    assert library().llada_product_tile(ctypes.byref(call)) == 0
+    assert doors().llada_product(ctypes.byref(call)) == 0
 
 
 def finish_sums(call: Call, sums: np.ndarray) -> None:
-    assert library().llada_finish_sums(ctypes.byref(call), sums.ctypes.data_as(ctypes.c_void_p)) == 0
+    assert doors().llada_finish_sums(ctypes.byref(call), sums.ctypes.data_as(ctypes.c_void_p)) == 0
 
 
 def pack(
@@ -132,10 +148,10 @@ def pack(
     call.weight, call.scales = _address(weight.stored), _address(weight.scales)
     call.num_outputs, call.num_inputs = shape
     call.weight_type, call.paired = DTYPES[OPERANDS[compute_type][1]], int(paired)
-    library().llada_packed_bytes.restype = ctypes.c_int64
-    packed = np.full(library().llada_packed_bytes(ctypes.byref(call)), 0xAA, np.uint8)
+    doors().llada_packed_bytes.restype = ctypes.c_int64
+    packed = np.full(doors().llada_packed_bytes(ctypes.byref(call)), 0xAA, np.uint8)
     finite = ctypes.c_int32()
-    assert library().llada_pack(ctypes.byref(call), packed.ctypes.data_as(ctypes.c_void_p), ctypes.byref(finite)) == 0
+    assert doors().llada_pack(ctypes.byref(call), packed.ctypes.data_as(ctypes.c_void_p), ctypes.byref(finite)) == 0
     return packed, finite.value == 1
 
 
@@ -162,5 +178,5 @@ def choose(
     shape = (ctypes.c_int64 * 6)(rows, outputs, inputs, DTYPES[of_rows], DTYPES[of_weight], aligned)
     device = (ctypes.c_int64 * 4)(capability, processors, shared_bytes, cutlass)
     choice = (ctypes.c_int32 * 3)()
-    library().llada_choose_product(shape, device, choice)
+    doors().llada_choose_product(shape, device, choice)
     return Choice(TIERS[choice[0]], TILES[choice[1]], CUTLASS_TILES[choice[2]])

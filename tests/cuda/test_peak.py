@@ -15,6 +15,6 @@ def test_measure_peak(dtype):
 
 
 def test_read_bandwidth():
-    read = cuda_host.library().llada_read_bandwidth
+    read = cuda_host.doors().llada_read_bandwidth
     read.restype = ctypes.c_double
     assert read() > 0

@@ -51,7 +51,7 @@ struct Sm90Product {
     cutlass::Status status = gemm.can_implement(args);
     // The schedulers of these kernels need no workspace.
     if (status == cutlass::Status::kSuccess) status = gemm.initialize(args, nullptr, stream);
-    if (status == cutlass::Status::kSuccess) status = gemm.run(stream);
+    if (status == cutlass::Status::kSuccess) status = gemm.run(stream, nullptr, product.early_launch != 0);
     check(status == cutlass::Status::kSuccess, ErrorKind::kDevice, "a product of ", product.num_rows, " x ",
           product.num_outputs, " x ", product.num_inputs, ": ", cutlass::cutlassGetStatusString(status));
   }

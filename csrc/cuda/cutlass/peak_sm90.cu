@@ -1,9 +1,12 @@
 // The arithmetic roof of sm_90: wgmma with the left matrix in registers and the right one in shared memory, which is
 // what the tensor cores can be fed at full rate.
+#include <cutlass/arch/barrier.h>
+
 #include <cute/arch/mma_sm90_gmma.hpp>
 #include <utility>
 
 #include "cuda/cutlass/products.h"
+#include "cuda/device/api.h"
 
 namespace llada::cuda {
 namespace {
@@ -24,6 +27,7 @@ template <class Product>
 __global__ void __launch_bounds__(kThreads) wgmma_peak_kernel(float* out, int num_rounds) {
   __shared__ __align__(128) std::uint32_t right[kRightBytes / 4];
   for (int i = static_cast<int>(threadIdx.x); i < kRightBytes / 4; i += kThreads) right[i] = 0x3c003c00u + i;
+  cutlass::arch::fence_view_async_shared();  // plain stores, which the tensor cores read by another way
   __syncthreads();
   // No swizzle: pieces of 8 rows by 16 bytes lie one after the other (PTX ISA, "Matrix descriptor"), in units of 16.
   const std::uint64_t address = __cvta_generic_to_shared(right) >> 4;

@@ -8,7 +8,7 @@
 
 #include <cstdint>
 
-#include "cuda/device/api.h"
+#include "cuda/device/target.cuh"
 
 namespace llada::cuda {
 
@@ -24,6 +24,7 @@ struct CutlassProduct {
   std::int32_t num_outputs;
   std::int32_t num_inputs;
   std::int32_t accumulate;
+  std::int32_t early_launch;  // as in device/api.h; of the sm_90 products
 };
 
 // Each throws DeviceError with what CUTLASS says.
@@ -34,6 +35,10 @@ using CutlassRun = void (*)(const CutlassProduct& product, cudaStream_t stream);
 void run_bf16_sm90_64x32(const CutlassProduct& product, cudaStream_t stream);
 void run_bf16_sm90_128x128(const CutlassProduct& product, cudaStream_t stream);
 void run_bf16_sm90_256x128(const CutlassProduct& product, cudaStream_t stream);
+// In clusters of two tiles along the outputs, which fetch the rows of x once for both.
+void run_bf16_sm90_128x128_pairs(const CutlassProduct& product, cudaStream_t stream);
+void run_bf16_sm90_256x128_pairs(const CutlassProduct& product, cudaStream_t stream);
+void run_bf16_sm90_128x256_pairs(const CutlassProduct& product, cudaStream_t stream);
 void run_float8_sm90_64x32(const CutlassProduct& product, cudaStream_t stream);
 void run_float8_sm90_128x128(const CutlassProduct& product, cudaStream_t stream);
 

@@ -1,5 +1,6 @@
 #include <map>
 #include <mutex>
+#include <utility>
 
 #include "core/check.h"
 #include "cuda/device/api.h"
@@ -69,6 +70,12 @@ DeviceFacts device_facts(int index) {
 }
 
 void set_device(int index) { expect(cudaSetDevice(index), "cudaSetDevice"); }
+
+int current_device() {
+  int index = 0;
+  expect(cudaGetDevice(&index), "cudaGetDevice");
+  return index;
+}
 
 cudaStream_t create_stream() {
   cudaStream_t stream = nullptr;
@@ -150,13 +157,18 @@ void launch_graph(Graph graph, cudaStream_t stream) {
 
 void destroy_graph(Graph graph) { cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph)); }
 
-void check_launch(const char* kernel) { expect(cudaGetLastError(), kernel); }
+void check_launch(const char* kernel, cudaError_t error) { expect(error, kernel); }
+
+bool& EarlyLaunch::is_on() {
+  static thread_local bool on = false;
+  return on;
+}
 
 void allow_shared(const void* kernel, std::int64_t shared_bytes) {
   static std::mutex mutex;
-  static std::map<const void*, std::int64_t> allowed;
+  static std::map<std::pair<int, const void*>, std::int64_t> allowed;
   const std::lock_guard<std::mutex> lock(mutex);
-  std::int64_t& most = allowed[kernel];
+  std::int64_t& most = allowed[{current_device(), kernel}];
   if (most >= shared_bytes) return;
   expect(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)),
          "cudaFuncSetAttribute");

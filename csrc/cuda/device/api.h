@@ -11,6 +11,7 @@
 namespace llada::cuda {
 
 void set_device(int index);  // of the calling thread
+int current_device();
 cudaStream_t create_stream();
 void destroy_stream(cudaStream_t stream);
 void wait_for(cudaStream_t stream);
@@ -32,20 +33,43 @@ Graph end_capture(cudaStream_t stream);
 void launch_graph(Graph graph, cudaStream_t stream);
 void destroy_graph(Graph graph);
 
-// Throws what the last launch did wrong, named.
-void check_launch(const char* kernel);
+// While one lives, kernels that this thread launches may begin before the ones before them have ended (programmatic
+// dependent launch, sm_90 and later): their blocks are there and wait in begin_kernel or wait_for_previous_kernels
+// (device/instructions.cuh), so the time between two kernels goes.
+class EarlyLaunch {
+ public:
+  explicit EarlyLaunch(bool on) : before_(is_on()) { is_on() = on; }
+  ~EarlyLaunch() { is_on() = before_; }
+  EarlyLaunch(const EarlyLaunch&) = delete;
+  EarlyLaunch& operator=(const EarlyLaunch&) = delete;
+  static bool& is_on();  // of the calling thread
+
+ private:
+  const bool before_;
+};
 
 #if defined(__CUDACC__)
 // A kernel that may come to more than 48 KiB of shared memory, its static part included, is told so before its first
-// launch.
+// launch on each device.
 void allow_shared(const void* kernel, std::int64_t shared_bytes);
+// Throws what a launch did wrong, named.
+void check_launch(const char* kernel, cudaError_t error);
 
 template <class Kernel, class... Args>
 void launch(const char* name, Kernel kernel, dim3 grid, int num_threads, std::int64_t shared_bytes, cudaStream_t stream,
             const Args&... args) {
   if (shared_bytes > 16 * 1024) allow_shared(reinterpret_cast<const void*>(kernel), shared_bytes);
-  kernel<<<grid, static_cast<unsigned>(num_threads), static_cast<std::size_t>(shared_bytes), stream>>>(args...);
-  check_launch(name);
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = dim3(static_cast<unsigned>(num_threads));
+  config.dynamicSmemBytes = static_cast<std::size_t>(shared_bytes);
+  config.stream = stream;
+  config.attrs = &early;
+  config.numAttrs = EarlyLaunch::is_on() ? 1 : 0;
+  check_launch(name, cudaLaunchKernelEx(&config, kernel, args...));
 }
 #else
 template <class Kernel, class... Args>

@@ -88,7 +88,29 @@ __device__ __forceinline__ void multiply_float8(float (&c)[4], const std::uint32
 #endif
 }
 
+// Kernels that are launched early (EarlyLaunch in api.h) run beside the ones before them. Each thread of each kernel
+// waits once, whatever it does, or a kernel further on would not know that all before it have ended.
+__device__ __forceinline__ void let_next_kernel_begin() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// Until all kernels before this one have ended and what they wrote can be seen. Before, nothing may be touched that
+// they read or write: weights may be read.
+__device__ __forceinline__ void wait_for_previous_kernels() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 #endif  // the imitations are in cuda_host.h
+
+// What a kernel with nothing to do beforehand begins with.
+__device__ __forceinline__ void begin_kernel() {
+  let_next_kernel_begin();
+  wait_for_previous_kernels();
+}
 
 // 2^x to 2 units in the last place, 0 below 2^-126. A NaN stays one.
 __device__ __forceinline__ float power_of_two(float x) {

@@ -17,7 +17,7 @@ struct Stream {
 };
 
 void enqueue(Stream* stream, std::function<void()> work) {
-  if (stream->captured != nullptr)
+  if (stream != nullptr && stream->captured != nullptr)  // nullptr: the default stream
     stream->captured->push_back(std::move(work));
   else
     work();
@@ -61,6 +61,7 @@ DeviceFacts device_facts(int index) {
 }
 
 void set_device(int) {}
+int current_device() { return 0; }
 cudaStream_t create_stream() { return new cuda_host::Stream; }
 void destroy_stream(cudaStream_t stream) { delete stream; }
 void wait_for(cudaStream_t) {}
@@ -114,6 +115,10 @@ void launch_graph(Graph graph, cudaStream_t) {
   for (const auto& work : *static_cast<Captured*>(graph)) work();
 }
 void destroy_graph(Graph graph) { delete static_cast<Captured*>(graph); }
-void check_launch(const char*) {}
+
+bool& EarlyLaunch::is_on() {
+  static thread_local bool on = false;
+  return on;
+}
 
 }  // namespace llada::cuda

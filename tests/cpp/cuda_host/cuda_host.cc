@@ -33,6 +33,7 @@ struct Thread {
   void* stack_pointer = nullptr;
   std::unique_ptr<char[]> stack{new char[kStackBytes]};
   unsigned exchanges = 0;
+  bool waited = false;                    // for the kernels before this one
   std::vector<std::vector<Copy>> groups;  // of background copies, the last one open
 };
 
@@ -41,7 +42,8 @@ Thread* self = nullptr;
 void* scheduler_stack_pointer = nullptr;
 const std::function<void()>* body = nullptr;
 std::exception_ptr failure;
-std::vector<Offer> offers[2];  // by thread: a lane may be one exchange ahead of its neighbours, never two
+thread_local const char* running = nullptr;  // the kernel, of the thread that runs one: others compute for the host
+std::vector<Offer> offers[2];                // by thread: a lane may be one exchange ahead of its neighbours, never two
 alignas(128) char shared[kMostShared];
 
 // Saves the callee's registers on the stack that is left, and goes on where the other one was left.
@@ -75,6 +77,7 @@ cuda_host_switch:
 [[noreturn]] void enter() {
   try {
     (*body)();
+    if (!self->waited) throw std::logic_error("a thread ended that did not wait for the kernels before this one");
   } catch (...) {
     failure = std::current_exception();
   }
@@ -87,6 +90,7 @@ void prepare(Thread& thread, unsigned id) {
   thread.id = id;
   thread.state = Thread::kReady;
   thread.exchanges = 0;
+  thread.waited = false;
   thread.groups.assign(1, {});
   // As cuda_host_switch leaves a stack: six registers, then where to return to; at entry the stack is 8 off 16.
   const auto top = reinterpret_cast<std::uintptr_t>(thread.stack.get() + kStackBytes) / 16 * 16;
@@ -143,6 +147,12 @@ void run_block(const char* name, unsigned num_threads) {
 
 }  // namespace
 
+void fail_kernel(const std::string& what) {
+  if (running == nullptr) return;
+  failure = std::make_exception_ptr(std::logic_error(std::string(running) + ": " + what));
+  wait(Thread::kDone);
+}
+
 void run(const char* name, dim3 grid, int num_threads, std::int64_t shared_bytes, const std::function<void()>& kernel) {
   const auto fail = [&](const std::string& what) { throw std::logic_error(std::string(name) + ": " + what); };
   if (num_threads < 1 || num_threads > 1024) fail("expected 1 to 1024 threads, got " + std::to_string(num_threads));
@@ -155,6 +165,10 @@ void run(const char* name, dim3 grid, int num_threads, std::int64_t shared_bytes
   gridDim = grid;
   blockDim = dim3(count);
   body = &kernel;
+  struct Running {
+    explicit Running(const char* name) { running = name; }
+    ~Running() { running = nullptr; }
+  } const scope(name);
   for (unsigned z = 0; z < grid.z; ++z)
     for (unsigned y = 0; y < grid.y; ++y)
       for (unsigned x = 0; x < grid.x; ++x) {
@@ -165,6 +179,7 @@ void run(const char* name, dim3 grid, int num_threads, std::int64_t shared_bytes
 }
 
 char* shared_memory() { return shared; }
+void wait_for_previous() { self->waited = true; }
 void wait_for_block() {
   wait(Thread::kAtBlock);
   threadIdx = dim3(self->id);

@@ -1,8 +1,8 @@
 // Runs CUDA kernels on the processor: one block at a time, one stack for each thread of it, switched at barriers and at
 // what a warp does together (shuffles, votes, fragments, matrix products). What it shows: arithmetic, indices, ties,
 // barriers that not all threads reach, reads of shared memory that nobody wrote (it begins as NaN), reads of a
-// background copy before it was waited for. What it can't: races between threads of a warp, bank conflicts, the
-// memory model, speed.
+// background copy before it was waited for, loads and stores at addresses that their type does not allow. What it
+// can't: races between threads of a warp, bank conflicts, the memory model, speed.
 #pragma once
 
 #include <cmath>
@@ -11,6 +11,7 @@
 #include <cstring>
 #include <functional>
 #include <stdexcept>
+#include <string>
 
 #define __global__
 #define __device__
@@ -26,19 +27,20 @@ struct dim3 {
   unsigned x = 1, y = 1, z = 1;
   dim3(unsigned x_in = 1, unsigned y_in = 1, unsigned z_in = 1) : x(x_in), y(y_in), z(z_in) {}
 };
-struct float2 {
+// Aligned as on a GPU, which loads nothing else.
+struct alignas(8) float2 {
   float x, y;
 };
-struct float4 {
+struct alignas(16) float4 {
   float x, y, z, w;
 };
-struct uint2 {
+struct alignas(8) uint2 {
   unsigned x, y;
 };
-struct uint4 {
+struct alignas(16) uint4 {
   unsigned x, y, z, w;
 };
-struct int4 {
+struct alignas(16) int4 {
   int x, y, z, w;
 };
 
@@ -46,13 +48,19 @@ namespace cuda_host {
 
 struct Stream;
 
-// Runs the kernel's body for each block of the grid. Throws std::logic_error if threads wait at different barriers.
+// Runs the kernel's body for each block of the grid. Throws std::logic_error if threads wait at different barriers, or
+// if one reads or writes a value where its type may not be.
 void run(const char* name, dim3 grid, int num_threads, std::int64_t shared_bytes, const std::function<void()>& body);
 
 // At once, or into the graph that is being captured.
 void enqueue(Stream* stream, std::function<void()> work);
 
+// Ends the kernel that runs, with its name before what is wrong; its other threads stay where they are. Comes back only
+// where none runs.
+void fail_kernel(const std::string& what);
+
 char* shared_memory();
+void wait_for_previous();
 void wait_for_block();
 void wait_for_warp();
 unsigned lane();
@@ -145,6 +153,8 @@ inline int __all_sync(unsigned mask, int predicate) { return __ballot_sync(mask,
 
 namespace llada::cuda {
 
+inline void let_next_kernel_begin() {}
+inline void wait_for_previous_kernels() { cuda_host::wait_for_previous(); }
 template <int kBytes>
 void copy_async(void* shared, const void* global, bool valid = true) {
   cuda_host::copy_later(shared, global, kBytes, valid);

@@ -1,0 +1,47 @@
+#include "cuda/options.h"
+
+#include <cstdlib>
+#include <string>
+
+#include "core/check.h"
+
+namespace llada::cuda {
+namespace {
+
+std::string asked_for(const char* variable) {
+  const char* const value = std::getenv(variable);
+  return value == nullptr ? "" : value;
+}
+
+// Until a tier is proven only who asks for it gets it.
+bool wants_cutlass() {
+  const std::string tier = asked_for("LLADA_CUDA_PRODUCTS");
+  check(tier.empty() || tier == "plain" || tier == "cutlass", ErrorKind::kConfig,
+        "LLADA_CUDA_PRODUCTS: expected plain or cutlass, got \"", tier, "\"");
+  check(tier != "cutlass" || has_cutlass(), ErrorKind::kConfig,
+        "LLADA_CUDA_PRODUCTS=cutlass: this build has no CUTLASS (install nvidia-cutlass, build again)");
+  return tier == "cutlass";
+}
+
+bool wants_early_launch() {
+  const std::string on = asked_for("LLADA_CUDA_EARLY_LAUNCH");
+  check(on.empty() || on == "0" || on == "1", ErrorKind::kConfig, "LLADA_CUDA_EARLY_LAUNCH: expected 0 or 1, got \"",
+        on, "\"");
+  return on != "0";
+}
+
+}  // namespace
+
+SessionOptions session_options(const DeviceFacts& facts) {
+  return {wants_cutlass(), wants_early_launch() && facts.capability >= 90};
+}
+
+bool has_cutlass() {
+#if defined(LLADA_HAVE_CUTLASS)
+  return true;
+#else
+  return false;
+#endif
+}
+
+}  // namespace llada::cuda
