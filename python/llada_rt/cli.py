@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from . import __version__, bench_command
-from .console import ReaderGone, emit, say
+from .console import ReaderGone, emit, say, size_text
 from .errors import (
     ConfigError,
     DeviceError,
@@ -214,7 +214,8 @@ def info(
     *,
     engine_options: dict[str, Any],
 ) -> None:
-    """What is in a model folder, and how it would run on this machine."""
+    """What is in a model folder, how it would run on this machine, and what of this build has run on a GPU."""
+    from .device import cuda_build, devices, recorded_runs
     from .runner import build_info
 
     if memory:
@@ -222,7 +223,9 @@ def info(
         return
     with _open(model, engine_options) as engine:
         facts = engine.info()
-        facts["build"] = build_info()
+        facts["build"] = build_info() | {"cuda": cuda_build()}
+        facts["gpus"] = devices()
+        facts["gpu_runs"] = recorded_runs()
     if as_json:
         emit(json.dumps(facts, ensure_ascii=False, default=str))
         return
@@ -249,10 +252,39 @@ def info(
             for name, value in facts["default_params"].items()
             if value != getattr(SamplingParams(), name) or name in ("gen_length", "preset")
         ),
+        **_gpu_rows(facts),
         "version": __version__,
     }
     for name, value in rows.items():
-        emit(f"{name:15} {value}")
+        emit(f"{name:15} " + value.replace("\n", "\n" + 16 * " "))
+
+
+def _gpu_rows(facts: dict[str, Any]) -> dict[str, str]:
+    """Of the table of info: what was built for GPUs, which there are, what has run on one."""
+    from .device import missing_cuda
+
+    build, missing = facts["build"]["cuda"], missing_cuda()
+    if build is None:
+        backend = f"none: {missing}"
+    else:
+        cutlass = "with CUTLASS" if build["has_cutlass"] else "without CUTLASS"
+        backend = f"for {', '.join(build['architectures'])}, {cutlass}" + (
+            f"; not usable: {missing}" if missing else ""
+        )
+    gpus = {f"GPU {gpu['index']}": _gpu_text(gpu) for gpu in facts["gpus"]} or {"GPU": "none found"}
+    runs = [
+        f"{run['date']} {run['device']}, {run['commit']}: {run['what']}: {run['result']}" for run in facts["gpu_runs"]
+    ]
+    return {"CUDA backend": backend, **gpus, "ran on GPUs": "\n".join(runs) or "no run on a GPU is recorded"}
+
+
+def _gpu_text(gpu: dict[str, Any]) -> str:
+    parts = [str(gpu["name"]), f"compute capability {gpu['compute_capability']}"]
+    if "memory_bytes" in gpu:
+        parts.append(size_text(gpu["memory_bytes"]))
+    if "driver" in gpu:  # 13000
+        parts.append(f"driver for CUDA {gpu['driver'] // 1000}.{gpu['driver'] % 1000 // 10}")
+    return ", ".join(parts)
 
 
 # ---------------------------------------------------------------- shared by the commands

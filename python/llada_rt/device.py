@@ -6,8 +6,12 @@ from __future__ import annotations
 
 import functools
 import importlib
+import json
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from importlib import metadata
+from pathlib import Path
+from typing import Any, cast
 
 from .errors import DeviceError
 
@@ -20,6 +24,12 @@ except ImportError as error:
     ) from error
 
 CUDA_TABLE = "cuda"
+# What cuda.core knows of a GPU beyond the backend: the name of a fact, and of its property.
+PROPERTIES = {
+    "clock_khz": "clock_rate",
+    "memory_clock_khz": "memory_clock_rate",
+    "memory_bus_bits": "global_memory_bus_width",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,19 +90,106 @@ def place(device: str, table: str | None) -> Placement:
     return Placement(f"cuda:{index}", CUDA_TABLE, index)
 
 
+def cuda_build() -> dict[str, Any] | None:
+    """What the CUDA backend was compiled for: "architectures", "has_cutlass"; None where this build has none."""
+    try:
+        backend = importlib.import_module("._cuda", __package__)
+    except ImportError:
+        return None
+    return {"architectures": str(backend.ARCHITECTURES).split(), "has_cutlass": bool(backend.HAS_CUTLASS)}
+
+
+def recorded_runs() -> list[dict[str, str]]:
+    """What has run on a GPU, written down when it did: "device", "date", "commit", "what", "result" of each."""
+    text = Path(__file__).with_name("gpu_runs.json").read_text(encoding="utf-8")
+    return cast("list[dict[str, str]]", json.loads(text))
+
+
 def device_facts(index: int) -> dict[str, Any]:
     """Name, compute capability, memory, processors, driver of a GPU; with the package cuda-python also its clocks and
-    the width of its memory bus. Raises DeviceError.
+    the width of its memory bus, and under "cuda_python" which one said so (else None). Raises DeviceError.
     """
     facts: dict[str, Any] = dict(importlib.import_module("._cuda", __package__).facts(index))
-    try:
-        properties = importlib.import_module("cuda.core").Device(index).properties
-    except ImportError:
-        return facts
-    facts["clock_khz"] = properties.clock_rate
-    facts["memory_clock_khz"] = properties.memory_clock_rate
-    facts["memory_bus_bits"] = properties.global_memory_bus_width
-    return facts
+    more: dict[str, Any] = {}
+    for name, source in PROPERTIES.items():
+        # Whatever is wrong with a package that an engine can do without, or missing in an older one: a fact less.
+        with suppress(Exception):
+            more[name] = int(getattr(_cuda_core().Device(index).properties, source))
+    return facts | more | {"cuda_python": _cuda_python() if more else None}
+
+
+def devices() -> list[dict[str, Any]]:
+    """Every GPU that CUDA has here, also for a build without a backend: "index", "name", "compute_capability", by whom
+    it was found ("found_by") and, if the backend can use it, its `device_facts`. Never raises.
+    """
+    found: list[dict[str, Any]] = []
+    for found_by, ask in (("cuda.core", _of_cuda_core), ("cuda.bindings", _of_driver), ("llada_rt", _of_backend)):
+        with suppress(Exception):  # who cannot say leaves it to the next
+            found = [{"index": index, **gpu, "found_by": found_by} for index, gpu in enumerate(ask())]
+        if found:
+            break
+    for gpu in found:
+        with suppress(Exception):
+            gpu |= device_facts(gpu["index"])
+    return found
+
+
+def _cuda_core() -> Any:
+    """The module of cuda.core that knows devices. Raises ImportError, or what the package raises."""
+    module = importlib.import_module("cuda.core")
+    return module if hasattr(module, "Device") else importlib.import_module("cuda.core.experimental")  # before 0.5
+
+
+def _cuda_python() -> str:
+    """Versions of what is installed of cuda-python."""
+    found = []
+    for name in ("cuda-python", "cuda-core"):
+        with suppress(metadata.PackageNotFoundError):
+            found.append(f"{name} {metadata.version(name)}")
+    return ", ".join(found) or "unknown"
+
+
+def _of_cuda_core() -> list[dict[str, Any]]:
+    core = _cuda_core()
+    if hasattr(core.Device, "get_all_devices"):
+        gpus = core.Device.get_all_devices()
+    else:
+        gpus = [core.Device(index) for index in range(core.system.num_devices)]
+    return [{"name": str(gpu.name), "compute_capability": _capability(*gpu.compute_capability)} for gpu in gpus]
+
+
+def _of_driver() -> list[dict[str, Any]]:
+    driver = importlib.import_module("cuda.bindings.driver")
+
+    def ask(name: str, *arguments: Any) -> Any:
+        error, *values = getattr(driver, name)(*arguments)
+        if int(error) != 0:
+            raise DeviceError(f"{name}: {error}")
+        return values[0] if values else None
+
+    ask("cuInit", 0)
+    found = []
+    for index in range(ask("cuDeviceGetCount")):
+        gpu = ask("cuDeviceGet", index)
+        parts = [
+            ask("cuDeviceGetAttribute", getattr(driver.CUdevice_attribute, name), gpu)
+            for name in (
+                "CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR",
+                "CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR",
+            )
+        ]
+        name = ask("cuDeviceGetName", 256, gpu).partition(b"\0")[0].decode()
+        found.append({"name": name, "compute_capability": _capability(*parts)})
+    return found
+
+
+def _of_backend() -> list[dict[str, Any]]:
+    backend = importlib.import_module("._cuda", __package__)
+    return [dict(backend.facts(index)) for index in range(backend.probe()["count"])]
+
+
+def _capability(major: int, minor: int) -> str:
+    return f"{major}.{minor}"
 
 
 def stream_handle(stream: Any) -> int:

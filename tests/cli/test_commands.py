@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import llada_rt
-from llada_rt import Engine, SamplingParams, cli, errors
+from llada_rt import Engine, SamplingParams, cli, device, errors
 from llada_rt.config import DEMO_DIR
 from llada_rt.params import ALIASES
 from tests.data.make_goldens import CHECKPOINT
@@ -115,6 +115,34 @@ def test_info(run, folder):
     info = json.loads(run("info", "-m", folder, "--json")[1])
     assert info["mask_token_id"] == 156
     assert info["build"]
+
+
+def test_info_says_what_was_built_for_gpus_and_what_ran(run, folder, monkeypatch):
+    gpu = {"index": 1, "name": "H", "compute_capability": "9.0", "memory_bytes": 80 << 30, "driver": 13020}
+    ran = {"device": "H", "date": "2026-12-01", "commit": "abc", "what": "tests", "result": "all passed"}
+
+    def shown(build, gpus, runs, missing) -> dict[str, str]:
+        answers = {"cuda_build": build, "devices": gpus, "recorded_runs": runs, "missing_cuda": missing}
+        for name, answer in answers.items():
+            monkeypatch.setattr(device, name, lambda answer=answer: answer)
+        out = run("info", "-m", folder, "--device", "cpu")[1]
+        return {line[:15].strip(): line[16:] for line in out.splitlines()}
+
+    rows = shown(None, [], [], "this build has no CUDA backend")
+    assert rows["CUDA backend"] == "none: this build has no CUDA backend"
+    assert rows["GPU"] == "none found"
+    assert rows["ran on GPUs"] == "no run on a GPU is recorded"
+    built = {"architectures": ["80", "90a-real"], "has_cutlass": False}
+    rows = shown(built, [gpu], [], "no NVIDIA driver on this machine")
+    assert rows["CUDA backend"] == "for 80, 90a-real, without CUTLASS; not usable: no NVIDIA driver on this machine"
+    rows = shown(built | {"has_cutlass": True}, [gpu], [ran, ran | {"what": "golden"}], None)
+    assert rows["CUDA backend"] == "for 80, 90a-real, with CUTLASS"
+    assert rows["GPU 1"] == "H, compute capability 9.0, 80.0 GiB, driver for CUDA 13.2"
+    assert rows["ran on GPUs"] == "2026-12-01 H, abc: tests: all passed"
+    assert rows[""] == "2026-12-01 H, abc: golden: all passed"
+    info = json.loads(run("info", "-m", folder, "--device", "cpu", "--json")[1])
+    assert info["build"]["cuda"] == built | {"has_cutlass": True}
+    assert (info["gpus"], info["gpu_runs"]) == ([gpu], [ran, ran | {"what": "golden"}])
 
 
 def test_version_and_help(run):
