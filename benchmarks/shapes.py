@@ -1,5 +1,6 @@
-"""The three models of the step benchmark, and the arithmetic that a step of each needs."""
+"""The models of the step benchmarks, and the arithmetic that a step of each needs."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,21 +17,22 @@ CANVAS_LENGTH = PROMPT_LENGTH + GEN_LENGTH
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Multi-head attention with heads of 64, untied head, vocabulary of 32,000."""
+    """Multi-head attention with as many K/V heads, untied head."""
 
     name: str
     d_model: int
     n_layers: int
     mlp_hidden_size: int
     vocab_size: int = 32000
+    head_dim: int = 64
 
     @property
     def config(self) -> ModelConfig:
         return ModelConfig(
             d_model=self.d_model,
             n_layers=self.n_layers,
-            n_heads=self.d_model // 64,
-            n_kv_heads=self.d_model // 64,
+            n_heads=self.d_model // self.head_dim,
+            n_kv_heads=self.d_model // self.head_dim,
             mlp_hidden_size=self.mlp_hidden_size,
             vocab_size=self.vocab_size,
             max_sequence_length=1024,
@@ -49,30 +51,37 @@ class Shape:
         blocks = 2 * self.n_layers * num_query * (matrices + scores_and_values)
         return blocks + 2 * num_head_rows * self.d_model * self.vocab_size
 
-    def write(self, folder: Path, *, device: str = "cpu") -> Path:
-        """Random weights (seeded, drawn on `device`) as a bfloat16 checkpoint in the published layout.
+    def weights(self, device: str = "cpu") -> Iterator[tuple[str, torch.Tensor]]:
+        """Random weights, name by name in the order of the state dict: bfloat16, seeded, drawn on `device`.
 
-        Returns the folder.
+        The same device gives the same weights each time, in any process.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(self.config.to_json("bfloat16"))
         with torch.device("meta"):
             sizes = {name: tensor.shape for name, tensor in LLaDA(self.config).state_dict().items()}
         generator = torch.Generator(device).manual_seed(0)
+        for name, size in sizes.items():
+            drawn = torch.ones(size, dtype=torch.bfloat16, device=device)
+            yield name, drawn if len(size) == 1 else drawn.normal_(std=size[-1] ** -0.5, generator=generator)
 
-        def draw(size: torch.Size) -> torch.Tensor:
-            if len(size) == 1:
-                return torch.ones(size, dtype=torch.bfloat16)
-            drawn = torch.empty(size, dtype=torch.bfloat16, device=device)
-            return drawn.normal_(std=size[-1] ** -0.5, generator=generator).cpu()
+    def model(self, device: str = "cpu") -> LLaDA:
+        """The torch module with those weights, on that device."""
+        with torch.device("meta"):
+            model = LLaDA(self.config).bfloat16()
+        model.load_state_dict(dict(self.weights(device)), assign=True)
+        return model.eval()
 
-        save_file({f"model.{name}": draw(size) for name, size in sizes.items()}, folder / "model.safetensors")
+    def write(self, folder: Path, *, device: str = "cpu") -> Path:
+        """Those weights as a bfloat16 checkpoint in the published layout. Returns the folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(self.config.to_json("bfloat16"))
+        tensors = {f"model.{name}": weight.cpu() for name, weight in self.weights(device)}
+        save_file(tensors, folder / "model.safetensors")
         return folder
 
     def text(self, length: int) -> list[int]:
         """Random tokens, none of them special."""
-        generator = torch.Generator().manual_seed(1)
-        return torch.randint(0, self.vocab_size - 2, (length,), generator=generator).tolist()
+        generator = torch.Generator("cpu").manual_seed(1)
+        return torch.randint(0, self.vocab_size - 2, (length,), generator=generator, device="cpu").tolist()
 
     def canvas(self) -> list[int]:
         """A random prompt followed by masks."""
@@ -87,3 +96,6 @@ SHAPES = {
         Shape("l", d_model=2048, n_layers=16, mlp_hidden_size=5632),
     )
 }
+
+# LLaDA-8B, which is timed where a GPU is.
+EIGHT_B = Shape("8b", d_model=4096, n_layers=32, mlp_hidden_size=12288, vocab_size=126464, head_dim=128)

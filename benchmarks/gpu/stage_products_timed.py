@@ -1,0 +1,86 @@
+"""How long each kernel of a product takes, forced, at the weight shapes of LLaDA-8B: what choices are made of.
+
+Launches are recorded into a graph and replayed between two events. Weights take turns among copies that exceed the
+second-level cache, so that they come from memory as they do in a step; with the share of the read roof and the rate.
+"""
+
+import statistics
+
+import torch
+
+from benchmarks.gpu.flight import Flight
+from benchmarks.gpu.operands import Kernel, Operand, Product, kernels_of, rows_of, weight_of
+from benchmarks.gpu.stage_products import weights_of
+
+ROWS = (32, 64, 128, 256, 512, 1024)
+COPIED_BYTES = 256 << 20  # of weights that take turns, several times the second-level cache
+ROUNDS = 5
+
+
+class Turns:
+    """A product whose weights are copied, each copy used once in a graph."""
+
+    def __init__(self, flight: Flight, compute_type: str, rows: int, outputs: int, inputs: int, end: str) -> None:
+        generator = torch.Generator(flight.device).manual_seed(0)
+        draw = lambda *size: torch.randn(*size, generator=generator, device=flight.device)  # noqa: E731
+        drawn = (draw(outputs, inputs) * inputs**-0.5).bfloat16().float()
+        weight = weight_of(drawn, compute_type, paired=end == "swiglu")
+        self.weight_bytes = weight.stored.nbytes
+        count = 2 if flight.small else max(2, -(-COPIED_BYTES // self.weight_bytes))
+        x = rows_of(draw(rows, inputs), compute_type)
+        out = torch.zeros(rows, outputs, device=flight.device) if end == "accumulate" else None
+        copies = [weight, *(Operand(weight.stored.clone(), weight.meant) for _ in range(count - 1))]
+        self.products = [Product(compute_type, x, each, end, out) for each in copies]
+        self.flight = flight
+
+    def seconds(self, kernel: Kernel, early: bool) -> tuple[float, float]:
+        """Median of one product, and the spread over the rounds."""
+        for product in self.products[:2]:
+            product.run(kernel, 0 if self.flight.dry else torch.cuda.current_stream().cuda_stream)
+        if self.flight.dry:
+            return 0.0, 0.0
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for product in self.products:
+                product.run(kernel, torch.cuda.current_stream().cuda_stream, early=early)
+        graph.replay()
+        taken = []
+        for _ in range(ROUNDS):
+            before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            before.record()
+            graph.replay()
+            after.record()
+            after.synchronize()
+            taken.append(before.elapsed_time(after) / 1e3 / len(self.products))
+        median = statistics.median(taken)
+        return median, (max(taken) - min(taken)) / median
+
+
+def run(flight: Flight) -> None:
+    cutlass = False
+    if not flight.dry:
+        from llada_rt import _cuda
+
+        cutlass = _cuda.HAS_CUTLASS
+    for compute_type in ("bfloat16", "float8"):
+        for rows in (33,) if flight.small else ROWS if compute_type == "bfloat16" else (32, 512):
+            for name, (outputs, inputs, end) in weights_of(flight).items():
+                if name == "attn_out":
+                    continue  # the shape of query
+                with flight.attempt(f"{name}, {rows} rows, {compute_type}"):
+                    turns = Turns(flight, compute_type, rows, outputs, inputs, end)
+                    for kernel in kernels_of(compute_type, cutlass=cutlass):
+                        early = kernel.tier != "cutlass_sm80"
+                        seconds, spread = turns.seconds(kernel, early)
+                        flight.record(
+                            "product timed",
+                            compute_type=compute_type,
+                            weight=name,
+                            rows=rows,
+                            kernel=str(kernel),
+                            us=seconds * 1e6,
+                            spread=spread,
+                            gb_per_s=turns.weight_bytes / seconds / 1e9 if seconds else None,
+                            tflops=2 * rows * outputs * inputs / seconds / 1e12 if seconds else None,
+                        )
