@@ -40,21 +40,24 @@ class Stage:
 
 
 def sanitizer(tool: str) -> Stage:
-    around = ("compute-sanitizer", "--tool", tool, "--error-exitcode", "1", "--kernel-name", "kernel_substring=llada")
-    return Stage(tool, 120, around, "small")
+    around = ("compute-sanitizer", "--tool", tool, "--error-exitcode", "1", "--launch-timeout", "0")
+    around += ("--kernel-name", "kernel_substring=llada")
+    return Stage(tool, 150, around, "small")
 
 
 # Groups one after the other; the stages of a group side by side. What is timed has the machine to itself.
 CALLS: dict[str, tuple[tuple[Stage, ...], ...]] = {
     "proof": (
         (Stage("facts", 40),),
-        (Stage("products", 100), Stage("attention", 80), Stage("model", 150), Stage("tests", 200)),
+        (
+            *(Stage("products", 100), Stage("attention", 80), Stage("model", 150), Stage("tests", 200)),
+            *(sanitizer("memcheck"), sanitizer("racecheck"), sanitizer("synccheck")),
+        ),
     ),
     "numbers": (
         (Stage("numbers", 130),),
         (Stage("products_timed", 60),),
         (Stage("rivals", 60),),
-        (sanitizer("memcheck"), sanitizer("racecheck"), sanitizer("synccheck")),
     ),
 }
 

@@ -5,6 +5,8 @@ second-level cache, so that they come from memory as they do in a step; with the
 """
 
 import statistics
+from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -33,17 +35,25 @@ class Turns:
         self.products = [Product(compute_type, x, each, end, out) for each in copies]
         self.flight = flight
 
-    def seconds(self, kernel: Kernel, early: bool) -> tuple[float, float]:
+    def run_torch(self) -> None:
+        """What torch's library makes of it: a plain product with a result in bfloat16."""
+        for product in self.products:
+            torch.mm(product.x.stored, product.weight.stored.T)
+
+    def run(self, kernel: Kernel, early: bool) -> None:
+        stream = 0 if self.flight.dry else torch.cuda.current_stream().cuda_stream
+        for product in self.products:
+            product.run(kernel, stream, early=early)
+
+    def seconds(self, run: Callable[[], None]) -> tuple[float, float]:
         """Median of one product, and the spread over the rounds."""
-        for product in self.products[:2]:
-            product.run(kernel, 0 if self.flight.dry else torch.cuda.current_stream().cuda_stream)
+        run()
         if self.flight.dry:
             return 0.0, 0.0
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            for product in self.products:
-                product.run(kernel, torch.cuda.current_stream().cuda_stream, early=early)
+            run()
         graph.replay()
         taken = []
         for _ in range(ROUNDS):
@@ -70,15 +80,20 @@ def run(flight: Flight) -> None:
                     continue  # the shape of query
                 with flight.attempt(f"{name}, {rows} rows, {compute_type}"):
                     turns = Turns(flight, compute_type, rows, outputs, inputs, end)
-                    for kernel in kernels_of(compute_type, cutlass=cutlass):
-                        early = kernel.tier != "cutlass_sm80"
-                        seconds, spread = turns.seconds(kernel, early)
+                    ways: dict[str, Callable[[], None]] = {
+                        str(kernel): partial(turns.run, kernel, kernel.tier != "cutlass_sm80")
+                        for kernel in kernels_of(compute_type, cutlass=cutlass)
+                    }
+                    if compute_type == "bfloat16":
+                        ways["torch"] = turns.run_torch
+                    for kernel, way in ways.items():
+                        seconds, spread = turns.seconds(way)
                         flight.record(
                             "product timed",
                             compute_type=compute_type,
                             weight=name,
                             rows=rows,
-                            kernel=str(kernel),
+                            kernel=kernel,
                             us=seconds * 1e6,
                             spread=spread,
                             gb_per_s=turns.weight_bytes / seconds / 1e9 if seconds else None,

@@ -11,7 +11,7 @@ MOST_KERNELS = 15  # of a phase; the rest is one line
 
 def summary(results: Sequence[Result]) -> str:
     """Whatever of it there is: a check that was cut short has a shorter table."""
-    parts = (claims, stages, roofs, loads, steps, answers, kernels, ops, memory)
+    parts = (claims, stages, roofs, loads, steps, answers, kernels, products, ops, memory)
     return "\n\n".join(text for part in parts if (text := part(results))) + "\n"
 
 
@@ -150,6 +150,26 @@ def ops(results: Sequence[Result]) -> str:
         for each in of(results, "op")
     ]
     return table("Ops, each launched alone and waited for", ("step", "op", "calls a step", "us a step"), rows)
+
+
+def products(results: Sequence[Result]) -> str:
+    """The fastest kernel of each product, the fastest of each tier, and torch's."""
+    groups: dict[tuple[str, str, int], list[Result]] = {}
+    for each in of(results, "product timed"):
+        groups.setdefault((each["compute_type"], each["weight"], each["rows"]), []).append(each)
+    rows = []
+    for (compute_type, weight, num_rows), timed in groups.items():
+        best = min(timed, key=lambda each: each["us"])
+        cells = []
+        for tier in ("plain", "cutlass_sm90", "torch"):
+            of_tier = [each for each in timed if each["kernel"].startswith(tier)]
+            first = min(of_tier, key=lambda each: each["us"]) if of_tier else None
+            name = "" if first is None else first["kernel"].removeprefix(tier).strip()
+            cells.append("-" if first is None else f"{show(first['us'], 1)} {name}".strip())
+        rates = (show(best.get("gb_per_s"), 0), show(best.get("tflops"), 0))
+        rows.append((compute_type, weight, num_rows, *cells, *rates))
+    heads = ("type", "weight", "rows", "plain", "CUTLASS", "torch", "GB/s of the best", "TFLOP/s")
+    return table("Products alone, microseconds", heads, rows)
 
 
 def memory(results: Sequence[Result]) -> str:
