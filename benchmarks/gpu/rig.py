@@ -21,10 +21,13 @@ from llada_rt import _core, device
 # How a runtime is opened: a name, and the variables that say so (csrc/cuda reads them then).
 TIERS: dict[str, dict[str, str]] = {
     "default": {},
-    "early launch 0": {"LLADA_CUDA_EARLY_LAUNCH": "0"},
-    "early launch 1": {"LLADA_CUDA_EARLY_LAUNCH": "1"},
+    "plain": {"LLADA_CUDA_PRODUCTS": "plain"},
+    "late": {"LLADA_CUDA_EARLY_LAUNCH": "0"},
+    "early, 0 MB ahead": {"LLADA_CUDA_EARLY_LAUNCH": "1", "LLADA_CUDA_AHEAD_MB": "0"},
+    "early, 4 MB ahead": {"LLADA_CUDA_EARLY_LAUNCH": "1", "LLADA_CUDA_AHEAD_MB": "4"},
+    "early, 16 MB ahead": {"LLADA_CUDA_EARLY_LAUNCH": "1", "LLADA_CUDA_AHEAD_MB": "16"},
+    "early, 32 MB ahead": {"LLADA_CUDA_EARLY_LAUNCH": "1", "LLADA_CUDA_AHEAD_MB": "32"},
 }
-TIERS |= {f"cutlass, {tier}": {"LLADA_CUDA_PRODUCTS": "cutlass", **values} for tier, values in TIERS.items()}
 PREPARED_ROUNDS = 2  # of a shape: the second records its graph
 
 

@@ -42,12 +42,6 @@ void run_attention(const AttentionArgs& args, cudaStream_t stream) {
     run_dims<128, 128>(args, stream);
   else
     run_dims<256, 128>(args, stream);
-  if (args.split == 0) return;
-  const dim3 grid(static_cast<unsigned>(args.num_tiles), grid_of(args).y,
-                  static_cast<unsigned>(args.lines / (kJoinThreads / 32)));
-  launch("join_chunks",
-         args.out_dtype == DType::kFloat32 ? join_chunks_kernel<float> : join_chunks_kernel<std::uint16_t>, grid,
-         kJoinThreads, 0, stream, args);
 }
 
 }  // namespace
@@ -81,9 +75,9 @@ void attention(Stream stream, ConstTensor q, HeadShape shape, const RowSpan* spa
   args.dtype = q.dtype;
   args.out_dtype = out.dtype;
   if (plan.split) {
-    args.tiles = s.input(plan.tiles.data(), static_cast<std::int64_t>(plan.tiles.size()));
-    args.num_tiles = static_cast<std::int32_t>(plan.tiles.size());
-    const std::int64_t num_lines = args.num_items * std::int64_t{grid_of(args).y} * args.lines;
+    const std::int64_t num_blocks = args.num_items * std::int64_t{grid_of(args).y};
+    const std::int64_t num_lines = num_blocks * args.lines;
+    args.arrived = static_cast<std::int32_t*>(s.zeros(4 * num_blocks));
     args.states = static_cast<float2*>(s.scratch(num_lines * (8 + 4 * attention_out_dim(shape.head_dim))));
     args.sums = reinterpret_cast<float*>(args.states + num_lines);
   }

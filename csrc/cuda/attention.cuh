@@ -1,5 +1,6 @@
 // What the attention kernels of both types share: how keys and values come to shared memory, how the softmaxes of
-// chunks of keys become one, and the kernel that joins chunks of different blocks. See attention_plan.h for the blocks.
+// chunks of keys become one, and how the last block of a tile joins what all of them found. See attention_plan.h for
+// the blocks.
 //
 // With the 32 rows of a block of masks K and V are read once and memory bounds it: 16-byte copies for two tiles of keys
 // are under way from the first instruction on, and chunks of 128 keys give 128 blocks for 32 heads and 512 keys. With
@@ -9,9 +10,8 @@
 // each and one warp that fetches by TMA (a 3-D tensor map for each slot and layer: head_dim, capacity, head; boxes of
 // 64 keys with the 128-byte swizzle, so the padding of rows goes), full and empty mbarriers in the place of
 // __syncthreads, scores of the next tile under way while this one's exponentials are taken. Chunks and how they are
-// joined would stay; sums within a tile would not be bit-equal to mma.sync, so a request would have to keep to one of
-// the two kernels for all its steps. For steps the chunks of a tile could be a cluster of blocks that join through each
-// other's shared memory: no second kernel, no sums in device memory.
+// joined would stay. For steps the chunks of a tile could be a cluster of blocks that join through each other's shared
+// memory: no sums in device memory.
 #pragma once
 
 #include <type_traits>
@@ -22,17 +22,14 @@
 
 namespace llada::cuda {
 
-constexpr int kJoinThreads = 256;
-
 struct AttentionArgs {
   const void* q;  // (rows, num_heads * head_dim) in T
   void* out;      // like q, in out_dtype
   const AttentionItem* items;
-  const AttentionTile* tiles;
-  float* sums;     // of chunks: (items, blocks_of_item, lines, out_dim), not yet divided
-  float2* states;  // of chunks: (items, blocks_of_item, lines): largest score, sum of exponentials
+  float* sums;            // of chunks: (items, blocks_of_item, lines, out_dim), not yet divided
+  float2* states;         // of chunks: (items, blocks_of_item, lines): largest score, sum of exponentials
+  std::int32_t* arrived;  // (items, blocks_of_item): of a tile's first item, how many of its chunks are there; zeros
   std::int32_t num_items;
-  std::int32_t num_tiles;
   std::int32_t lines;
   std::int32_t heads_of_tile;
   std::int32_t head_parts;
@@ -40,9 +37,10 @@ struct AttentionArgs {
   std::int32_t num_heads;
   std::int32_t num_kv_heads;
   std::int32_t head_dim;
-  std::int32_t split;  // chunks of a tile have blocks of their own, which join_chunks_kernel joins
+  std::int32_t split;  // chunks of a tile have blocks of their own
   DType dtype;
   DType out_dtype;
+  std::int32_t unused;  // no byte of the arguments may be open
 };
 static_assert(std::has_unique_object_representations_v<AttentionArgs>);  // it is part of the key of a graph
 
@@ -185,34 +183,44 @@ __device__ __forceinline__ void fetch_queries(const AttentionArgs& args, const A
   }
 }
 
-// Joins the chunks of each line in ascending order and writes the result. A warp has a line, a lane four columns.
-template <class Out>
-__global__ void __launch_bounds__(kJoinThreads) join_chunks_kernel(AttentionArgs args) {
-  begin_kernel();
-  const AttentionTile tile = args.tiles[blockIdx.x];
-  const int out_dim = attention_out_dim(args.head_dim);
-  const HeadPart part = head_part(args, out_dim);
-  const int line = static_cast<int>(blockIdx.z * (kJoinThreads / 32) + threadIdx.x / 32);
-  const int column = 4 * static_cast<int>(threadIdx.x % 32);
-  if (line >= tile.num_rows * part.num_heads || column >= out_dim || part.out_begin + column >= args.head_dim) return;
-
-  const float scale = score_scale(args.head_dim);
-  SoftmaxState state{-INFINITY, 0};
-  Quad sum{};
-#pragma unroll 4
-  for (int chunk = 0; chunk < tile.num_chunks; ++chunk) {
-    const std::int64_t at = state_index(args, tile.first_item + chunk, line);
-    const float2 next = args.states[at];
-    const Quad values = load_quad(args.sums + at * out_dim, column, out_dim);
-    const Join by = join(state, {next.x, next.y}, scale);
-#pragma unroll
-    for (int e = 0; e < 4; ++e) sum.v[e] = joined(sum.v[e], values.v[e], by);
+// What a block of a split tile ends with: the last one of its blocks to come joins the chunks of each line in ascending
+// order and writes the result. A warp has a line, a lane four columns.
+template <class Out, int kOutDim, int kThreads>
+__device__ __forceinline__ void join_as_last(const AttentionArgs& args, const AttentionItem& item,
+                                             const HeadPart& part) {
+  __shared__ std::int32_t is_last;
+  __threadfence();  // what this thread wrote can be seen before the block counts as there
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    std::int32_t* const arrived = args.arrived + item.first_item * gridDim.y + blockIdx.y;
+    is_last = atomicAdd(arrived, 1) == item.num_chunks - 1 ? 1 : 0;
+    if (is_last != 0) *arrived = 0;  // for the next launch
   }
-  const float inverse = 1.0f / state.total;
+  __syncthreads();
+  if (is_last == 0) return;
+  __threadfence();
+  const int column = 4 * static_cast<int>(threadIdx.x % 32);
+  if (column >= kOutDim || part.out_begin + column >= args.head_dim) return;
+  const float scale = score_scale(args.head_dim);
+  const int num_lines = item.num_rows * part.num_heads;
+  for (int line = static_cast<int>(threadIdx.x / 32); line < num_lines; line += kThreads / 32) {
+    SoftmaxState state{-INFINITY, 0};
+    Quad sum{};
+#pragma unroll 4
+    for (int chunk = 0; chunk < item.num_chunks; ++chunk) {
+      const std::int64_t at = state_index(args, item.first_item + chunk, line);
+      const float2 next = __ldcg(args.states + at);
+      const float4 values = __ldcg(reinterpret_cast<const float4*>(args.sums + at * kOutDim + column));
+      const Join by = join(state, {next.x, next.y}, scale);
+      sum = {{joined(sum.v[0], values.x, by), joined(sum.v[1], values.y, by), joined(sum.v[2], values.z, by),
+              joined(sum.v[3], values.w, by)}};
+    }
+    const float inverse = 1.0f / state.total;
 #pragma unroll
-  for (int e = 0; e < 4; ++e) sum.v[e] *= inverse;
-  Out* out = static_cast<Out*>(args.out) + line_offset(args, part, tile.row_begin, line);
-  store_quad(out, part.out_begin + column, args.head_dim, sum);
+    for (int e = 0; e < 4; ++e) sum.v[e] *= inverse;
+    Out* const out = static_cast<Out*>(args.out) + line_offset(args, part, item.row_begin, line);
+    store_quad(out, part.out_begin + column, args.head_dim, sum);
+  }
 }
 
 }  // namespace llada::cuda

@@ -192,6 +192,11 @@ __global__ void __launch_bounds__(32 * kWarps) attention_bfloat16_kernel(Attenti
       for (int e = 0; e < 4; ++e) sums[j][e] = joined(sums[j][e], next_sums[j][e], by[e / 2]);
   }
   if (has_lines) Attention::write(args, item, part, first_line, lane, queries, state, sums);
+  if (args.split == 0) return;
+  if (args.out_dtype == DType::kFloat32)
+    join_as_last<float, kOutDim, Attention::kThreads>(args, item, part);
+  else
+    join_as_last<std::uint16_t, kOutDim, Attention::kThreads>(args, item, part);
 }
 
 }  // namespace llada::cuda

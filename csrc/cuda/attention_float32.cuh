@@ -142,6 +142,7 @@ __global__ void __launch_bounds__(128) attention_float32_kernel(AttentionArgs ar
         out[part.out_begin + column] = sums[line][j] * inverse;
     }
   }
+  if (args.split != 0) join_as_last<float, kOutDim, Attention::kThreads>(args, item, part);
 }
 
 }  // namespace llada::cuda

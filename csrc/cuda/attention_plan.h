@@ -3,8 +3,8 @@
 //
 // A line is one query head of one row. A tile has lines of one span and one K/V head: all query heads that share it, so
 // that they share its loads. Keys come in chunks of 128, each with a softmax of its own; chunks are joined in ascending
-// order, by the block that saw them all or by a second kernel. Either way the bits are the same: how many blocks there
-// are may depend on the batch, what comes out of a row may not.
+// order, by the block that saw them all or by the last one of those that saw one each. Either way the bits are the
+// same: how many blocks there are may depend on the batch, what comes out of a row may not.
 #pragma once
 
 #include <algorithm>
@@ -26,13 +26,7 @@ struct AttentionItem {
   std::int32_t num_rows;  // 0: nothing to do
   std::int32_t key_begin;
   std::int32_t key_end;
-};
-
-// Rows whose chunks are joined: those of items [first_item, first_item + num_chunks).
-struct AttentionTile {
-  std::int32_t row_begin;
-  std::int32_t num_rows;  // 0: nothing to do
-  std::int32_t first_item;
+  std::int32_t first_item;  // of the items [first_item, first_item + num_chunks) whose chunks are joined
   std::int32_t num_chunks;
 };
 
@@ -42,9 +36,8 @@ struct AttentionPlan {
   std::int32_t heads_of_tile = 0;  // of the query heads that share a K/V head
   std::int32_t head_parts = 0;     // tiles that it takes to have all of them
   std::int32_t out_parts = 0;      // blocks that share the columns of a head
-  bool split = false;              // an item is one chunk, and `tiles` says what to join; else an item is a tile
+  bool split = false;              // an item is one chunk of a tile; else it is a tile
   std::vector<AttentionItem> items;
-  std::vector<AttentionTile> tiles;
 };
 
 // Heads are filled up with zeros to one of four sizes; of the largest, two blocks share the columns of the result.
@@ -74,7 +67,7 @@ inline std::int64_t attention_chunks(const RowSpan& span) {
   return std::min(chunks(span.kv.capacity), (chunks(span.visible) + 3) / 4 * 4);
 }
 
-// Counts of items and tiles are rounded up to eights with empty ones, so that steps have few shapes.
+// The count of items is rounded up to eights with empty ones, so that steps have few shapes.
 // shared_bytes: what the device lets a block have.
 inline void plan_attention(const RowSpan* spans, std::int64_t num_spans, HeadShape shape, DType dtype,
                            std::int64_t shared_bytes, AttentionPlan& plan) {
@@ -105,30 +98,27 @@ inline void plan_attention(const RowSpan* spans, std::int64_t num_spans, HeadSha
                num_chunks * blocks_of_item * lines * out_dim * 4 <= kMostPartialBytes;
 
   plan.items.clear();
-  plan.tiles.clear();
   for (std::int64_t s = 0; s < num_spans; ++s) {
     const RowSpan& span = spans[s];
     for (std::int64_t row = span.row_begin; row < span.row_end; row += rows) {
       const auto num_rows = static_cast<std::int32_t>(std::min(rows, span.row_end - row));
       const auto visible = static_cast<std::int32_t>(span.visible);
       const auto first_item = static_cast<std::int32_t>(plan.items.size());
-      AttentionItem item{span.kv.k, span.kv.v, span.kv.capacity, static_cast<std::int32_t>(row), num_rows, 0, visible};
+      AttentionItem item{span.kv.k,  span.kv.v, span.kv.capacity, static_cast<std::int32_t>(row), num_rows, 0, visible,
+                         first_item, 1};
       if (!plan.split) {
         plan.items.push_back(item);
         continue;
       }
+      item.num_chunks = (visible + kAttentionChunk - 1) / kAttentionChunk;
       for (std::int64_t chunk = 0; chunk < attention_chunks(span); ++chunk) {
         item.key_begin = static_cast<std::int32_t>(chunk) * kAttentionChunk;
         item.key_end = std::min(item.key_begin + kAttentionChunk, visible);
-        if (item.key_begin >= visible) item = {};
-        plan.items.push_back(item);
+        plan.items.push_back(item.key_begin < visible ? item : AttentionItem{});
       }
-      plan.tiles.push_back(
-          {static_cast<std::int32_t>(row), num_rows, first_item, (visible + kAttentionChunk - 1) / kAttentionChunk});
     }
   }
   plan.items.resize((plan.items.size() + 7) / 8 * 8, AttentionItem{});
-  plan.tiles.resize((plan.tiles.size() + 7) / 8 * 8, AttentionTile{});
 }
 
 }  // namespace llada::cuda

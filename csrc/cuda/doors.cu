@@ -34,7 +34,7 @@ struct DeviceCall {
   void* out;
   float* sums;  // (num_rows, outputs as packed), where a pass follows the product; may be nullptr elsewhere
   std::int64_t num_rows, num_outputs, num_inputs, out_cols;
-  std::int32_t rows, weight_type, out_type, end, tier, tile, cutlass_tile, paired, early_launch, unused;
+  std::int32_t rows, weight_type, out_type, end, tier, tile, cutlass_tile, paired, early_launch, ahead_mb;
 };
 
 template <class Run>
@@ -160,6 +160,7 @@ LLADA_DOOR int llada_product_on_device(const DeviceCall* call, void* stream) {
     ProductArgs args = args_of(*call, weight, call->x, call->out);
     if (needs_sums(args)) args.sums = call->sums;
     args.early_launch = call->early_launch;
+    args.ahead_bytes = std::int64_t{call->ahead_mb} << 20;
     const EarlyLaunch early(call->early_launch != 0);
     run_product(args, static_cast<cudaStream_t>(stream));
   });
@@ -168,13 +169,11 @@ LLADA_DOOR int llada_product_on_device(const DeviceCall* call, void* stream) {
 // choice: tier, tile, tile of CUTLASS
 LLADA_DOOR void llada_choose_product(const std::int64_t* shape, const std::int64_t* device, std::int32_t* choice) {
   const ProductChoice chosen = choose_product(
-      {shape[0], shape[1], shape[2], static_cast<DType>(shape[3]), static_cast<DType>(shape[4]), shape[5] != 0},
+      {shape[0], shape[1], shape[2], static_cast<DType>(shape[3]), static_cast<DType>(shape[4]), shape[5] != 0, false},
       {static_cast<int>(device[0]), device[1], device[2], device[3] != 0});
   choice[0] = static_cast<std::int32_t>(chosen.tier);
   choice[1] = static_cast<std::int32_t>(chosen.tile);
   choice[2] = static_cast<std::int32_t>(chosen.cutlass_tile);
 }
-
-LLADA_DOOR int llada_is_proven(std::int32_t tier) { return proof_of(static_cast<ProductTier>(tier)) != nullptr; }
 
 LLADA_DOOR double llada_read_bandwidth() { return measure_read_bandwidth(0); }

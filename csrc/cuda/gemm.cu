@@ -12,20 +12,20 @@ namespace {
 #if defined(LLADA_HAVE_CUTLASS)
 CutlassRun cutlass_run(const ProductArgs& args) {
   if (args.tier == ProductTier::kCutlassSm80) return run_bf16_sm80;
-  const bool float8 = args.rows == DType::kFloat8;
+  const bool swiglu = args.out.end == ProductEnd::kSwiglu;
+  if (args.rows == DType::kFloat8)
+    return args.cutlass_tile == CutlassTileShape::k64x32 ? run_float8_sm90_64x32 : run_float8_sm90_128x128;
   switch (args.cutlass_tile) {
     case CutlassTileShape::k64x32:
-      return float8 ? run_float8_sm90_64x32 : run_bf16_sm90_64x32;
+      return swiglu ? run_swiglu_bf16_sm90_64x32 : run_bf16_sm90_64x32;
+    case CutlassTileShape::k64x64:
+      return swiglu ? run_swiglu_bf16_sm90_64x64 : run_bf16_sm90_64x64;
+    case CutlassTileShape::k64x128:
+      return swiglu ? run_swiglu_bf16_sm90_64x128 : run_bf16_sm90_64x128;
     case CutlassTileShape::k128x128:
-      return float8 ? run_float8_sm90_128x128 : run_bf16_sm90_128x128;
-    case CutlassTileShape::k256x128:
-      return run_bf16_sm90_256x128;
-    case CutlassTileShape::k128x128Pairs:
-      return run_bf16_sm90_128x128_pairs;
-    case CutlassTileShape::k256x128Pairs:
-      return run_bf16_sm90_256x128_pairs;
+      return swiglu ? run_swiglu_bf16_sm90_128x128 : run_bf16_sm90_128x128;
     case CutlassTileShape::k128x256Pairs:
-      return run_bf16_sm90_128x256_pairs;
+      return swiglu ? run_swiglu_bf16_sm90_128x256_pairs : run_bf16_sm90_128x256_pairs;
   }
   fail(ErrorKind::kInternal, "no such tile of CUTLASS");
 }
@@ -38,15 +38,16 @@ void run_cutlass_product(const ProductArgs& args, cudaStream_t stream) {
   const std::int64_t element = size_of(args.rows);
   product.x = args.input.x;
   product.weight = args.input.weight;
-  product.out = args.sums != nullptr ? args.sums : static_cast<float*>(args.out.data);
+  product.out = args.out;
+  if (args.sums != nullptr)
+    product.out = {args.sums, args.input.num_outputs, args.input.num_outputs, DType::kFloat32, ProductEnd::kStore};
   product.x_step = args.input.x_step / element;
   product.weight_step = args.input.weight_step / element;
-  product.out_step = args.sums != nullptr ? args.input.num_outputs : args.out.cols;
   product.num_rows = args.input.num_rows;
   product.num_outputs = static_cast<std::int32_t>(args.input.num_outputs);
   product.num_inputs = static_cast<std::int32_t>(args.num_inputs);
-  product.accumulate = args.sums == nullptr && args.out.end == ProductEnd::kAccumulate;
   product.early_launch = args.early_launch;
+  product.ahead_bytes = args.early_launch != 0 ? args.ahead_bytes : 0;
   cutlass_run(args)(product, stream);
   if (args.sums != nullptr) finish_sums(args.input, args.out, args.sums, args.rows != DType::kBFloat16, stream);
 }
@@ -59,8 +60,13 @@ void product(const Stream& stream, const ConstTensor& x, const PackedWeight& wei
   args.out = out;
   args.rows = x.dtype;
   args.weight = weight.dtype;
-  const ProductShape shape{x.rows,  args.input.num_outputs, weight.num_in,
-                           x.dtype, weight.dtype,           x_alignment(args.input) == 16};
+  const ProductShape shape{x.rows,
+                           args.input.num_outputs,
+                           weight.num_in,
+                           x.dtype,
+                           weight.dtype,
+                           x_alignment(args.input) == 16,
+                           out.end == ProductEnd::kSwiglu && out.cols != out.num_values};
   const DeviceFacts& facts = session.facts();
   const ProductChoice choice =
       choose_product(shape, {facts.capability, facts.num_processors, facts.shared_bytes, session.options().cutlass});
@@ -69,6 +75,7 @@ void product(const Stream& stream, const ConstTensor& x, const PackedWeight& wei
   args.tile = choice.tile;
   args.cutlass_tile = choice.cutlass_tile;
   args.early_launch = session.options().early_launch ? 1 : 0;
+  args.ahead_bytes = session.options().ahead_bytes;
   if (needs_sums(args)) args.sums = static_cast<float*>(session.scratch(4 * x.rows * args.input.num_outputs));
   session.push(run_product, args);
 }
@@ -76,7 +83,8 @@ void product(const Stream& stream, const ConstTensor& x, const PackedWeight& wei
 }  // namespace
 
 bool needs_sums(const ProductArgs& args) {
-  return args.tier != ProductTier::kPlain && (args.out.end == ProductEnd::kSwiglu || args.rows != DType::kBFloat16);
+  const bool swiglu_after = args.tier == ProductTier::kCutlassSm80 && args.out.end == ProductEnd::kSwiglu;
+  return swiglu_after || (args.tier != ProductTier::kPlain && args.rows != DType::kBFloat16);
 }
 
 void run_product(const ProductArgs& args, cudaStream_t stream) {

@@ -17,10 +17,11 @@ struct ProductArgs {
   ProductTileShape tile;          // of the plain tier
   CutlassTileShape cutlass_tile;  // of kCutlassSm90
   std::int32_t early_launch;
+  std::int64_t ahead_bytes;  // of weights, that a product of CUTLASS fetches while kernels before it run
 };
 static_assert(std::has_unique_object_representations_v<ProductArgs>);
 
-// Whether a pass after the product has something left to do: CUTLASS's give plain sums.
+// Whether a pass after the product has something left to do with plain sums.
 bool needs_sums(const ProductArgs& args);
 void run_product(const ProductArgs& args, cudaStream_t stream);
 

@@ -1,12 +1,11 @@
 #include "cuda/product_choice.h"
 
 #include <algorithm>
+#include <cmath>
+#include <iterator>
 
 namespace llada::cuda {
 namespace {
-
-// Device, date and commit of the tiers that have run on one: none so far.
-constexpr const Proof* kNoProof = nullptr;
 
 // Bytes a clock that one multiprocessor can load, and its share when all of them do, from the second-level cache.
 constexpr double kLoadBytes = 48, kSharedLoadBytes = 24;
@@ -45,25 +44,41 @@ bool has_tile(const ProductShape& shape, const ProductDevice& device, const Tile
 
 ProductTier choose_tier(const ProductShape& shape, const ProductDevice& device) {
   const bool fits = shape.rows == shape.weight && shape.num_inputs % 16 == 0 && shape.num_outputs % 16 == 0;
-  if (!device.wants_cutlass || !fits || !shape.aligned) return ProductTier::kPlain;
+  if (!device.wants_cutlass || !fits || !shape.aligned || shape.fills_rows) return ProductTier::kPlain;
   if (device.capability == 90 && (shape.rows == DType::kBFloat16 || shape.rows == DType::kFloat8))
     return ProductTier::kCutlassSm90;
   return shape.rows == DType::kBFloat16 ? ProductTier::kCutlassSm80 : ProductTier::kPlain;
 }
 
-// Large tiles as soon as they fill the device, small ones while weights come from memory anyway.
+// Clocks of a product by wgmma: the largest of what weights take from memory, what all tiles take from the second-level
+// cache, and what the rounds of a multiprocessor take. Rates measured on an H200.
+double wgmma_clocks(const ProductShape& shape, const ProductDevice& device, const CutlassTileFacts& tile) {
+  constexpr double kMemoryBytes = 18, kCacheBytes = 44, kFlop = 3800;  // a clock and multiprocessor
+  const auto tiles_of = [](std::int64_t count, std::int64_t tile_size) { return (count + tile_size - 1) / tile_size; };
+  const double num_processors = static_cast<double>(device.num_processors);
+  const double num_tiles =
+      static_cast<double>(tiles_of(shape.num_outputs, tile.outputs) * tiles_of(shape.num_rows, tile.rows));
+  const double rounds = std::ceil(num_tiles / num_processors);
+  const double input_bytes = bytes_of_inputs(shape.weight, shape.num_inputs);
+  const double tile_bytes = static_cast<double>(tile.outputs + tile.rows) * input_bytes;
+  const double tile_flop =
+      static_cast<double>(tile.outputs * tile.rows) * input_bytes;  // bytes: two inputs in one step
+  const double memory = static_cast<double>(shape.num_outputs) * input_bytes / (kMemoryBytes * num_processors);
+  const double cache = num_tiles * tile_bytes / (kCacheBytes * num_processors);
+  return std::max({memory, cache, rounds * std::max(tile_bytes / kCacheBytes, tile_flop / kFlop)});
+}
+
 CutlassTileShape choose_cutlass_tile(const ProductShape& shape, const ProductDevice& device) {
-  const auto num_tiles = [&](std::int64_t outputs, std::int64_t rows) {
-    return (shape.num_outputs + outputs - 1) / outputs * ((shape.num_rows + rows - 1) / rows);
-  };
-  if (shape.num_rows <= 64) return CutlassTileShape::k64x32;
-  if (shape.rows == DType::kBFloat16 && num_tiles(256, 128) >= device.num_processors) return CutlassTileShape::k256x128;
-  return CutlassTileShape::k128x128;
+  int best = 0;
+  for (int i = 1; i < static_cast<int>(std::size(kCutlassTileFacts)); ++i) {
+    const CutlassTileFacts& tile = kCutlassTileFacts[i];
+    if (shape.rows == DType::kFloat8 && !tile.float8) continue;
+    if (wgmma_clocks(shape, device, tile) < wgmma_clocks(shape, device, kCutlassTileFacts[best])) best = i;
+  }
+  return static_cast<CutlassTileShape>(best);
 }
 
 }  // namespace
-
-const Proof* proof_of(ProductTier) { return kNoProof; }
 
 const char* name_of(ProductTier tier) {
   constexpr const char* kNames[] = {"plain", "cutlass_sm80", "cutlass_sm90"};

@@ -1,7 +1,8 @@
 // Which kernel multiplies: a pure function of shapes and of the device, so that it can be read and tested without one.
 //
-// The tier depends on the weight and the device alone, never on the number of rows: tiers add in different orders, and
-// a row alone must get the bits that it gets in a batch.
+// A row alone must get the bits that it gets in a batch, and the number of rows chooses the tile: so all tiles of a
+// tier give the same bits. In bfloat16 CUTLASS's on sm_90 give those of the plain tier too (proven on an H200,
+// benchmarks/results/gpu); in float8 they don't, so there the tier depends on the weight alone.
 #pragma once
 
 #include <cstdint>
@@ -38,35 +39,38 @@ struct ProductShape {
   std::int64_t num_inputs = 0;
   DType rows = DType::kBFloat16;
   DType weight = DType::kBFloat16;
-  bool aligned = true;  // rows of x lie at multiples of 16 bytes
+  bool aligned = true;      // rows of x lie at multiples of 16 bytes
+  bool fills_rows = false;  // the end writes zeros behind what it computes
 };
 
 struct ProductDevice {
   int capability = 80;  // 90 for sm_90
   std::int64_t num_processors = 1;
   std::int64_t shared_bytes = 0;  // that a block may ask for
-  bool wants_cutlass = false;     // by LLADA_CUDA_PRODUCTS=cutlass, in a build that has it
+  bool wants_cutlass = false;     // see SessionOptions
 };
 
 // Tiles of kCutlassSm90, outputs x rows: there the weight is the left matrix.
-enum class CutlassTileShape : std::int32_t { k64x32, k128x128, k256x128, k128x128Pairs, k256x128Pairs, k128x256Pairs };
+enum class CutlassTileShape : std::int32_t { k64x32, k64x64, k64x128, k128x128, k128x256Pairs };
+
+struct CutlassTileFacts {
+  const char* name;
+  std::int64_t outputs;
+  std::int64_t rows;
+  bool float8;  // there is one for it
+};
+// In the order of CutlassTileShape.
+inline constexpr CutlassTileFacts kCutlassTileFacts[] = {{"64x32", 64, 32, true},
+                                                         {"64x64", 64, 64, false},
+                                                         {"64x128", 64, 128, false},
+                                                         {"128x128", 128, 128, true},
+                                                         {"128x256 pairs", 128, 256, false}};
 
 struct ProductChoice {
   ProductTier tier = ProductTier::kPlain;
   ProductTileShape tile = ProductTileShape::k64x64;  // of the plain tier
   CutlassTileShape cutlass_tile = CutlassTileShape::k64x32;
 };
-
-// Where a tier has passed the tests and won its comparison.
-struct Proof {
-  ProductTier tier;
-  const char* device;
-  const char* date;
-  const char* commit;
-};
-
-// The proof of a tier, or nullptr. Without one it runs only where it is asked for.
-const Proof* proof_of(ProductTier tier);
 
 ProductChoice choose_product(const ProductShape& shape, const ProductDevice& device);
 

@@ -8,6 +8,7 @@ namespace {
 
 constexpr std::int64_t kAlignment = 256;
 constexpr std::int64_t kChunkBytes = std::int64_t{1} << 20;
+constexpr std::int64_t kZerosBytes = std::int64_t{1} << 16;
 constexpr std::size_t kMostGraphs = 128;
 
 std::int64_t aligned(std::int64_t num_bytes) { return (num_bytes + kAlignment - 1) / kAlignment * kAlignment; }
@@ -80,6 +81,7 @@ Session::~Session() {
     if (seen.graph != nullptr) destroy_graph(seen.graph);
   for (void* memory : released_) cuda::release(memory);
   cuda::release(scratch_);
+  cuda::release(zeros_);
   if (owns_stream_) destroy_stream(stream_);
 }
 
@@ -107,6 +109,19 @@ void* Session::scratch(std::int64_t num_bytes) {
     scratch_bytes_ = num_bytes;
   }
   return scratch_;
+}
+
+void* Session::zeros(std::int64_t num_bytes) {
+  if (num_bytes > zeros_bytes_) {
+    if (zeros_ != nullptr) release(zeros_);
+    zeros_ = nullptr;
+    zeros_bytes_ = 0;
+    const std::int64_t size = std::max(num_bytes, kZerosBytes);
+    zeros_ = allocate(size);
+    clear(zeros_, size);
+    zeros_bytes_ = size;
+  }
+  return zeros_;
 }
 
 void Session::append(void (*run)(), Call call, const void* args, std::size_t num_bytes) {

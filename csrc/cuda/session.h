@@ -74,6 +74,8 @@ class Session {
 
   // Device memory for the kernels of one op; the next op that asks gets the same.
   void* scratch(std::int64_t num_bytes);
+  // The same of zeros, which kernels must leave as zeros.
+  void* zeros(std::int64_t num_bytes);
 
   // Puts run(args, stream) on the list. Args is plain data that says all that the kernels need: equal bytes mean equal
   // work, so begin with `Args args{}`, which leaves no byte open.
@@ -142,6 +144,8 @@ class Session {
   std::string list_;  // headers and arguments, one command after the other
   void* scratch_ = nullptr;
   std::int64_t scratch_bytes_ = 0;
+  void* zeros_ = nullptr;
+  std::int64_t zeros_bytes_ = 0;
   std::vector<void*> released_;  // while the list may still use them
   std::map<std::string, Seen> graphs_;
   DeviceCounts counts_;

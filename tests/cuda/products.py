@@ -15,7 +15,7 @@ TILES = ["32x32", "32x64", "32x128", "64x64", "128x128", "128x256"]
 TILES_OF = {"float32": ["64x64"], "float8": TILES[:-1]}
 ENDS = {"store": 0, "accumulate": 1, "swiglu": 2}
 TIERS = ["plain", "cutlass_sm80", "cutlass_sm90"]
-CUTLASS_TILES = ["64x32", "128x128", "256x128", "128x128 pairs", "256x128 pairs", "128x256 pairs"]
+CUTLASS_TILES = ["64x32", "64x64", "64x128", "128x128", "128x256 pairs"]
 
 # What rows and weights are made of, by the name of a compute type.
 OPERANDS = {
@@ -45,7 +45,7 @@ class DeviceCall(ctypes.Structure):
         *[(name, ctypes.c_void_p) for name in ("x", "weight", "out", "sums")],
         *[(name, ctypes.c_int64) for name in ("num_rows", "num_outputs", "num_inputs", "out_cols")],
         *[(name, ctypes.c_int32) for name in ("rows", "weight_type", "out_type", "end")],
-        *[(name, ctypes.c_int32) for name in ("tier", "tile", "cutlass_tile", "paired", "early_launch", "unused")],
+        *[(name, ctypes.c_int32) for name in ("tier", "tile", "cutlass_tile", "paired", "early_launch", "ahead_mb")],
     ]
 
 

@@ -1,5 +1,6 @@
-"""Attention of the CUDA backend where it differs from the CPU's: chunks of keys, joined by one block or by a second
-kernel; tiles of 32, 64 and 128 lines; heads that are filled up. (tests/ops/test_attention.py runs over it too.)"""
+"""Attention of the CUDA backend where it differs from that of the CPU: chunks of keys, joined by the block that saw them
+or by the last one of several; tiles of 32, 64 and 128 lines; heads that are filled up. (tests/ops/test_attention.py runs
+over it too.)"""
 
 import numpy as np
 import pytest
@@ -52,8 +53,8 @@ def test_a_slot_that_is_full(cuda, dtype, length):
 
 @pytest.mark.parametrize("length", [100, 128, 300])
 def test_a_batch_leaves_a_request_as_it_is(cuda, dtype, length):
-    """Alone the chunks of a request are joined by a second kernel, in a large batch by the block that saw them; beside
-    a long span its tiles have more lines. None of it may show."""
+    """Alone the chunks of a request are joined by the last of several blocks, in a large batch by the block that saw
+    them; beside a long span its tiles have more lines. None of it may show."""
     rng = np.random.default_rng(length)
     heads, kv_heads, head_dim = 8, 4, 16
     rows = [3, *[1] * 20, 70]

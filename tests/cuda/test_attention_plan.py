@@ -23,8 +23,7 @@ class Plan:
     out_parts: int
     split: bool
     shared_bytes: int
-    items: np.ndarray  # (n, 4): row_begin, num_rows, key_begin, key_end
-    tiles: np.ndarray  # (n, 4): row_begin, num_rows, first_item, num_chunks
+    items: np.ndarray  # (n, 6): row_begin, num_rows, key_begin, key_end, first_item, num_chunks
 
     def busy(self) -> np.ndarray:
         return self.items[self.items[:, 1] > 0]
@@ -34,14 +33,14 @@ def plan(spans, shape=LLADA, *, float32: bool = False, shared_bytes: int = HOPPE
     """spans: (row_begin, row_end, visible, capacity); shape: heads, K/V heads, head_dim."""
     room = 4096
     array = np.ascontiguousarray(spans, np.int64).reshape(-1, 4)
-    facts, items, tiles = np.zeros(9, np.int64), np.zeros((room, 4), np.int32), np.zeros((room, 4), np.int32)
+    facts, items = np.zeros(8, np.int64), np.zeros((room, 6), np.int32)
     call = cuda_host.library().llada_plan_attention
     call.restype = ctypes.c_bool
     arguments = [array.ctypes.data_as(ctypes.c_void_p)]
     arguments += [ctypes.c_int64(n) for n in (len(array), *shape)] + [ctypes.c_bool(float32)]
-    arguments += [ctypes.c_int64(shared_bytes), *(a.ctypes.data_as(ctypes.c_void_p) for a in (facts, items, tiles))]
+    arguments += [ctypes.c_int64(shared_bytes), *(a.ctypes.data_as(ctypes.c_void_p) for a in (facts, items))]
     assert call(*arguments, ctypes.c_size_t(room))
-    return Plan(*(int(n) for n in facts[2:]), items=items[: facts[0]], tiles=tiles[: facts[1]])
+    return Plan(*(int(n) for n in facts[1:]), items=items[: facts[0]])
 
 
 def random_spans(rng: np.random.Generator) -> list[tuple[int, int, int, int]]:
@@ -62,7 +61,7 @@ def test_every_row_meets_every_visible_key_once(seed):
     shape = (kv_heads * int(rng.choice([1, 3, 4, 8, 48])), kv_heads, int(rng.choice([8, 64, 80, 128, 256])))
     made = plan(spans, shape, float32=bool(rng.integers(2)))
     seen = [np.zeros((end - begin, visible), int) for begin, end, visible, _ in spans]
-    for row, num_rows, key_begin, key_end in made.busy():
+    for row, num_rows, key_begin, key_end, *_ in made.busy():
         assert num_rows <= made.rows_of_tile
         (i,) = (i for i, s in enumerate(spans) if s[0] <= row and row + num_rows <= s[1])  # of one span
         assert key_begin % CHUNK == 0
@@ -77,25 +76,26 @@ def test_every_row_meets_every_visible_key_once(seed):
 def test_chunks_of_a_tile_follow_each_other(visible):
     made = plan([(0, 40, visible, 2048), (40, 50, 200, 256)], (8, 2, 64))
     assert made.split
-    joined = made.tiles[made.tiles[:, 1] > 0]
-    for row, num_rows, first_item, num_chunks in joined:
+    joined = made.busy()[made.busy()[:, 2] == 0]  # the first chunk of each tile
+    for row, num_rows, _, _, first_item, num_chunks in joined:
         keys = visible if row < 40 else 200
         chunks = made.items[first_item : first_item + num_chunks]
         assert (chunks[:, :2] == [row, num_rows]).all()
+        assert (chunks[:, 4:] == [first_item, num_chunks]).all()
         assert chunks[0, 2] == 0
         assert chunks[-1, 3] == keys
         assert (chunks[1:, 2] == chunks[:-1, 3]).all()
         assert (chunks[:-1, 3] - chunks[:-1, 2] == CHUNK).all()
     assert joined[:, 1].sum() == 50
-    assert len(made.busy()) == joined[:, 3].sum()
+    assert len(made.busy()) == joined[:, 5].sum()
 
 
 def test_steps_of_a_slot_have_one_shape():
     """A graph serves while an answer grows, until four more chunks are needed."""
 
-    def shape_at(visible: int) -> tuple[int, int, bool]:
+    def shape_at(visible: int) -> tuple[int, bool]:
         made = plan([(0, 32, visible, 4096)])
-        return len(made.items), len(made.tiles), made.split
+        return len(made.items), made.split
 
     assert len({shape_at(visible) for visible in range(1, 513, 37)}) == 1
     assert shape_at(1025) != shape_at(512)

@@ -8,8 +8,7 @@ import sys
 import pytest
 
 from llada_rt import device
-from tests.cuda.products import OPERANDS, TIERS, TILES, choose
-from tests.cuda_host import doors
+from tests.cuda.products import OPERANDS, TILES, choose
 
 # Outputs and inputs of LLaDA-8B: queries, keys and values, after attention, gate and up, down.
 LLADA_8B = [(4096, 4096), (8192, 4096), (24576, 4096), (4096, 12288)]
@@ -56,9 +55,7 @@ def test_what_is_for_tests_has_one_tile():
     assert {choose(rows, 4096, 4094, aligned=False).tile for rows in (1, 33, 4096)} == {"64x64"}
 
 
-def test_no_unproven_tier_unasked():
-    for tier in range(1, len(TIERS)):
-        assert doors().llada_is_proven(tier) == 0  # the day this changes the default may change too
+def test_without_cutlass_the_tier_is_plain():
     for compute_type in OPERANDS:
         for capability in (80, 90, 100, 120):
             assert choose(512, 4096, 4096, compute_type, capability=capability).tier == "plain"
@@ -96,11 +93,25 @@ def test_cutlass_leaves_odd_shapes_alone():
     assert choose(32, 4096, 4096, aligned=False, cutlass=True).tier == "plain"
 
 
-def test_tiles_of_cutlass_fill_the_device():
-    assert choose(32, 4096, 4096, cutlass=True).cutlass_tile == "64x32"
-    assert choose(256, 4096, 4096, cutlass=True).cutlass_tile == "128x128"
-    assert choose(4096, 24576, 4096, cutlass=True).cutlass_tile == "256x128"
-    assert choose(4096, 24576, 4096, "float8", cutlass=True).cutlass_tile == "128x128"
+@pytest.mark.parametrize("compute_type", ["bfloat16", "float8"])
+def test_tiles_of_cutlass_grow_with_the_rows(compute_type):
+    for outputs, inputs in LLADA_8B:
+        tiles = [choose(rows, outputs, inputs, compute_type, cutlass=True).cutlass_tile for rows in (1, 32, 512, 4096)]
+        assert tiles[0] == tiles[1] == "64x32"
+        areas = [size(tile.split()[0])[0] * size(tile.split()[0])[1] for tile in tiles]
+        assert areas == sorted(areas)
+        assert areas[-1] >= 128 * 128
+
+
+def test_a_few_rows_more_than_a_tile_take_a_wider_one():
+    """Weights come from memory once: 64 rows by two tiles of 32 would read them twice from the cache."""
+    assert choose(64, 24576, 4096, cutlass=True).cutlass_tile == "64x64"
+
+
+def test_tiles_that_float8_lacks_are_not_chosen():
+    for rows in (1, 33, 64, 128, 256, 512, 4096):
+        for outputs, inputs in LLADA_8B:
+            assert choose(rows, outputs, inputs, "float8", cutlass=True).cutlass_tile in {"64x32", "128x128"}
 
 
 def test_every_tile_is_somebodys_choice():

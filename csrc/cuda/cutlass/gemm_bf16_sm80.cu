@@ -18,9 +18,9 @@ void run_bf16_sm80(const CutlassProduct& product, cudaStream_t stream) {
   const typename Gemm::Arguments args{{product.num_rows, product.num_outputs, product.num_inputs},
                                       {static_cast<const Element*>(product.x), product.x_step},
                                       {static_cast<const Element*>(product.weight), product.weight_step},
-                                      {product.out, product.out_step},
-                                      {product.out, product.out_step},
-                                      {1.0f, product.accumulate != 0 ? 1.0f : 0.0f}};
+                                      {static_cast<float*>(product.out.data), product.out.cols},
+                                      {static_cast<float*>(product.out.data), product.out.cols},
+                                      {1.0f, product.out.end == ProductEnd::kAccumulate ? 1.0f : 0.0f}};
   Gemm gemm;
   cutlass::Status status = gemm.can_implement(args);
   if (status == cutlass::Status::kSuccess) status = gemm(args, nullptr, stream);

@@ -2,13 +2,12 @@
 #include "cuda/attention_plan.h"
 
 // spans: (num_spans, 4) of row_begin, row_end, visible, capacity.
-// facts: num_items, num_tiles, lines, rows_of_tile, heads_of_tile, head_parts, out_parts, split, shared bytes.
-// items: (room, 4) of row_begin, num_rows, key_begin, key_end; tiles: (room, 4) of row_begin, num_rows, first_item,
-// num_chunks. Returns whether there was room.
+// facts: num_items, lines, rows_of_tile, heads_of_tile, head_parts, out_parts, split, shared bytes.
+// items: (room, 6) of row_begin, num_rows, key_begin, key_end, first_item, num_chunks. Returns whether there was room.
 extern "C" __attribute__((visibility("default"))) bool llada_plan_attention(
     const std::int64_t* spans, std::int64_t num_spans, std::int64_t num_heads, std::int64_t num_kv_heads,
     std::int64_t head_dim, bool float32, std::int64_t shared_bytes, std::int64_t* facts, std::int32_t* items,
-    std::int32_t* tiles, std::size_t room) {
+    std::size_t room) {
   using namespace llada;
   std::vector<RowSpan> row_spans;
   for (std::int64_t s = 0; s < num_spans; ++s, spans += 4)
@@ -17,7 +16,6 @@ extern "C" __attribute__((visibility("default"))) bool llada_plan_attention(
   cuda::AttentionPlan plan;
   cuda::plan_attention(row_spans.data(), num_spans, {num_heads, num_kv_heads, head_dim}, dtype, shared_bytes, plan);
   const std::int64_t found[] = {static_cast<std::int64_t>(plan.items.size()),
-                                static_cast<std::int64_t>(plan.tiles.size()),
                                 plan.lines,
                                 plan.rows_of_tile,
                                 plan.heads_of_tile,
@@ -26,10 +24,10 @@ extern "C" __attribute__((visibility("default"))) bool llada_plan_attention(
                                 plan.split,
                                 cuda::attention_shared_bytes(dtype, head_dim, plan.lines)};
   std::copy(std::begin(found), std::end(found), facts);
-  if (plan.items.size() > room || plan.tiles.size() > room) return false;
+  if (plan.items.size() > room) return false;
   for (const cuda::AttentionItem& item : plan.items)
-    for (const std::int32_t value : {item.row_begin, item.num_rows, item.key_begin, item.key_end}) *items++ = value;
-  for (const cuda::AttentionTile& tile : plan.tiles)
-    for (const std::int32_t value : {tile.row_begin, tile.num_rows, tile.first_item, tile.num_chunks}) *tiles++ = value;
+    for (const std::int32_t value :
+         {item.row_begin, item.num_rows, item.key_begin, item.key_end, item.first_item, item.num_chunks})
+      *items++ = value;
   return true;
 }

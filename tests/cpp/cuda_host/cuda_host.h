@@ -99,6 +99,10 @@ T __ldg(const T* at) {
   return *at;
 }
 template <class T>
+T __ldcg(const T* at) {
+  return *at;
+}
+template <class T>
 T atomicAdd(T* at, T value) {
   const T before = *at;
   *at = before + value;
