@@ -1,6 +1,5 @@
 """An engine's steps and answers, timed: what every part of `stage_numbers.py` measures with."""
 
-import importlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -36,10 +35,6 @@ class Bench:
     def batches(self) -> tuple[int, ...]:
         """Beside 1."""
         return (2,) if self.flight.small else (8, 32)
-
-    @property
-    def has_cutlass(self) -> bool:
-        return not self.flight.dry and bool(importlib.import_module("llada_rt._cuda").HAS_CUTLASS)
 
     def open(self, compute_type: str, tier: str = "default") -> Rig:
         """With K/V for a canvas and a bit; the load is recorded."""

@@ -124,13 +124,13 @@ class Product:
         call.out_type = DTYPES["bfloat16" if self.out.dtype == torch.bfloat16 else "float32"]
         call.end, call.paired = ENDS[end], int(end == "swiglu")
 
-    def run(self, kernel: Kernel, stream: int = 0, *, early: bool = False, ahead_mb: int = 16) -> Tensor:
+    def run(self, kernel: Kernel, stream: int = 0, *, early: bool = False) -> Tensor:
         """Launch; `stream`: a handle, 0 in the imitation. Returns the output, valid once the stream is through.
 
         Raises RuntimeError, after the reason has gone to stderr.
         """
         call = self.call
-        call.tier, call.early_launch, call.ahead_mb = TIERS.index(kernel.tier), int(early), ahead_mb
+        call.tier, call.early_launch = TIERS.index(kernel.tier), int(early)
         if kernel.tier == "plain":
             call.tile = TILES.index(kernel.tile)
         elif kernel.tier == "cutlass_sm90":

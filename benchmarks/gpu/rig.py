@@ -22,11 +22,7 @@ from llada_rt import _core, device
 TIERS: dict[str, dict[str, str]] = {
     "default": {},
     "plain": {"LLADA_CUDA_PRODUCTS": "plain"},
-    "late": {"LLADA_CUDA_EARLY_LAUNCH": "0"},
-    "early, 0 MB ahead": {"LLADA_CUDA_EARLY_LAUNCH": "1", "LLADA_CUDA_AHEAD_MB": "0"},
-    "early, 4 MB ahead": {"LLADA_CUDA_EARLY_LAUNCH": "1", "LLADA_CUDA_AHEAD_MB": "4"},
-    "early, 16 MB ahead": {"LLADA_CUDA_EARLY_LAUNCH": "1", "LLADA_CUDA_AHEAD_MB": "16"},
-    "early, 32 MB ahead": {"LLADA_CUDA_EARLY_LAUNCH": "1", "LLADA_CUDA_AHEAD_MB": "32"},
+    "late launch": {"LLADA_CUDA_EARLY_LAUNCH": "0"},
 }
 PREPARED_ROUNDS = 2  # of a shape: the second records its graph
 

@@ -140,12 +140,45 @@ def check_company(flight: Flight, runtime: "_core.Runtime", canvases: list[Canva
         flight.claim("a request alone equals itself in company", same(alone, in_company), length=length)
 
 
+def check_early_launch(flight: Flight, runtime: "_core.Runtime", canvases: list[Canvas], num_steps: int) -> None:
+    """Against kernels that run one after the other; replayed graphs too."""
+    early = denoise(runtime, canvases, num_steps)
+    other = open_runtime(flight, LLADA_CUDA_EARLY_LAUNCH="0")
+    rounds = [denoise(other, canvases, num_steps) for _ in range(3)]
+    other.close()
+    rounds += [denoise(runtime, canvases, num_steps) for _ in range(3)]
+    equal = all(same(a, b) for each in rounds for a, b in zip(early, each, strict=True))
+    flight.claim("early launch commits the same", equal)
+
+
+def run_steps(flight: Flight, runtime: "_core.Runtime | None" = None) -> None:
+    """What steps promise each other; no product of torch's runs."""
+    own = runtime or open_runtime(flight)
+    length, masks = sizes_of(flight)
+    ragged = [Canvas(flight, size, masks // 2, seed=size) for size in (length - 7, length // 2, length)]
+    num_steps = 4 if flight.small else 8
+    for name, check, canvases in (
+        ("graphs of one", check_graphs, ragged[2:]),
+        ("graphs of several", check_graphs, ragged),
+        ("company", check_company, ragged),
+        ("early launch", check_early_launch, ragged),
+    ):
+        with flight.attempt(name):
+            check(flight, own, canvases, num_steps)
+    if runtime is None:
+        own.close()
+
+
+def sizes_of(flight: Flight) -> tuple[int, int]:
+    """Positions of a canvas, and of its longest block."""
+    return (48, 32) if flight.small else (512, 64)
+
+
 def run(flight: Flight) -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
-    length, masks = (48, 32) if flight.small else (512, 256)
+    length = sizes_of(flight)[0]
+    masks = 32 if flight.small else 256
     whole = Canvas(flight, length, masks)
-    num_steps = 4 if flight.small else 8
-    ragged = [Canvas(flight, size, 16 if flight.small else 32, seed=size) for size in (length - 7, length // 2, length)]
     runtime = open_runtime(flight)
     with flight.attempt("logits"):
         model = flight.shape.model(flight.device)
@@ -160,18 +193,7 @@ def run(flight: Flight) -> None:
             canvas = Canvas(flight, length, count)
             logits = ours if count == masks else torch.from_numpy(runtime.forward(canvas.tokens))
             check_commits(flight, runtime, canvas, logits)
-    with flight.attempt("graphs"):
-        check_graphs(flight, runtime, [Canvas(flight, length, ragged[0].block[1] - ragged[0].block[0])], num_steps)
-        check_graphs(flight, runtime, ragged, num_steps)
-    with flight.attempt("company"):
-        check_company(flight, runtime, ragged, num_steps)
-    with flight.attempt("early launch"):
-        without = denoise(runtime, ragged, num_steps)
-        early = open_runtime(flight, LLADA_CUDA_EARLY_LAUNCH="1")
-        rounds = [denoise(early, ragged, num_steps) for _ in range(3)]  # the last ones are replayed
-        early.close()
-        equal = all(same(a, b) for each in rounds for a, b in zip(without, each, strict=True))
-        flight.claim("early launch commits the same", equal)
+    run_steps(flight, runtime)
     runtime.close()
     for compute_type in ("float8", "int8") if flight.small else ("float8",):
         with flight.attempt(f"logits, {compute_type}"):
@@ -183,5 +205,4 @@ def run(flight: Flight) -> None:
             runtime = open_runtime(flight, LLADA_CUDA_PRODUCTS="plain")
             by_plain = check_logits(flight, runtime, "bfloat16", whole.tokens, truth, plain)
             flight.claim("CUTLASS's logits have the bits of the plain tier's", torch.equal(by_plain, ours))
-            check_company(flight, runtime, ragged, num_steps)
             runtime.close()

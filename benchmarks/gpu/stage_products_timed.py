@@ -40,11 +40,10 @@ class Turns:
         for product in self.products:
             torch.mm(product.x.stored, product.weight.stored.T)
 
-    def run(self, kernel: Kernel, ahead_mb: int | None = None) -> None:
-        """ahead_mb: launched early, with so much of the weights on the way beforehand; None: one after the other."""
+    def run(self, kernel: Kernel, early: bool) -> None:
         stream = 0 if self.flight.dry else torch.cuda.current_stream().cuda_stream
         for product in self.products:
-            product.run(kernel, stream, early=ahead_mb is not None, ahead_mb=ahead_mb or 0)
+            product.run(kernel, stream, early=early)
 
     def seconds(self, run: Callable[[], None]) -> tuple[float, float]:
         """Median of one product, and the spread over the rounds."""
@@ -83,13 +82,8 @@ def run(flight: Flight) -> None:
                     turns = Turns(flight, compute_type, rows, outputs, inputs, end)
                     kernels = kernels_of(compute_type, cutlass=cutlass)
                     ways: dict[str, Callable[[], None]] = {
-                        str(kernel): partial(turns.run, kernel) for kernel in kernels
+                        str(kernel): partial(turns.run, kernel, kernel.tier == "cutlass_sm90") for kernel in kernels
                     }
-                    if rows <= 64:
-                        for kernel in kernels:
-                            if kernel.tier == "cutlass_sm90" and kernel.tile in ("64x32", "64x64"):
-                                ways[f"early {kernel}"] = partial(turns.run, kernel, 0)
-                                ways[f"early, ahead, {kernel}"] = partial(turns.run, kernel, 8)
                     if compute_type == "bfloat16":
                         ways["torch"] = turns.run_torch
                     for kernel, way in ways.items():

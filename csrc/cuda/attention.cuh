@@ -201,25 +201,43 @@ __device__ __forceinline__ void join_as_last(const AttentionArgs& args, const At
   __threadfence();
   const int column = 4 * static_cast<int>(threadIdx.x % 32);
   if (column >= kOutDim || part.out_begin + column >= args.head_dim) return;
+  // Several lines at a time, so that loads of all their chunks are under way together.
+  constexpr int kWarps = kThreads / 32, kLinesAtOnce = 4;
   const float scale = score_scale(args.head_dim);
-  const int num_lines = item.num_rows * part.num_heads;
-  for (int line = static_cast<int>(threadIdx.x / 32); line < num_lines; line += kThreads / 32) {
-    SoftmaxState state{-INFINITY, 0};
-    Quad sum{};
+  const int num_lines = item.num_rows * part.num_heads, warp = static_cast<int>(threadIdx.x / 32);
+  for (int first = warp; first < num_lines; first += kWarps * kLinesAtOnce) {
+    SoftmaxState state[kLinesAtOnce];
+    Quad sum[kLinesAtOnce] = {};
+#pragma unroll
+    for (int i = 0; i < kLinesAtOnce; ++i) state[i] = {-INFINITY, 0};
 #pragma unroll 4
     for (int chunk = 0; chunk < item.num_chunks; ++chunk) {
-      const std::int64_t at = state_index(args, item.first_item + chunk, line);
-      const float2 next = __ldcg(args.states + at);
-      const float4 values = __ldcg(reinterpret_cast<const float4*>(args.sums + at * kOutDim + column));
-      const Join by = join(state, {next.x, next.y}, scale);
-      sum = {{joined(sum.v[0], values.x, by), joined(sum.v[1], values.y, by), joined(sum.v[2], values.z, by),
-              joined(sum.v[3], values.w, by)}};
-    }
-    const float inverse = 1.0f / state.total;
+      float2 next[kLinesAtOnce];
+      float4 values[kLinesAtOnce];
 #pragma unroll
-    for (int e = 0; e < 4; ++e) sum.v[e] *= inverse;
-    Out* const out = static_cast<Out*>(args.out) + line_offset(args, part, item.row_begin, line);
-    store_quad(out, part.out_begin + column, args.head_dim, sum);
+      for (int i = 0; i < kLinesAtOnce; ++i) {
+        const int line = first + i * kWarps < num_lines ? first + i * kWarps : first;
+        const std::int64_t at = state_index(args, item.first_item + chunk, line);
+        next[i] = __ldcg(args.states + at);
+        values[i] = __ldcg(reinterpret_cast<const float4*>(args.sums + at * kOutDim + column));
+      }
+#pragma unroll
+      for (int i = 0; i < kLinesAtOnce; ++i) {
+        const Join by = join(state[i], {next[i].x, next[i].y}, scale);
+        sum[i] = {{joined(sum[i].v[0], values[i].x, by), joined(sum[i].v[1], values[i].y, by),
+                   joined(sum[i].v[2], values[i].z, by), joined(sum[i].v[3], values[i].w, by)}};
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kLinesAtOnce; ++i) {
+      const int line = first + i * kWarps;
+      if (line >= num_lines) continue;
+      const float inverse = 1.0f / state[i].total;
+#pragma unroll
+      for (int e = 0; e < 4; ++e) sum[i].v[e] *= inverse;
+      Out* const out = static_cast<Out*>(args.out) + line_offset(args, part, item.row_begin, line);
+      store_quad(out, part.out_begin + column, args.head_dim, sum[i]);
+    }
   }
 }
 

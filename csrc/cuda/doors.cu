@@ -34,7 +34,7 @@ struct DeviceCall {
   void* out;
   float* sums;  // (num_rows, outputs as packed), where a pass follows the product; may be nullptr elsewhere
   std::int64_t num_rows, num_outputs, num_inputs, out_cols;
-  std::int32_t rows, weight_type, out_type, end, tier, tile, cutlass_tile, paired, early_launch, ahead_mb;
+  std::int32_t rows, weight_type, out_type, end, tier, tile, cutlass_tile, paired, early_launch, unused;
 };
 
 template <class Run>
@@ -160,7 +160,6 @@ LLADA_DOOR int llada_product_on_device(const DeviceCall* call, void* stream) {
     ProductArgs args = args_of(*call, weight, call->x, call->out);
     if (needs_sums(args)) args.sums = call->sums;
     args.early_launch = call->early_launch;
-    args.ahead_bytes = std::int64_t{call->ahead_mb} << 20;
     const EarlyLaunch early(call->early_launch != 0);
     run_product(args, static_cast<cudaStream_t>(stream));
   });

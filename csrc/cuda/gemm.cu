@@ -47,7 +47,6 @@ void run_cutlass_product(const ProductArgs& args, cudaStream_t stream) {
   product.num_outputs = static_cast<std::int32_t>(args.input.num_outputs);
   product.num_inputs = static_cast<std::int32_t>(args.num_inputs);
   product.early_launch = args.early_launch;
-  product.ahead_bytes = args.early_launch != 0 ? args.ahead_bytes : 0;
   cutlass_run(args)(product, stream);
   if (args.sums != nullptr) finish_sums(args.input, args.out, args.sums, args.rows != DType::kBFloat16, stream);
 }
@@ -75,7 +74,6 @@ void product(const Stream& stream, const ConstTensor& x, const PackedWeight& wei
   args.tile = choice.tile;
   args.cutlass_tile = choice.cutlass_tile;
   args.early_launch = session.options().early_launch ? 1 : 0;
-  args.ahead_bytes = session.options().ahead_bytes;
   if (needs_sums(args)) args.sums = static_cast<float*>(session.scratch(4 * x.rows * args.input.num_outputs));
   session.push(run_product, args);
 }

@@ -26,16 +26,12 @@ bool wants_early_launch(const DeviceFacts& facts) {
   const std::string on = asked_for("LLADA_CUDA_EARLY_LAUNCH");
   check(on.empty() || on == "0" || on == "1", ErrorKind::kConfig, "LLADA_CUDA_EARLY_LAUNCH: expected 0 or 1, got \"",
         on, "\"");
-  return on == "1" && facts.capability >= 90;
+  return on != "0" && facts.capability >= 90;
 }
 
 }  // namespace
 
-SessionOptions session_options(const DeviceFacts& facts) {
-  const std::string ahead = asked_for("LLADA_CUDA_AHEAD_MB");
-  return {wants_cutlass(facts), wants_early_launch(facts),
-          ahead.empty() ? std::int64_t{16} << 20 : std::stoll(ahead) << 20};
-}
+SessionOptions session_options(const DeviceFacts& facts) { return {wants_cutlass(facts), wants_early_launch(facts)}; }
 
 bool has_cutlass() {
 #if defined(LLADA_HAVE_CUTLASS)

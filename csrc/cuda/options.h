@@ -8,8 +8,7 @@ namespace llada::cuda {
 
 struct SessionOptions {
   bool cutlass = false;       // LLADA_CUDA_PRODUCTS: "cutlass" or "plain"; of itself on sm_90, where it is proven
-  bool early_launch = false;  // LLADA_CUDA_EARLY_LAUNCH: "1" or "0"; on sm_90 and later
-  std::int64_t ahead_bytes = 0;
+  bool early_launch = false;  // LLADA_CUDA_EARLY_LAUNCH: "1" (or nothing) or "0"; on sm_90 and later
 };
 
 // Throws ConfigError.

@@ -17,7 +17,6 @@ struct ProductArgs {
   ProductTileShape tile;          // of the plain tier
   CutlassTileShape cutlass_tile;  // of kCutlassSm90
   std::int32_t early_launch;
-  std::int64_t ahead_bytes;  // of weights, that a product of CUTLASS fetches while kernels before it run
 };
 static_assert(std::has_unique_object_representations_v<ProductArgs>);
 

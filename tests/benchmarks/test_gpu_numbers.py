@@ -131,18 +131,20 @@ def test_numbers(flight):
     stage_numbers.run(flight)
     assert flight.failed == []
     results = read_results(flight.output)
-    tiers = ["early launch 0", "early launch 0", "early launch 1"]
+    tiers = ["default", "default", "late launch"]
     steps = [each for each in results if each["what"] == "step"]
     at_one = [each for each in steps if each["batch"] == 1 and each["compute_type"] == "bfloat16"]
-    assert [each["tier"] for each in at_one if each["phase"] == "refine"] == tiers
+    timed = [each["tier"] for each in at_one if each["phase"] == "refine"]
+    assert timed[:3] == tiers
+    assert (len(timed), timed[-1]) == (5, "plain")  # beside the better of the first two
     assert {(each["compute_type"], each["batch"]) for each in steps} == {("bfloat16", 1), ("bfloat16", 2), ("int8", 1)}
     assert all(each["ms"] > 0 and each["device_ms"] is None for each in steps)
     answers = {(r["compute_type"], r["batch"], r["k"]): r for r in results if r["what"] == "answer"}
     one, two = ({("bfloat16", batch, k) for k in ks} for batch, ks in ((1, (1, 3, 4.2)), (2, (3, 4.2))))
     assert set(answers) == one | two | {("int8", 1, 4.2)}
     assert answers["bfloat16", 1, 3]["tokens_per_step"] == 8 / 3
-    assert {each["what"] for each in results if each.get("skipped")} == {"roof", "cutlass", "kernels"}
-    (same,) = (each for each in results if each["what"] == "logits: early launch 1 against early launch 0")
+    assert {each["what"] for each in results if each.get("skipped")} == {"roof", "kernels"}
+    (same,) = (each for each in results if each["what"] == "logits: late launch against default")
     assert (same["difference"], same["equal_tokens"]) == (0, 1)
     calls = {(r["phase"], r["op"]): r["calls_per_step"] for r in results if r["what"] == "op"}
     for phase in ("refresh", "refine"):
@@ -150,7 +152,7 @@ def test_numbers(flight):
         assert calls[phase, "attention"] == TINY.n_layers
     (memory,) = (each for each in results if each["what"] == "memory")
     assert memory["formula_bytes"] == sum(memory["terms"].values())
-    assert "| refine | llada_rt | bfloat16 | early launch 1, in turn | 1 |" in summary(results)
+    assert "| refine | llada_rt | bfloat16 | late launch, in turn | 1 |" in summary(results)
 
 
 def test_a_part_that_fails_leaves_the_others(flight, monkeypatch):
@@ -160,10 +162,12 @@ def test_a_part_that_fails_leaves_the_others(flight, monkeypatch):
     monkeypatch.setattr(stage_numbers, "record_ops", fail)
     monkeypatch.setattr(stage_numbers, "logits_difference", lambda *arguments: 0.5)
     stage_numbers.run(flight)
-    assert flight.failed == ["logits: early launch 1 against early launch 0", "ops one by one"]
+    assert flight.failed == [f"logits: {tier} against default" for tier in ("late launch", "plain")] + [
+        "ops one by one"
+    ]
     results = read_results(flight.output)
     # What gives other logits isn't timed any further, however fast it is.
-    assert {each["tier"] for each in results if each["what"] == "answer"} == {"early launch 0", "default"}
+    assert {each["tier"] for each in results if each["what"] == "answer"} == {"default"}
     assert [each["what"] for each in results if each["what"] == "memory"] == ["memory"]
 
 
@@ -172,22 +176,11 @@ def test_logits_that_differ_are_told(flight, monkeypatch, wrong):
     some_logits = stage_numbers.some_logits
 
     def other_logits(bench, rig, length):
-        return some_logits(bench, rig, length) + (wrong if rig.tier == "early launch 1" else 0)
+        return some_logits(bench, rig, length) + (wrong if rig.tier == "late launch" else 0)
 
     monkeypatch.setattr(stage_numbers, "some_logits", other_logits)
     stage_numbers.run(flight)
-    assert flight.failed == ["logits: early launch 1 against early launch 0"]
-
-
-def test_cutlass_takes_turns_with_the_better_one(flight, monkeypatch):
-    monkeypatch.setattr(Bench, "has_cutlass", True)
-    stage_numbers.run(flight)
-    assert flight.failed == []
-    results = read_results(flight.output)
-    tiers = [r["tier"] for r in results if r["what"] == "step" and r["phase"] == "refine" and r.get("in_turn")]
-    assert tiers[2:] in ([f"early launch {i}", f"cutlass, early launch {i}"] for i in range(2))
-    (claim,) = (each for each in results if each["what"].startswith("logits: cutlass"))
-    assert (claim["difference"], claim["allowed"]) == (0, stage_numbers.MOST_DIFFERENCE)
+    assert flight.failed == ["logits: late launch against default"]
 
 
 def test_shares_of_the_roofs(flight):
@@ -236,7 +229,7 @@ def test_a_dry_run_without_the_imitation(tmp_path, monkeypatch):
 
 def test_a_tier_is_chosen_while_a_runtime_is_opened(flight, monkeypatch):
     names = ("LLADA_CUDA_PRODUCTS", "LLADA_CUDA_EARLY_LAUNCH")
-    monkeypatch.setenv(names[1], "0")
+    monkeypatch.setenv(names[1], "1")
     monkeypatch.delenv(names[0], raising=False)
     seen = []
 
@@ -244,10 +237,10 @@ def test_a_tier_is_chosen_while_a_runtime_is_opened(flight, monkeypatch):
         seen.append([rig.os.environ.get(name) for name in names])
 
     monkeypatch.setattr(rig._core, "Runtime", open_runtime)
-    for tier in ("default", "early launch 1", "cutlass, early launch 1"):
+    for tier in ("default", "late launch", "plain"):
         Rig(flight, flight.scratch, "", "bfloat16", tier)
-    assert seen == [[None, "0"], [None, "1"], ["cutlass", "1"]]
-    assert [rig.os.environ.get(name) for name in names] == [None, "0"]
+    assert seen == [[None, "1"], [None, "0"], ["plain", "1"]]
+    assert [rig.os.environ.get(name) for name in names] == [None, "1"]
 
 
 def test_the_arm_writes_what_its_model_says(tmp_path):
@@ -317,9 +310,9 @@ def test_kernels_are_recorded_per_step(flight, monkeypatch):
 
 
 def test_the_table_has_every_result():
-    step = {"what": "step", "compute_type": "bfloat16", "tier": "early launch 1", "batch": 1, "ms": 5.0, "spread": 0.02}
+    step = {"what": "step", "compute_type": "bfloat16", "tier": "default", "batch": 1, "ms": 5.0, "spread": 0.02}
     answer = {"what": "answer", "compute_type": "bfloat16", "batch": 1, "gen_length": 256}
-    names = {"phase": "refine", "compute_type": "bfloat16", "tier": "early launch 1"}
+    names = {"phase": "refine", "compute_type": "bfloat16", "tier": "default"}
     results = [
         {"what": "stage", "name": "build", "status": "done", "s": 40.25},
         {"what": "logits", "holds": True},
@@ -352,7 +345,7 @@ def test_the_table_has_every_result():
         "| token | torch ARM | bfloat16 |  | 1 | 6.000 | - |",
         "| torch Fast-dLLM | bfloat16 |  | 1 | 3 | 2.91 | 50.0 | - | 8.00 |",
         "| torch ARM | bfloat16 |  | 1 | 1 | 1.00 | 90.0 | - | k = 3: 4.44, k = 1: 2.00 |",
-        "## Kernels of a refine step, bfloat16, early launch 1",
+        "## Kernels of a refine step, bfloat16, default",
         "| k\\|0 | 1.00 | 230.0 | 5% |",
         "| 5 others |  | 1150.0 | 25% |",
         "| refine | matmul | 5.0 | 100.0 |",

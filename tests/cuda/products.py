@@ -45,7 +45,7 @@ class DeviceCall(ctypes.Structure):
         *[(name, ctypes.c_void_p) for name in ("x", "weight", "out", "sums")],
         *[(name, ctypes.c_int64) for name in ("num_rows", "num_outputs", "num_inputs", "out_cols")],
         *[(name, ctypes.c_int32) for name in ("rows", "weight_type", "out_type", "end")],
-        *[(name, ctypes.c_int32) for name in ("tier", "tile", "cutlass_tile", "paired", "early_launch", "ahead_mb")],
+        *[(name, ctypes.c_int32) for name in ("tier", "tile", "cutlass_tile", "paired", "early_launch", "unused")],
     ]
 
 

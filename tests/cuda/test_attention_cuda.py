@@ -1,6 +1,6 @@
-"""Attention of the CUDA backend where it differs from that of the CPU: chunks of keys, joined by the block that saw them
-or by the last one of several; tiles of 32, 64 and 128 lines; heads that are filled up. (tests/ops/test_attention.py runs
-over it too.)"""
+"""Attention of the CUDA backend where it differs from that of the CPU: chunks of keys, joined by the block that saw
+them or by the last one of several; tiles of 32, 64 and 128 lines; heads that are filled up. tests/ops/test_attention.py
+runs over it too."""
 
 import numpy as np
 import pytest

@@ -1,9 +1,11 @@
 """Which kernel multiplies: decided by shapes and device alone."""
 
 import importlib
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -155,3 +157,22 @@ except Exception as error:
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert message in done.stdout
+
+
+RECORDS = sorted((Path(__file__).parents[2] / "benchmarks/results/gpu").glob("*/numbers.jsonl"))
+
+
+@pytest.mark.parametrize("record", RECORDS[-1:], ids=lambda path: path.parent.name)
+def test_the_choice_is_near_the_fastest_that_was_timed(record):
+    """On the GPU of the newest record, for each product of LLaDA-8B: within a tenth of the fastest of its tier."""
+    timed: dict[tuple, dict[str, float]] = {}
+    for line in record.read_text().splitlines():
+        each = json.loads(line)
+        if each["what"] == "product timed" and each["kernel"].startswith("cutlass_sm90"):
+            key = each["compute_type"], each["weight"], each["rows"]
+            timed.setdefault(key, {})[each["kernel"].removeprefix("cutlass_sm90 ")] = each["us"]
+    sizes = dict(zip(("query", "kv", "gate_up", "down"), LLADA_8B, strict=True))
+    assert len(timed) >= 24
+    for (compute_type, weight, rows), times in timed.items():
+        chosen = choose(rows, *sizes[weight], compute_type, cutlass=True).cutlass_tile
+        assert times[chosen] <= 1.1 * min(times.values()), (compute_type, weight, rows, chosen, times)

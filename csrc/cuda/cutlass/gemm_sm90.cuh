@@ -18,42 +18,6 @@
 
 namespace llada::cuda {
 
-// A main loop that begins to fetch its first tile of weights to the second-level cache at once: under early launch the
-// kernels before it are still running then, and the memory has less to do.
-template <class Base>
-struct AheadOfTime : Base {
-  struct Arguments : Base::Arguments {
-    const char* weight;
-    std::int64_t weight_step_bytes;
-    std::int32_t num_outputs;
-    std::int32_t row_bytes;  // to fetch of each row, a multiple of 16
-  };
-  struct Params : Base::Params {
-    const char* weight;
-    std::int64_t weight_step_bytes;
-    std::int32_t num_outputs;
-    std::int32_t row_bytes;
-  };
-
-  template <class ProblemShape>
-  static constexpr Params to_underlying_arguments(const ProblemShape& shape, const Arguments& args, void* workspace) {
-    return {Base::to_underlying_arguments(shape, args, workspace), args.weight, args.weight_step_bytes,
-            args.num_outputs, args.row_bytes};
-  }
-
-  template <class ProblemShape>
-  CUTLASS_DEVICE auto load_init(const ProblemShape& shape, const Params& params) const {
-    constexpr int kOutputs = cute::size<0>(typename Base::TileShape{});
-    const int tiles = (params.num_outputs + kOutputs - 1) / kOutputs;
-    const int row = static_cast<int>(blockIdx.x) % tiles * kOutputs + static_cast<int>(threadIdx.x);
-    if (params.row_bytes > 0 && threadIdx.x < kOutputs && row < params.num_outputs) {
-      const char* const at = params.weight + row * params.weight_step_bytes;
-      asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(at), "r"(params.row_bytes) : "memory");
-    }
-    return Base::load_init(shape, params);
-  }
-};
-
 template <class Element, class TileShape, class ClusterShape, class Schedule, class EpilogueSchedule, bool kSwiglu>
 struct Sm90Product {
   static constexpr int kAlignment = 16 / sizeof(Element);
@@ -64,11 +28,11 @@ struct Sm90Product {
   using Epilogue =
       std::conditional_t<kSwiglu, cutlass::epilogue::collective::detail::Sm90TmaWarpSpecializedAdapter<SwigluEpilogue>,
                          PlainEpilogue>;
-  using Mainloop = AheadOfTime<typename cutlass::gemm::collective::CollectiveBuilder<
+  using Mainloop = typename cutlass::gemm::collective::CollectiveBuilder<
       cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Element, cutlass::layout::RowMajor, kAlignment, Element,
       cutlass::layout::ColumnMajor, kAlignment, float, TileShape, ClusterShape,
       cutlass::gemm::collective::StageCountAutoCarveout<static_cast<int>(sizeof(typename Epilogue::SharedStorage))>,
-      Schedule>::CollectiveOp>;
+      Schedule>::CollectiveOp;
   using Kernel = cutlass::gemm::kernel::GemmUniversal<cute::Shape<int, int, int, int>, Mainloop, Epilogue>;
   using Gemm = cutlass::gemm::device::GemmUniversalAdapter<Kernel>;
 
@@ -82,10 +46,6 @@ struct Sm90Product {
     args.mainloop.dA = {product.weight_step, cute::_1{}, 0};
     args.mainloop.ptr_B = x;
     args.mainloop.dB = {product.x_step, cute::_1{}, 0};
-    args.mainloop.weight = reinterpret_cast<const char*>(weight);
-    args.mainloop.weight_step_bytes = product.weight_step * static_cast<std::int64_t>(sizeof(Element));
-    args.mainloop.num_outputs = product.num_outputs;
-    args.mainloop.row_bytes = ahead_of_each_row(product);
     if constexpr (kSwiglu) {
       args.epilogue.out = product.out;
     } else {
@@ -103,13 +63,6 @@ struct Sm90Product {
     if (status == cutlass::Status::kSuccess) status = gemm.run(stream, nullptr, product.early_launch != 0);
     check(status == cutlass::Status::kSuccess, ErrorKind::kDevice, "a product of ", product.num_rows, " x ",
           product.num_outputs, " x ", product.num_inputs, ": ", cutlass::cutlassGetStatusString(status));
-  }
-
-  // Bytes of each row that the first tiles fetch ahead, so that all of them together fetch ahead_bytes.
-  static std::int32_t ahead_of_each_row(const CutlassProduct& product) {
-    const std::int64_t row_bytes = product.num_inputs * static_cast<std::int64_t>(sizeof(Element));
-    const std::int64_t rows = std::min<std::int64_t>(product.num_outputs, 132 * cute::size<0>(TileShape{}));
-    return static_cast<std::int32_t>(std::min(row_bytes, product.ahead_bytes / rows) / 128 * 128);
   }
 };
 

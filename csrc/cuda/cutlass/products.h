@@ -23,7 +23,6 @@ struct CutlassProduct {
   std::int32_t num_outputs;
   std::int32_t num_inputs;
   std::int32_t early_launch;  // as in device/api.h; of the sm_90 products
-  std::int64_t ahead_bytes;   // of weights, fetched to the second-level cache while kernels before this one still run
 };
 
 // Each throws DeviceError with what CUTLASS says.
