@@ -62,9 +62,9 @@ std::vector<std::string> table_names() {
 // Takes up the table of another extension module. A name that is there already is left alone. Throws ConfigError for a
 // table made by another page of ops: its pointers would lie elsewhere.
 void add_table(const py::capsule& capsule) {
-  const std::string name = capsule.name() == nullptr ? "no name" : capsule.name();
-  check(name == kTableName, ErrorKind::kConfig, "a table of ops: expected a capsule named ", kTableName, ", got ", name,
-        " (the two modules are of different builds)");
+  const std::string capsule_name = capsule.name() == nullptr ? "no name" : capsule.name();
+  check(capsule_name == kTableName, ErrorKind::kConfig, "a table of ops: expected a capsule named ", kTableName,
+        ", got ", capsule_name, " (the two modules are of different builds)");
   const auto* table = capsule.get_pointer<const Ops>();
   for (const std::string& name : table_names())
     if (name == table->name) return;

@@ -8,10 +8,26 @@
 namespace llada::cpu::LLADA_TABLE {
 
 extern const Ops table;
-const Ops table = {
-    LLADA_NAME(LLADA_TABLE),
-    /*device=*/nullptr,
-    /*row_bucket=*/1,        multiplies, packed_bytes,  pack,      embed,      rms_norm, keep_rows, quantize,    matmul,
-    matmul_swiglu,           rope,       rope_kv_write, attention, candidates, commit,   finish,    measure_peak};
+const Ops table = {LLADA_NAME(LLADA_TABLE),
+                   /*device=*/nullptr,
+                   /*row_bucket=*/1,
+                   multiplies,
+                   packed_bytes,
+                   pack,
+                   /*packed_row_bytes=*/[](const PackedWeight&) { return std::int64_t{0}; },
+                   embed,
+                   rms_norm,
+                   keep_rows,
+                   quantize,
+                   matmul,
+                   matmul_swiglu,
+                   rope,
+                   rope_kv_write,
+                   /*rope_kvq=*/nullptr,
+                   attention,
+                   candidates,
+                   commit,
+                   finish,
+                   measure_peak};
 
 }  // namespace llada::cpu::LLADA_TABLE

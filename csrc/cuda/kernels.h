@@ -14,6 +14,7 @@ namespace llada::cuda {
 //                      float32, one for 32 columns, a multiple of 4 of them
 std::int64_t packed_bytes(const PackedWeight& form);
 bool pack(Stream stream, const StoredWeight& weight, const PackedWeight& form, void* packed);
+std::int64_t packed_row_bytes(const PackedWeight& form);
 bool multiplies(DType rows, DType weight);
 void matmul(Stream stream, ConstTensor x, const PackedWeight& weight, bool accumulate, Tensor out);
 void matmul_swiglu(Stream stream, ConstTensor x, const PackedWeight& weight, Tensor out);
@@ -27,6 +28,8 @@ void rope(Stream stream, ConstTensor x, ConstTensor angles, const std::int32_t* 
           Tensor out);
 void rope_kv_write(Stream stream, ConstTensor kv, ConstTensor angles, const std::int32_t* positions, HeadShape shape,
                    DType dtype, const RowSpan* spans, std::int64_t num_spans);
+void rope_kvq(Stream stream, ConstTensor kvq, ConstTensor angles, const std::int32_t* positions, HeadShape shape,
+              const RowSpan* spans, std::int64_t num_spans, Tensor out);
 void attention(Stream stream, ConstTensor q, HeadShape shape, const RowSpan* spans, std::int64_t num_spans, Tensor out);
 
 void candidates(Stream stream, ConstTensor hidden, const PackedWeight& head, const SamplingRule* rules,

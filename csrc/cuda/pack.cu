@@ -158,4 +158,9 @@ bool pack(Stream stream, const StoredWeight& weight, const PackedWeight& form, v
   return finite.load();
 }
 
+// Scales lie behind all rows, so of integers none can be taken alone.
+std::int64_t packed_row_bytes(const PackedWeight& form) {
+  return is_float(form.dtype) && !form.paired ? layout_of(form).row_bytes : 0;
+}
+
 }  // namespace llada::cuda

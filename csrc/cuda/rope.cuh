@@ -51,12 +51,15 @@ __global__ void __launch_bounds__(kRopeThreads) rope_kernel(RopeArgs args) {
 }
 
 struct RopeKvArgs {
-  const float* kv;                // (rows, 2 * num_kv_heads * head_dim), K first
+  const float* kvq;               // (rows, row_values): K, V and, if there are query heads, Q
   const float* angles;            // as above
   const std::int32_t* positions;  // (rows)
   const RowSpan* spans;           // (num_spans)
+  void* queries;                  // (rows, num_heads * head_dim) in T
+  std::int64_t row_values;
   std::int32_t num_rows;
   std::int32_t num_spans;
+  std::int32_t num_heads;  // 0: no queries
   std::int32_t num_kv_heads;
   std::int32_t head_dim;
   DType dtype;
@@ -74,31 +77,38 @@ __device__ __forceinline__ const RowSpan* span_of(const RowSpan* spans, int num_
   return nullptr;
 }
 
-// Slots are [num_kv_heads][capacity][head_dim] for K and for V.
+// Slots are [num_kv_heads][capacity][head_dim] for K and for V. A thread has eight values: of K first, then of V, then
+// of Q.
 template <class T>
 __global__ void __launch_bounds__(kRopeThreads) rope_kv_kernel(RopeKvArgs args) {
   begin_kernel();
   const std::int64_t r = blockIdx.x;
   const RowSpan* span = span_of(args.spans, args.num_spans, r);
-  if (span == nullptr) return;
   const int unit = static_cast<int>(blockIdx.y * kRopeThreads + threadIdx.x);
-  const int units = args.head_dim / 8;  // of a head: eight values each
-  const int head = unit / units % args.num_kv_heads;
-  const std::int64_t kv_size = static_cast<std::int64_t>(args.num_kv_heads) * args.head_dim;
-  const bool is_value = unit >= units * args.num_kv_heads;
-  if (unit >= 2 * units * args.num_kv_heads) return;
-
+  const int units = args.head_dim / 8;  // of a head
+  const int head = unit / units;        // of all that are in the row
+  if (head >= 2 * args.num_kv_heads + args.num_heads) return;
   const std::int64_t position = args.positions[r];
-  const std::int64_t to = (head * span->kv.capacity + position) * args.head_dim;
-  const float* from = args.kv + (2 * r + (is_value ? 1 : 0)) * kv_size + head * args.head_dim;
+  const float* const from = args.kvq + r * args.row_values + static_cast<std::int64_t>(head) * args.head_dim;
+  const float* const angle = args.angles + position * args.head_dim;
+  const int quad = unit % units * 4;
+  if (head >= 2 * args.num_kv_heads) {
+    const std::int64_t query_head = head - 2 * args.num_kv_heads;
+    T* const to = static_cast<T*>(args.queries) + (r * args.num_heads + query_head) * args.head_dim;
+    rotate_quads(from, angle, quad, args.head_dim, to);
+    return;
+  }
+  if (span == nullptr) return;
+  const bool is_value = head >= args.num_kv_heads;
+  const std::int64_t kv_head = is_value ? head - args.num_kv_heads : head;
+  const std::int64_t to = (kv_head * span->kv.capacity + position) * args.head_dim;
   if (is_value) {
     T* v = static_cast<T*>(span->kv.v) + to;
-    const int i = unit % units * 8;
+    const int i = 2 * quad;
     store_quad(v, i, args.head_dim, load_quad(from, i, args.head_dim));
     store_quad(v, i + 4, args.head_dim, load_quad(from, i + 4, args.head_dim));
   } else {
-    rotate_quads(from, args.angles + position * args.head_dim, unit % units * 4, args.head_dim,
-                 static_cast<T*>(span->kv.k) + to);
+    rotate_quads(from, angle, quad, args.head_dim, static_cast<T*>(span->kv.k) + to);
   }
 }
 

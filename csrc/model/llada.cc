@@ -72,6 +72,15 @@ void Llada::attention_block(Stream stream, std::int64_t layer, const ForwardBatc
 
   normed_rows_ = tensor(normed_, weights_.type.operand, x_.rows, config_.d_model);
   ops_.rms_norm(stream, x_, w.attn_norm, static_cast<float>(config_.rms_norm_eps), normed_rows_);
+  if (!last && w.key_value_query.data != nullptr) {
+    const Tensor kvq = tensor(projected_, DType::kFloat32, x_.rows, w.key_value_query.num_out);
+    ops_.matmul(stream, normed_rows_, w.key_value_query, /*accumulate=*/false, kvq);
+    fill_spans(batch, layer, /*only_wanted=*/false);
+    const Tensor rotated = tensor(queries_, dtype, x_.rows, q_size);
+    ops_.rope_kvq(stream, kvq, angles_, positions_.data(), shape_, spans_.data(),
+                  static_cast<std::int64_t>(spans_.size()), rotated);
+    return attend(stream, w, rotated);
+  }
   const Tensor kv = tensor(projected_, DType::kFloat32, x_.rows, w.key_value.num_out);
   ops_.matmul(stream, normed_rows_, w.key_value, /*accumulate=*/false, kv);
   fill_spans(batch, layer, /*only_wanted=*/false);
@@ -87,8 +96,13 @@ void Llada::attention_block(Stream stream, std::int64_t layer, const ForwardBatc
   ops_.matmul(stream, normed_rows_, w.query, /*accumulate=*/false, q);
   const Tensor rotated = tensor(queries_, dtype, x_.rows, q_size);
   ops_.rope(stream, q, angles_, positions_.data(), config_.head_dim, rotated);
-  const Tensor attended = tensor(attended_, before_product(), x_.rows, q_size);
-  ops_.attention(stream, rotated, shape_, spans_.data(), static_cast<std::int64_t>(spans_.size()), attended);
+  attend(stream, w, rotated);
+}
+
+// x += attn_out(attention(queries, slot)).  queries: (rows, num_heads * head_dim), rotated
+void Llada::attend(Stream stream, const LayerWeights& w, const Tensor& queries) {
+  const Tensor attended = tensor(attended_, before_product(), queries.rows, queries.cols);
+  ops_.attention(stream, queries, shape_, spans_.data(), static_cast<std::int64_t>(spans_.size()), attended);
   ops_.matmul(stream, as_operand(stream, attended), w.attn_out, /*accumulate=*/true, x_);
 }
 
@@ -118,7 +132,9 @@ std::int64_t Llada::workspace_bytes(std::int64_t num_rows) const {
   const std::int64_t q_size = config_.num_heads * config_.head_dim;
   const std::int64_t kv_size = 2 * config_.num_kv_heads * config_.head_dim;
   const DType operand = weights_.type.operand;
-  const std::int64_t float32 = (config_.d_model + std::max(q_size, kv_size)) * size_of(DType::kFloat32);
+  const bool one_product = weights_.layers.size() > 1 && weights_.layers[0].key_value_query.data != nullptr;
+  const std::int64_t projected = one_product ? kv_size + q_size : std::max(q_size, kv_size);
+  const std::int64_t float32 = (config_.d_model + projected) * size_of(DType::kFloat32);
   const std::int64_t before = (q_size + config_.mlp_hidden_size) * size_of(before_product());
   const std::int64_t quantized = before_product() == operand ? 0 : std::max(q_size, config_.mlp_hidden_size);
   return num_rows *

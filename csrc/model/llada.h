@@ -52,6 +52,7 @@ class Llada {
 
  private:
   void attention_block(Stream stream, std::int64_t layer, const ForwardBatch& batch, bool last);
+  void attend(Stream stream, const LayerWeights& w, const Tensor& queries);
   void mlp_block(Stream stream, const LayerWeights& w);
   DType before_product() const;
   Tensor as_operand(Stream stream, const Tensor& rows);

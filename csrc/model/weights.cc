@@ -134,6 +134,24 @@ class Loader {
     return pack(names, joined.whole(), form);
   }
 
+  // K, V and Q: one weight where rows of it can be taken alone, else two.
+  void load_attention(std::int64_t layer, LayerWeights& w) {
+    PackedWeight form;
+    form.dtype = weights_.type.weight;
+    form.num_in = source_.at(WeightKind::kQuery, layer).stored.values.cols;
+    const std::int64_t row_bytes = ops_.rope_kvq != nullptr ? ops_.packed_row_bytes(form) : 0;
+    if (row_bytes == 0) {
+      w.query = packed({WeightKind::kQuery}, layer);
+      w.key_value = packed({WeightKind::kKey, WeightKind::kValue}, layer);
+      return;
+    }
+    w.key_value_query = packed({WeightKind::kKey, WeightKind::kValue, WeightKind::kQuery}, layer);
+    w.key_value = w.query = w.key_value_query;
+    w.query.num_out = source_.at(WeightKind::kQuery, layer).stored.values.rows;
+    w.key_value.num_out -= w.query.num_out;
+    w.query.data = static_cast<const char*>(w.key_value_query.data) + w.key_value.num_out * row_bytes;
+  }
+
   // A tied head is the embedding once more, as a weight: the two are read in different ways.
   PackedWeight packed_embedding() {
     const auto& [name, stored] = source_.at(WeightKind::kEmbedding, -1);
@@ -288,8 +306,7 @@ Weights load_weights(const std::string& folder, const ModelConfig& config, const
   for (std::int64_t layer = 0; layer < config.num_layers; ++layer) {
     LayerWeights w;
     w.attn_norm = loader.vector(WeightKind::kAttnNorm, layer);
-    w.query = loader.packed({WeightKind::kQuery}, layer);
-    w.key_value = loader.packed({WeightKind::kKey, WeightKind::kValue}, layer);
+    loader.load_attention(layer, w);
     w.attn_out = loader.packed({WeightKind::kAttnOut}, layer);
     w.mlp_norm = loader.vector(WeightKind::kMlpNorm, layer);
     w.gate_up = loader.packed({WeightKind::kGate, WeightKind::kUp}, layer, /*paired=*/true);

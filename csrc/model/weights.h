@@ -15,7 +15,9 @@ struct LayerWeights {
   ConstTensor attn_norm;   // (1, d_model) float32, values of T; so is each norm
   PackedWeight query;      // (num_heads * head_dim, d_model)
   PackedWeight key_value;  // (2 * num_kv_heads * head_dim, d_model): K, then V
-  PackedWeight attn_out;   // (d_model, num_heads * head_dim)
+  // K, V and Q as one, where the table lets rows of a weight be taken alone: the two above are parts of it then.
+  PackedWeight key_value_query;
+  PackedWeight attn_out;  // (d_model, num_heads * head_dim)
   ConstTensor mlp_norm;
   PackedWeight gate_up;  // (2 * mlp_hidden_size, d_model), paired: gate, then up
   PackedWeight down;     // (d_model, mlp_hidden_size)

@@ -173,6 +173,10 @@ struct Ops {
   std::int64_t (*packed_bytes)(const PackedWeight& form);
   bool (*pack)(Stream, const StoredWeight& weight, const PackedWeight& form, void* packed);
 
+  // Bytes from row to row of a packed form whose rows can be taken alone: some of them, one after the other, are a
+  // packed weight too. 0 where they can't be.
+  std::int64_t (*packed_row_bytes)(const PackedWeight& form);
+
   // out[r] = table[tokens[r]].  tokens: (out.rows); table: (vocabulary, d_model) in T; out: (num_rows, d_model)
   // float32.
   void (*embed)(Stream, const std::int32_t* tokens, ConstTensor table, Tensor out);
@@ -207,6 +211,11 @@ struct Ops {
   // float32, K first; spans say whose rows these are, positions where they go.
   void (*rope_kv_write)(Stream, ConstTensor kv, ConstTensor angles, const std::int32_t* positions, HeadShape,
                         DType dtype, const RowSpan* spans, std::int64_t num_spans);
+
+  // rope and rope_kv_write of one product, in one pass; nullptr in tables that gain nothing by it.
+  // kvq: (num_rows, (2 * num_kv_heads + num_heads) * head_dim) float32, K, V, Q; out: Q as of rope.
+  void (*rope_kvq)(Stream, ConstTensor kvq, ConstTensor angles, const std::int32_t* positions, HeadShape,
+                   const RowSpan* spans, std::int64_t num_spans, Tensor out);
 
   // out = softmax(q k^T / sqrt(head_dim)) v over the visible keys of each span; online softmax over tiles of 64 keys,
   // statistics float32. visible >= 1.  q: (num_rows, num_heads * head_dim) in T; out: like q, in T or float32.

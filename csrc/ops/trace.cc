@@ -73,6 +73,7 @@ Ops timed(const Ops& table) {
   out.matmul_swiglu = Timed<"matmul_swiglu", &Ops::matmul_swiglu>::call;
   out.rope = Timed<"rope", &Ops::rope>::call;
   out.rope_kv_write = Timed<"rope_kv_write", &Ops::rope_kv_write>::call;
+  if (table.rope_kvq != nullptr) out.rope_kvq = Timed<"rope_kvq", &Ops::rope_kvq>::call;
   out.attention = Timed<"attention", &Ops::attention>::call;
   out.candidates = Timed<"candidates", &Ops::candidates>::call;
   out.commit = Timed<"commit", &Ops::commit>::call;

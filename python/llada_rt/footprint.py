@@ -130,14 +130,16 @@ def kv_bytes_per_token(model: Mapping[str, Any], compute_type: str) -> int:
     return int(model["num_layers"] * model["num_kv_heads"] * per_head * _SIZE[GPU_COMPUTE_TYPES[compute_type].rows])
 
 
-def workspace_bytes(model: Mapping[str, Any], compute_type: str, load: Load) -> int:
+def workspace_bytes(model: Mapping[str, Any], compute_type: str, load: Load, *, gpu: bool = False) -> int:
     """Buffers of the largest step, kept between steps."""
     d, heads = model["d_model"], model["num_heads"] * model["head_dim"]
     kv, mlp = model["num_kv_heads"] * model["head_dim"], model["mlp_hidden_size"]
     kind = GPU_COMPUTE_TYPES[compute_type]
     # Rows that are quantised before a product are float32 until then.
     written, quantized = ("float32", max(heads, mlp)) if kind.operand not in _SIZE else (kind.operand, 0)
-    row = 4 * d + _row_bytes(kind.operand, d) + 4 * max(2 * kv, heads) + _row_bytes(kind.rows, heads)
+    # On a GPU K, V and Q come of one product where weights are floats.
+    projected = 2 * kv + heads if gpu and kind.weight in _SIZE and model["num_layers"] > 1 else max(2 * kv, heads)
+    row = 4 * d + _row_bytes(kind.operand, d) + 4 * projected + _row_bytes(kind.rows, heads)
     row += _row_bytes(written, heads) + _row_bytes(written, _round_up(mlp, 2))
     row += _row_bytes(kind.operand, quantized) if quantized else 0
     num_candidates = load.num_rows // load.length * load.block_length
@@ -166,7 +168,7 @@ def footprint_of(
             ),
             Term(
                 "workspace",
-                workspace_bytes(model, compute_type, load),
+                workspace_bytes(model, compute_type, load, gpu=gpu),
                 f"{load.num_rows} rows in the largest step, candidates for blocks of {load.block_length}",
             ),
             Term("staging", STAGING_BYTES + SPLIT_BYTES, "what steps exchange with the host, sums of split attention")
