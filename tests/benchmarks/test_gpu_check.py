@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gpu import check as gpu_check
+from benchmarks.gpu import record
 from benchmarks.gpu.check import Check, Stage
 from benchmarks.gpu.flight import Flight, read_results
 from benchmarks.gpu.sources import sources_hash
@@ -157,3 +158,19 @@ def test_a_broken_kernel_fails_the_proof_and_the_numbers_still_come(tmp_path, na
     assert statuses(tmp_path / "out")["products"].startswith("failed")
     assert statuses(tmp_path / "out")["rivals"] == "passed"
     assert any(each["what"] == "step" for each in read_results(tmp_path / "out"))
+
+
+def test_a_run_is_told_in_one_row():
+    results = [
+        {"stage": "facts", "what": "device", "name": "NVIDIA H200"},
+        {"stage": "products", "what": "product", "holds": True},
+        {"stage": "products", "what": "product", "holds": False},
+        {"stage": "check", "what": "stage", "name": "products", "status": "failed (1)", "s": 1},
+        {"stage": "check", "what": "stage", "name": "model", "status": "passed", "s": 1},
+    ]
+    run = record.run_of(results, "2026-11-27", "abcdef12")
+    assert run["device"] == "NVIDIA H200"
+    assert run["what"] == "products, model"
+    assert run["result"] == "1 of 2 claims hold; products failed (1)"
+    with pytest.raises(ValueError, match="names the device"):
+        record.run_of(results[1:], "2026-11-27", "abcdef12")

@@ -159,7 +159,7 @@ except Exception as error:
     assert message in done.stdout
 
 
-RECORDS = sorted((Path(__file__).parents[2] / "benchmarks/results/gpu").glob("*/numbers.jsonl"))
+RECORDS = sorted((Path(__file__).parents[2] / "benchmarks/results/gpu").glob("*/results.jsonl"))
 
 
 @pytest.mark.parametrize("record", RECORDS[-1:], ids=lambda path: path.parent.name)
