@@ -1,5 +1,5 @@
 // Doors for tests and benchmarks to what the page of ops does not show: each kernel of a product by itself, the pass
-// that follows one, the choice among them. C functions, the same in the module _cuda and in the imitation.
+// that follows CUTLASS's, the choice among them. C functions, the same in the module _cuda and in the imitation.
 #include <cstdio>
 #include <exception>
 
@@ -146,7 +146,8 @@ LLADA_DOOR int llada_product(const Call* call) {
 LLADA_DOOR int llada_finish_sums(const Call* call, const float* sums) {
   return with_product(*call, [&](Session& session, const ProductArgs& args) {
     const Copy on_device(session, sums, 4 * call->num_rows * args.input.num_outputs);
-    finish_sums(args.input, args.out, static_cast<const float*>(on_device.data), session.stream());
+    finish_sums(args.input, args.out, static_cast<const float*>(on_device.data), args.rows != DType::kBFloat16,
+                session.stream());
     wait_for(session.stream());
   });
 }

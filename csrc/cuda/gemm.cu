@@ -41,9 +41,6 @@ void run_cutlass_product(const ProductArgs& args, cudaStream_t stream) {
   product.out = args.out;
   if (args.sums != nullptr)
     product.out = {args.sums, args.input.num_outputs, args.input.num_outputs, DType::kFloat32, ProductEnd::kStore};
-  product.row_scales = args.input.x + args.input.x_step - 4;
-  product.row_scale_step = args.input.x_step;
-  product.output_scales = args.input.scales;
   product.x_step = args.input.x_step / element;
   product.weight_step = args.input.weight_step / element;
   product.num_rows = args.input.num_rows;
@@ -51,7 +48,7 @@ void run_cutlass_product(const ProductArgs& args, cudaStream_t stream) {
   product.num_inputs = static_cast<std::int32_t>(args.num_inputs);
   product.early_launch = args.early_launch;
   cutlass_run(args)(product, stream);
-  if (args.sums != nullptr) finish_sums(args.input, args.out, args.sums, stream);
+  if (args.sums != nullptr) finish_sums(args.input, args.out, args.sums, args.rows != DType::kBFloat16, stream);
 }
 
 void product(const Stream& stream, const ConstTensor& x, const PackedWeight& weight, const ProductOutput& out) {
@@ -84,7 +81,8 @@ void product(const Stream& stream, const ConstTensor& x, const PackedWeight& wei
 }  // namespace
 
 bool needs_sums(const ProductArgs& args) {
-  return args.tier == ProductTier::kCutlassSm80 && args.out.end == ProductEnd::kSwiglu;
+  const bool swiglu_after = args.tier == ProductTier::kCutlassSm80 && args.out.end == ProductEnd::kSwiglu;
+  return swiglu_after || (args.tier != ProductTier::kPlain && args.rows != DType::kBFloat16);
 }
 
 void run_product(const ProductArgs& args, cudaStream_t stream) {

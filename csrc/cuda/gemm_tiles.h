@@ -49,7 +49,9 @@ void run_bf16_int4(const ProductInput& input, const ProductOutput& out, ProductT
 void run_int8(const ProductInput& input, const ProductOutput& out, ProductTileShape tile, cudaStream_t stream);
 void run_float8(const ProductInput& input, const ProductOutput& out, ProductTileShape tile, cudaStream_t stream);
 
-// SwiGLU of sums (num_rows, num_outputs) of another tier, of a paired weight without scales.
-void finish_sums(const ProductInput& input, const ProductOutput& out, const float* sums, cudaStream_t stream);
+// What is left to do to sums (num_rows, num_outputs) of another tier; num_outputs is even. row_scales: of int8 and
+// float8 rows.
+void finish_sums(const ProductInput& input, const ProductOutput& out, const float* sums, bool row_scales,
+                 cudaStream_t stream);
 
 }  // namespace llada::cuda

@@ -129,15 +129,22 @@ def test_float8_rows_of_nothing_and_of_infinities():
     assert np.array_equal(got[[0, 3]], _core.Ops("cuda", 1).matmul(others, weight, "float8"))
 
 
-def test_swiglu_after_a_product():
-    """Sums of another tier come out as the plain tier's would: the same arithmetic."""
+@pytest.mark.parametrize("compute_type", ["bfloat16", "float8"])
+@pytest.mark.parametrize("end", ["store", "accumulate", "swiglu"])
+def test_the_pass_after_a_product(compute_type, end):
+    """Sums of another tier come out as the plain tier's would: scales, residual and SwiGLU are the same arithmetic."""
     rng = np.random.default_rng(7)
     shape = (33, 48, 64)
-    x, weight = case(rng, "bfloat16", *shape)
-    sums = (x.meant @ weight.meant.T).astype(np.float32)
-    sums = sums.reshape(33, 2, 3, 8).transpose(0, 2, 1, 3).reshape(33, 48)  # eight gates, eight ups
-    got, want = (np.full((33, 24), np.nan, np.float32) for _ in range(2))
-    finish_sums(call_of("bfloat16", x, weight, shape, got, end="swiglu"), np.ascontiguousarray(sums))
-    run_tile(call_of("bfloat16", x, weight, shape, want, end="swiglu"))
-    terms = (np.abs(x.meant) @ np.abs(weight.meant).T).max() ** 2
+    x, weight = case(rng, compute_type, *shape)
+    scaled = compute_type == "float8"
+    of_rows = x.stored[:, -4:].copy().view(np.float32) if scaled else np.ones((33, 1), np.float32)
+    of_outputs = weight.scales if scaled else np.ones((48, 1), np.float32)
+    sums = ((x.meant / of_rows) @ (weight.meant / of_outputs).T).astype(np.float32)
+    if end == "swiglu":  # eight gates, eight ups
+        sums = sums.reshape(33, 2, 3, 8).transpose(0, 2, 1, 3).reshape(33, 48)
+    before = rng.standard_normal((33, 24 if end == "swiglu" else 48)).astype(np.float32)
+    got, want = before.copy(), before.copy()
+    finish_sums(call_of(compute_type, x, weight, shape, got, end=end), np.ascontiguousarray(sums))
+    run_tile(call_of(compute_type, x, weight, shape, want, end=end))
+    terms = (np.abs(x.meant) @ np.abs(weight.meant).T).max() ** (2 if end == "swiglu" else 1)
     assert_accurate(got, want.astype(np.float64), want, "float32", magnitude=terms)

@@ -14,22 +14,20 @@
 
 #include "core/check.h"
 #include "cuda/cutlass/products.h"
-#include "cuda/cutlass/register_epilogue.cuh"
+#include "cuda/cutlass/swiglu_epilogue.cuh"
 
 namespace llada::cuda {
 
-// kInRegisters: the end is RegisterEpilogue's, which knows SwiGLU and scales; else it stores or accumulates by TMA.
-template <class Element, class TileShape, class ClusterShape, class Schedule, class EpilogueSchedule, bool kInRegisters>
+template <class Element, class TileShape, class ClusterShape, class Schedule, class EpilogueSchedule, bool kSwiglu>
 struct Sm90Product {
-  static constexpr bool kScaled = !std::is_same_v<Element, cutlass::bfloat16_t>;
   static constexpr int kAlignment = 16 / sizeof(Element);
   using PlainEpilogue = typename cutlass::epilogue::collective::CollectiveBuilder<
       cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, TileShape, ClusterShape,
       cutlass::epilogue::collective::EpilogueTileAuto, float, float, float, cutlass::layout::ColumnMajor, 4, float,
       cutlass::layout::ColumnMajor, 4, EpilogueSchedule>::CollectiveOp;
-  using Epilogue = std::conditional_t<
-      kInRegisters, cutlass::epilogue::collective::detail::Sm90TmaWarpSpecializedAdapter<RegisterEpilogue<kScaled>>,
-      PlainEpilogue>;
+  using Epilogue =
+      std::conditional_t<kSwiglu, cutlass::epilogue::collective::detail::Sm90TmaWarpSpecializedAdapter<SwigluEpilogue>,
+                         PlainEpilogue>;
   using Mainloop = typename cutlass::gemm::collective::CollectiveBuilder<
       cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Element, cutlass::layout::RowMajor, kAlignment, Element,
       cutlass::layout::ColumnMajor, kAlignment, float, TileShape, ClusterShape,
@@ -48,8 +46,8 @@ struct Sm90Product {
     args.mainloop.dA = {product.weight_step, cute::_1{}, 0};
     args.mainloop.ptr_B = x;
     args.mainloop.dB = {product.x_step, cute::_1{}, 0};
-    if constexpr (kInRegisters) {
-      args.epilogue = {product.out, product.row_scales, product.row_scale_step, product.output_scales};
+    if constexpr (kSwiglu) {
+      args.epilogue.out = product.out;
     } else {
       args.epilogue.thread.alpha = 1.0f;
       args.epilogue.thread.beta = product.out.end == ProductEnd::kAccumulate ? 1.0f : 0.0f;
