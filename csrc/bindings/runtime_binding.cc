@@ -85,7 +85,7 @@ py::dict trace(const RuntimeHandle& handle) {
 
 py::tuple denoise(const RuntimeHandle& handle, const py::array_t<SequencePlan, py::array::c_style>& sequences,
                   const py::array_t<QuerySpan, py::array::c_style>& spans, std::int32_t max_steps,
-                  const std::optional<IntArray>& targets) {
+                  const std::optional<IntArray>& targets, double max_seconds) {
   const std::shared_ptr<Runtime> runtime = handle.get();
   StepPlan plan;
   plan.sequences = sequences.data();
@@ -93,6 +93,7 @@ py::tuple denoise(const RuntimeHandle& handle, const py::array_t<SequencePlan, p
   plan.spans = spans.data();
   plan.num_spans = spans.size();
   plan.max_steps = max_steps;
+  plan.max_seconds = max_seconds;
   if (targets) {
     plan.targets = targets->data();
     plan.num_targets = targets->size();
@@ -280,7 +281,7 @@ void bind_runtime(py::module_& module) {
           },
           py::arg("slot"))
       .def("denoise", denoise, py::arg("sequences"), py::arg("spans"), py::arg("max_steps"),
-           py::arg("targets") = std::nullopt)
+           py::arg("targets") = std::nullopt, py::arg("max_seconds") = 0.0)
       .def("forward", forward, py::arg("tokens"))
       .def("forward_in_place", forward_in_place, py::arg("tokens"), py::arg("hidden"))
       .def("logits", logits, py::arg("slot"), py::arg("spans"), py::arg("positions"))

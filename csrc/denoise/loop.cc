@@ -1,11 +1,14 @@
 #include "denoise/loop.h"
 
 #include <algorithm>
+#include <chrono>
 
 #include "core/check.h"
 
 namespace llada {
 namespace {
+
+using Clock = std::chrono::steady_clock;
 
 std::int32_t length_of(const Slot& slot) { return static_cast<std::int32_t>(slot.canvas.size()); }
 
@@ -99,7 +102,13 @@ StepResult DenoisingLoop::run(Stream stream, const StepPlan& plan) {
     most_commits += static_cast<std::size_t>(sequence.block_stop - sequence.commit_start);
   }
   result.commits.reserve(most_commits);
+  const Clock::time_point began = Clock::now();
+  Clock::time_point step_began = began;
   for (std::int32_t index = 0; index < plan.max_steps && !any_done; ++index) {
+    const Clock::time_point now = Clock::now();
+    const std::chrono::duration<double> would_take = (now - began) + (now - step_began);
+    if (index > 0 && plan.max_seconds > 0 && would_take.count() > plan.max_seconds) break;
+    step_began = now;
     step(stream, plan, index, result);
     for (const SequenceOutcome& outcome : result.outcomes) any_done = any_done || outcome.block_done != 0;
   }

@@ -49,6 +49,8 @@ struct StepPlan {
   const std::int32_t* targets = nullptr;  // of the scored sequences, one for each position of their canvas
   std::int64_t num_targets = 0;
   std::int32_t max_steps = 1;
+  // No step begins that would end later than this after the call began, were it as long as the one before; 0: no limit.
+  double max_seconds = 0;
 };
 
 struct SequenceOutcome {

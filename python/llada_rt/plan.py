@@ -85,10 +85,15 @@ class SequencePlan:
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """Repeat steps for all these sequences until one completes its block, at most `max_steps` times."""
+    """Repeat steps for all these sequences until one completes its block, at most `max_steps` times.
+
+    `max_seconds`: after the first one no step begins that would end later, were it as long as the one before; 0: no
+    limit.
+    """
 
     sequences: tuple[SequencePlan, ...]
     max_steps: int
+    max_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

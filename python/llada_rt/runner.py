@@ -95,15 +95,15 @@ class Runner:
         return self._runtime.open_slot(self._runtime.canvas(slot))
 
     def denoise(self, plan: StepPlan) -> StepResult:
-        """Run the plan's steps; returns when a sequence has completed its block, or after max_steps."""
+        """Run the plan's steps; returns when a sequence has completed its block, or at the plan's limits."""
         sequences, spans = self._pack(plan.sequences)
         targets = [target for row in plan.sequences for target in row.targets]
         if targets:
             outcomes, commits, scored = self._runtime.denoise(
-                sequences, spans, plan.max_steps, np.asarray(targets, dtype=np.int32)
+                sequences, spans, plan.max_steps, np.asarray(targets, dtype=np.int32), plan.max_seconds
             )
         else:
-            outcomes, commits = self._runtime.denoise(sequences, spans, plan.max_steps)
+            outcomes, commits = self._runtime.denoise(sequences, spans, plan.max_steps, max_seconds=plan.max_seconds)
             scored = np.empty(0)
         by_row: list[list[Commit]] = [[] for _ in plan.sequences]
         columns = ("sequence", "position", "token", "confidence", "step", "log_prob")

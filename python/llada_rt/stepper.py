@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from typing import Literal
 
 from .config import EngineConfig
@@ -18,8 +19,8 @@ from .plan import SequencePlan, SequenceResult, StepPlan, StepResult
 from .runner import Runner
 from .scheduler import Member, PlanError, Scheduler
 
-# A call into the compiled loop lasts about this long at most, so that Ctrl-C and other threads get their turn.
-_CALL_SECONDS = 0.2
+# What a call into the compiled loop may last, if a step is not longer: whoever comes meanwhile waits for its end.
+_CALL_SECONDS = 0.05
 _MAX_STEPS = 256
 
 
@@ -36,7 +37,6 @@ class Stepper:
         )
         self._job_of: dict[Member, Job] = {}  # of the members queued and running
         self._kv_bytes: dict[Member, int] = {}  # held by the running ones
-        self._seconds_per_step = _CALL_SECONDS
         self._finished: Counter[str] = Counter()
         self._num = Counter(failed=0, dropped=0, calls=0, forwards=0, query_rows=0, committed=0)
         self._busy_s = 0.0
@@ -120,7 +120,7 @@ class Stepper:
     def _schedule(self) -> StepPlan:
         while True:
             try:
-                return self._scheduler.schedule(self._max_steps())
+                return self._scheduler.schedule(_MAX_STEPS)
             except PlanError as error:
                 self.fail(self._job_of[error.member], error.cause)
 
@@ -137,11 +137,10 @@ class Stepper:
                 rows.append(row)
         return StepPlan(tuple(rows), plan.max_steps)
 
-    def _max_steps(self) -> int:
-        """As many as end in time: for other callers, and for the next deadline."""
+    def _max_seconds(self) -> float:
+        """Of a call: for other callers, and for the next deadline. One step is always run."""
         soonest = min((job.deadline for job in list(self.jobs.values())), default=float("inf"))
-        seconds = min(_CALL_SECONDS, soonest - time.monotonic())
-        return max(1, min(_MAX_STEPS, int(seconds / self._seconds_per_step)))
+        return max(1e-6, min(_CALL_SECONDS, soonest - time.monotonic()))
 
     def _run(self, plan: StepPlan) -> list[tuple[Member, SequenceResult]]:
         """What came of the members of the plan, less those that failed.
@@ -198,13 +197,11 @@ class Stepper:
     def _denoise(self, plan: StepPlan) -> StepResult:
         self.call_began = began = time.monotonic()
         try:
-            result = self.runner.denoise(plan)
+            result = self.runner.denoise(replace(plan, max_seconds=self._max_seconds()))
         finally:
             self.call_began = None
-            spent = time.monotonic() - began
-            self._busy_s += spent
+            self._busy_s += time.monotonic() - began
         steps = max((outcome.num_steps for outcome in result.sequences), default=0)
-        self._seconds_per_step = max(spent / max(steps, 1), 1e-6)
         self._num["calls"] += 1
         self._num["forwards"] += steps
         self._num["query_rows"] += sum(outcome.num_query_rows for outcome in result.sequences)

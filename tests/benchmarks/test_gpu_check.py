@@ -125,7 +125,7 @@ MUTATIONS = {
     "a tile that takes its neighbour's outputs": (
         "csrc/cuda/gemm_kernel.cuh",
         "/ num_row_tiles * Tile::kOutputs;",
-        "/ num_row_tiles * (Tile::kOutputs == 128 ? 64 : Tile::kOutputs);",
+        "/ num_row_tiles * (Tile::kOutputs / 2);",
     ),
     "a kernel that does not wait for the ones before": (
         "csrc/cuda/gemm.cuh",
@@ -155,9 +155,12 @@ def test_a_broken_kernel_fails_the_proof_and_the_numbers_still_come(tmp_path, na
     (tree / path).write_text(source.replace(right, wrong))
     done = run_check(tree, tmp_path / "out", "proof", "numbers", "--dry", "--only", "products,rivals,numbers")
     assert done.returncode == 1
+    results = read_results(tmp_path / "out")
     assert statuses(tmp_path / "out")["products"].startswith("failed")
+    told = [each for each in results if each["stage"] == "products" and each.get("holds") is False]
+    assert any(each["what"].startswith("product") for each in told)
     assert statuses(tmp_path / "out")["rivals"] == "passed"
-    assert any(each["what"] == "step" for each in read_results(tmp_path / "out"))
+    assert any(each["stage"] == "numbers" for each in results)
 
 
 def test_a_run_is_told_in_one_row():
