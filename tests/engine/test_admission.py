@@ -10,6 +10,7 @@ from llada_rt import (
     Engine,
     EngineClosedError,
     EngineStuckError,
+    InvalidRequestError,
     OutOfMemoryError,
     QueueFullError,
     RequestTooLargeError,
@@ -112,6 +113,27 @@ def test_the_queue_is_bounded(engine: Engine):
         check_idle(small)
         prompts = [[n] for n in range(20)]  # a call with many prompts queues them as there is room
         assert tokens(small.generate(prompts, PARAMS)) == tokens(engine.generate(prompts, PARAMS))
+
+
+def test_names_that_callers_choose_never_meet_those_that_they_do_not(engine: Engine):
+    first = engine.generate([1], PARAMS)[0].request_id
+    for taken in (first, "unnamed:7"):
+        for call in (
+            lambda name: engine.generate([[1]], PARAMS, request_ids=[name]),
+            lambda name: engine.stream([1], PARAMS, request_id=name),
+            lambda name: engine.score([1], [2], request_id=name),
+        ):
+            with pytest.raises(InvalidRequestError, match="the engine's own"):
+                call(taken)
+    named = [
+        engine.stream([1], PARAMS, request_id=f"{begin}{n}") for n in range(20) for begin in ("request-", "", "a:")
+    ]
+    firsts = [next(stream) for stream in named]
+    assert len({event.request_id for event in firsts}) == 60
+    for _ in range(30):
+        assert engine.generate([[1], [2]], PARAMS)
+    for stream in named:
+        stream.close()
 
 
 def queue_without_stepping(engine, stream):
