@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import tokenizers
 
 MAX_TOKENIZER_BYTES = 256 * 1024 * 1024
+_LONG_CHARS = 10_000  # only a batch, of one too, is encoded without the lock of the interpreter
 ROLES = ("system", "user", "assistant")
 
 
@@ -63,6 +64,8 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         try:
+            if len(text) > _LONG_CHARS:
+                return list(self._backend.encode_batch([text], add_special_tokens=False)[0].ids)
             return list(self._backend.encode(text, add_special_tokens=False).ids)
         except Exception as error:
             raise InvalidRequestError(f"the text cannot be encoded: {str(error)[:200]}", param="prompt") from error

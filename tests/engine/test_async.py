@@ -392,6 +392,21 @@ def test_requests_are_read_beside_the_event_loop(text_folder, monkeypatch):
     asyncio.run(main())
 
 
+def test_a_long_text_is_encoded_without_the_interpreters_lock():
+    async def main():
+        async with await AsyncEngine.open(threads=1) as service:
+            tokenizer = service.engine.tokenizer
+            text = "床前明月光，疑是地上霜 abc" * 30_000
+            began = time.monotonic()
+            result, pause = await longest_pause(asyncio.to_thread(tokenizer.encode, text))
+            took = time.monotonic() - began
+            assert pause < max(took / 2, 0.2), (pause, took)
+            short = tokenizer.encode(text[:9000])
+            assert result[: len(short) - 10] == short[:-10]
+
+    asyncio.run(main())
+
+
 def test_loading_can_be_awaited(monkeypatch):
     monkeypatch.setattr(
         engine_module, "check_folder", lambda folder, check=engine_module.check_folder: (time.sleep(0.4), check(folder))
