@@ -206,6 +206,9 @@ class Dispatcher:
     def top_up(self, waiting: deque[Job], under_way: list[Job], *, is_first: bool, to_thread: bool = False) -> None:
         """Queue some of those that wait for it. Raises QueueFullError if there is no place for the first of all."""
         while waiting and len(under_way) < 2 * self._max_num_seqs:
+            if waiting[0].deadline <= time.monotonic():  # nobody else has it yet
+                _end_in_time(waiting.popleft())
+                continue
             try:
                 self.submit(waiting[0], to_thread=to_thread)
             except QueueFullError:
@@ -352,6 +355,13 @@ class Dispatcher:
             for job in list(self._stepper.jobs.values()):
                 self._stepper.fail(job, EngineClosedError("the engine was closed while the request was running"))
             self._runner.close()
+
+
+def _end_in_time(job: Job) -> None:
+    try:
+        job.end("timeout")
+    except Exception as error:
+        job.error = error
 
 
 def _serve(whose: weakref.ref[Dispatcher], work: queue.SimpleQueue[None]) -> None:
