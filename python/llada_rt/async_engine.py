@@ -4,36 +4,54 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
-import threading
-from collections.abc import AsyncIterator, Mapping
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
 from collections.abc import Sequence as SequenceOf
 from types import TracebackType
-from typing import Any, Literal, overload
+from typing import Any, Literal, Self, TypeVar, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .dispatcher import Dispatcher
 from .engine import Engine
-from .jobs import Event, Job, StreamMode
+from .jobs import GenerateJob, Job, StreamMode
 from .outputs import EngineStats, RequestOutput, ScoreOutput, StepEvent, TextEvent
 from .params import SamplingParams
 from .requests import Prompt, Segments
+
+Given = TypeVar("Given", StepEvent, TextEvent)
+Result = TypeVar("Result")
+_QUICK_CHARS = 1000  # text that is encoded, and samples that are made, faster than a thread is asked to do it
+_QUICK_SAMPLES = 16
+_LOOK_AGAIN_S = 0.05  # for a place in a queue that is full of other callers' requests
 
 
 class AsyncEngine:
     """An Engine whose calls are awaited; each may come from any event loop. An async context manager.
 
     Cancelling the task that awaits a call, or closing a stream, takes the request out after the step under way. The
-    arguments are those of Engine, which is there as `engine`: its own calls may be mixed with these.
+    arguments are those of Engine, which is there as `engine`: its own calls may be mixed with these. Loading a model
+    takes a while, in which the event loop stands still; `await AsyncEngine.open(...)` loads it beside the loop.
+
+    If the thread that steps should end, all its requests end with InternalError, and `check_health` raises it.
     """
 
     def __init__(self, model_dir: str | os.PathLike[str] | None = None, **options: Any) -> None:
         self.engine = Engine(model_dir, **options)
         self._dispatcher = self.engine._dispatcher
-        # A daemon: the interpreter closes engines at exit, and does not wait for this thread before it.
-        self._thread = threading.Thread(target=self._dispatcher.serve, name="llada-rt", daemon=True)
-        self._thread.start()
+        try:
+            self._thread = self._dispatcher.start_thread()
+        except BaseException:
+            self.engine.close()
+            raise
+
+    @classmethod
+    async def open(cls, model_dir: str | os.PathLike[str] | None = None, **options: Any) -> Self:
+        """The same as AsyncEngine(...), loaded while the event loop goes on: `async with await AsyncEngine.open():`"""
+        return await asyncio.to_thread(cls, model_dir, **options)
 
     async def generate(
         self,
@@ -42,8 +60,9 @@ class AsyncEngine:
         *,
         request_ids: SequenceOf[str] | None = None,
     ) -> list[RequestOutput]:
-        """As Engine.generate. All prompts are queued at once: QueueFullError if they are more than may wait."""
-        jobs = self.engine._generate_jobs(prompts, params, request_ids)
+        """As Engine.generate: QueueFullError if the first finds the queue full; the later ones wait for a place."""
+        make = functools.partial(self.engine._generate_jobs, prompts, params, request_ids)
+        jobs = await self._made(make, is_quick=_is_quick(prompts, params or self.engine.default_params))
         await self._run(jobs)
         return [job.result() for job in jobs]
 
@@ -73,7 +92,7 @@ class AsyncEngine:
         *,
         mode: Literal["denoise"] = "denoise",
         request_id: str | None = None,
-    ) -> AsyncIterator[StepEvent]: ...
+    ) -> EventStream[StepEvent]: ...
 
     @overload
     def stream(
@@ -83,7 +102,7 @@ class AsyncEngine:
         *,
         mode: Literal["append"],
         request_id: str | None = None,
-    ) -> AsyncIterator[TextEvent]: ...
+    ) -> EventStream[TextEvent]: ...
 
     def stream(
         self,
@@ -92,25 +111,19 @@ class AsyncEngine:
         *,
         mode: StreamMode = "denoise",
         request_id: str | None = None,
-    ) -> AsyncIterator[Event]:
-        """As Engine.stream; an asynchronous generator. The request is queued when the first event is asked for."""
-        job = self.engine._stream_job(prompt, params, mode, request_id)
+    ) -> EventStream[Any]:
+        """As Engine.stream; the request is queued when the first event is asked for, or by `await stream.start()`.
 
-        async def events() -> AsyncIterator[Event]:
-            news = _Bell(job)
-            try:
-                self._dispatcher.submit(job)
-                while True:
-                    while job.events:
-                        yield job.events.popleft()
-                    if job.is_done and not job.events:
-                        job.result()
-                        return
-                    await news.rung()
-            finally:
-                self._dispatcher.drop(job)
-
-        return events()
+        Raises at once what can be seen at once, QueueFullError too; the rest comes before the first event.
+        """
+        engine = self.engine
+        engine._check_stream(params, mode, request_id)
+        self._dispatcher.check_room()
+        make = functools.partial(engine._stream_job, prompt, params, mode, request_id)
+        if _is_quick(prompt, params or engine.default_params):
+            job = make()
+            return EventStream(self._dispatcher, lambda: job, is_quick=True)
+        return EventStream(self._dispatcher, make, is_quick=False)
 
     async def score(
         self,
@@ -124,9 +137,17 @@ class AsyncEngine:
         request_id: str | None = None,
     ) -> ScoreOutput:
         """As Engine.score."""
-        job = self.engine._score_job(
-            prompt, answer, mc_num=mc_num, seed=seed, noise=noise, cfg_scale=cfg_scale, request_id=request_id
+        make = functools.partial(
+            self.engine._score_job,
+            prompt,
+            answer,
+            mc_num=mc_num,
+            seed=seed,
+            noise=noise,
+            cfg_scale=cfg_scale,
+            request_id=request_id,
         )
+        job = await self._made(make, is_quick=False)
         await self._run([job])
         return job.result()
 
@@ -160,33 +181,110 @@ class AsyncEngine:
     ) -> None:
         await self.close()
 
+    async def _made(self, make: Callable[[], Result], *, is_quick: bool) -> Result:
+        """Requests read and checked: encoding, templates, expressions and draws are work for another thread."""
+        self._dispatcher.check_open()
+        return make() if is_quick else await asyncio.to_thread(make)
+
     async def _run(self, jobs: SequenceOf[Job]) -> None:
-        """Queue the jobs and wait until all are done; whatever ends the wait early takes them out."""
+        """Queue the jobs as there is room and wait until all are done; whatever ends the wait early takes them out."""
+        waiting, under_way = deque(jobs), list[Job]()
+        bell = _Bell()
+        for job in jobs:
+            job.notify = bell.ring
         try:
-            bells = [(job, _Bell(job)) for job in jobs]
-            for job in jobs:
-                self._dispatcher.submit(job)
-            for job, bell in bells:
-                while not job.is_done:
-                    await bell.rung()
+            while True:
+                under_way = [job for job in under_way if not job.is_done]
+                self._dispatcher.top_up(waiting, under_way, is_first=len(waiting) == len(jobs), to_thread=True)
+                if not under_way and not waiting:
+                    return
+                await bell.rung(_LOOK_AGAIN_S if waiting else None)
         finally:
             for job in jobs:
                 self._dispatcher.drop(job)
 
 
+class EventStream(AsyncIterator[Given]):
+    """The events of one request. Closing it, or leaving it to be collected, cancels the request."""
+
+    def __init__(self, dispatcher: Dispatcher, make: Callable[[], GenerateJob], *, is_quick: bool) -> None:
+        self._dispatcher = dispatcher
+        self._make = make
+        self._is_quick = is_quick
+        self._job: GenerateJob | None = None
+        self._bell: _Bell | None = None
+        self._is_closed = False
+
+    async def start(self) -> Self:
+        """Wait until the request is queued. Raises what is wrong with it; the first event would do so too."""
+        if self._job is None and not self._is_closed:
+            try:
+                job = self._make() if self._is_quick else await asyncio.to_thread(self._make)
+                if self._is_closed:  # meanwhile
+                    return self
+                self._dispatcher.submit(job, to_thread=True)
+            except BaseException:
+                self._close()
+                raise
+            self._job = job
+        return self
+
+    async def __anext__(self) -> Given:
+        await self.start()
+        if self._job is None or self._is_closed:
+            raise StopAsyncIteration
+        try:
+            if self._bell is None:
+                self._bell = _Bell()
+                self._job.notify = self._bell.ring
+            while not self._job.events:
+                if self._job.is_done and not self._job.events:
+                    self._job.result()
+                    raise StopAsyncIteration
+                await self._bell.rung()
+            return cast("Given", self._job.events.popleft())
+        except BaseException:
+            self._close()
+            raise
+
+    async def aclose(self) -> None:
+        """Cancel the request. Closing twice does nothing."""
+        self._close()
+
+    def _close(self) -> None:
+        self._is_closed = True
+        if self._job is not None:
+            self._dispatcher.drop(self._job)
+
+    def __del__(self) -> None:
+        self._close()
+
+
 class _Bell:
     """Wakes the event loop when a job has something new."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
-        job.notify = self._ring
 
-    def _ring(self) -> None:
+    def ring(self) -> None:
         """From whatever thread steps."""
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
             self._loop.call_soon_threadsafe(self._event.set)
 
-    async def rung(self) -> None:
-        await self._event.wait()
+    async def rung(self, most_s: float | None = None) -> None:
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._event.wait(), most_s)
         self._event.clear()
+
+
+def _is_quick(prompts: object, params: object) -> bool:
+    """Whether the requests are made in less time than another thread takes to begin."""
+    many = params if isinstance(params, (list, tuple)) else [params]
+    for one in many:
+        if not isinstance(one, SamplingParams) or one.regex is not None or one.choice or one.n > _QUICK_SAMPLES:
+            return False
+    if isinstance(prompts, str):
+        return len(prompts) <= _QUICK_CHARS
+    # Ids, whose number is looked at first.
+    return isinstance(prompts, (list, tuple)) and (not prompts or isinstance(prompts[0], int))

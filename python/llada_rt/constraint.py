@@ -9,16 +9,22 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InvalidRequestError, TokenizerError
-from .grammar import Characters, Grammar, States
+from .grammar import Characters, CharacterTable, Grammar, States
 from .plan import Commit, QuerySpan, SequencePlan, SequenceResult, Span
 
 FILL_STEP = -1  # `step` of a commit that only fills what the text has left over
+MAX_TOKENS_PER_STEP = 32  # that the model is asked for at once: their logits take 8 bytes x vocabulary each
+_MAX_TRIED = 200_000  # candidates of one step, after which it ends with the tokens it has
+_MAX_KEPT = 4096  # answers kept
+_MAX_PICKED = 64  # characters of a set that are tried
+_CHARACTER_WORK = 5  # to encode one, in places read from
 
 
 class Encode(Protocol):
@@ -36,26 +42,32 @@ class Alphabet:
         self.texts = texts
         self.encode = encode
         self.decode = decode
-        by_first: dict[str, list[int]] = {}
-        for token, text in enumerate(texts):
-            if text:
-                by_first.setdefault(text[0], []).append(token)
-        self.by_first = {first: np.array(tokens) for first, tokens in by_first.items()}
-        self._characters = [text for text in dict.fromkeys(texts) if len(text) == 1]
+        self.firsts = CharacterTable(dict.fromkeys(text[0] for text in texts if text))
+        index = {character: number for number, character in enumerate(self.firsts.characters)}
+        # Of each token its first character as an index into these; the last index is that of tokens without text.
+        self.first_of = np.array([index[text[0]] if text else len(index) for text in texts], dtype=np.int64)
+        self._alone = CharacterTable(text for text in dict.fromkeys(texts) if len(text) == 1)
+        self._is_written: dict[str, bool] = {}  # of characters that are no token
 
     def pick(self, characters: Characters) -> str | None:
         """A character of the set, one that is a token if there is such."""
-        found = next((character for character in self._characters if character in characters), None)
-        if found is not None or characters.is_negated:
-            return found
-        some = [chr(code) for low, high in characters.ranges for code in range(low, min(high, low + 16) + 1)]
-        return next((character for character in some if self._writes(character)), None)
+        inside = self._alone.among(characters)
+        if inside.any():
+            return self._alone.characters[int(np.argmax(inside))]
+        if characters.is_negated:
+            return None
+        some = (chr(code) for low, high in characters.ranges for code in range(low, min(high, low + 16) + 1))
+        return next((character for character in islice(some, _MAX_PICKED) if self._writes(character)), None)
 
     def _writes(self, character: str) -> bool:
-        try:
-            return self.decode(self.encode(character)) == character
-        except InvalidRequestError:
-            return False
+        if character not in self._is_written:
+            if len(self._is_written) >= _MAX_KEPT:
+                self._is_written.clear()
+            try:
+                self._is_written[character] = self.decode(self.encode(character)) == character
+            except (InvalidRequestError, TokenizerError):
+                self._is_written[character] = False
+        return self._is_written[character]
 
 
 class Steps(Protocol):
@@ -69,7 +81,8 @@ class Steps(Protocol):
 class Constraint:
     """One stretch of one canvas. `ends`: tokens by which the model ends it early; `fill`: what follows then.
 
-    Raises InvalidRequestError if even the shortest text of the grammar does not fit.
+    Raises InvalidRequestError if even the shortest text of the grammar does not fit, RequestTooLargeError, in a step
+    too, if the grammar's allowance does not reach.
     """
 
     def __init__(
@@ -86,9 +99,13 @@ class Constraint:
         self._grammar, self._alphabet = grammar, alphabet
         self._ends, self._fill, self._threshold = ends, fill, threshold
         self._states = grammar.start
-        self._rests: dict[States, list[int] | None] = {}
+        self._rest_lengths: dict[States, int | None] = {}
         self._ids: list[int] = []  # written
+        self._text = ""  # the same as text, token by token
+        self._num_tried = 0  # candidates, in the step under way
         self._is_over = False  # nothing more is written; what is left over is filled
+        grammar.allow()
+        grammar.readable(grammar.start, alphabet.firsts)  # the work of the first time, while nobody waits for it
         rest = self._rest(self._states)
         if rest is None:
             raise InvalidRequestError("the tokenizer can write no text that the constraint accepts", param="segments")
@@ -102,6 +119,8 @@ class Constraint:
     def step(self, steps: Steps, plan: SequencePlan, tokens: Sequence[int]) -> SequenceResult:
         """Write one token or more; one forward, or none if all that is left is forced. tokens: the whole canvas."""
         mask_id = plan.sampling.mask_id
+        self._grammar.allow()
+        self._num_tried = 0
         places = deque(position for position in range(self.span.start, self.span.stop) if tokens[position] == mask_id)
         commits: list[Commit] = []
         self._force(places, commits)
@@ -125,21 +144,22 @@ class Constraint:
     def _force(self, places: deque[int], commits: list[Commit]) -> None:
         """Write what the grammar leaves no choice about; see whether it is over."""
         text = self._grammar.forced(self._states)
-        ids = self._alphabet.encode(text) if text else []
+        ids = self._encode(text) if text else []
         states = self._grammar.read(self._states, text)
-        rest = self._rest(states)
-        if rest is not None and len(ids) + len(rest) <= len(places):
+        rest = self._rest_length(states)
+        if rest is not None and len(ids) + rest <= len(places):
             commits += [Commit(places.popleft(), token, 1.0, 0, 0.0) for token in ids]
             self._ids += ids
+            self._text += text
             self._states = states
         self._is_over = not self._grammar.can_go_on(self._states)
 
     def _choose(self, steps: Steps, plan: SequencePlan, places: deque[int], commits: list[Commit]) -> None:
         """Write the first token by the model's logits and, with a threshold, those after it that it is sure of."""
-        rows = list(places) if self._threshold is not None else [places[0]]
+        rows = list(islice(places, MAX_TOKENS_PER_STEP if self._threshold is not None else 1))
         logits = dict(zip(rows, guided_logits(steps, plan, rows), strict=True))
         is_first = True
-        while places and not self._is_over and places[0] in logits:
+        while places and not self._is_over and places[0] in logits and (is_first or self._num_tried < _MAX_TRIED):
             row = logits[places[0]]
             log_probs = row - row.max() - np.log(np.exp(row - row.max()).sum())
             token = self._best(row, plan, places)
@@ -147,6 +167,7 @@ class Constraint:
                 rest = self._rest(self._states) or []
                 commits += [Commit(places.popleft(), each, 1.0, 0, 0.0) for each in rest]
                 self._ids += rest
+                self._text += self._grammar.shortest(self._states) or ""
                 self._is_over = True
                 return
             log_prob = float(log_probs[token])
@@ -158,16 +179,18 @@ class Constraint:
                 return
             commits.append(Commit(places.popleft(), token, float(np.exp(log_prob)), 0, log_prob))
             self._ids.append(token)
+            self._text += self._alphabet.texts[token]
             self._states = self._grammar.read(self._states, self._alphabet.texts[token])
             self._force(places, commits)
 
     def _best(self, row: NDArray[np.float64], plan: SequencePlan, places: deque[int]) -> int | None:
         """The best token, or end token, after which what is left can still be written. row: (vocabulary,)."""
         rule = plan.sampling
-        firsts = [ids for first, ids in self._alphabet.by_first.items() if self._grammar.read(self._states, first)]
+        may_begin = np.append(self._grammar.readable(self._states, self._alphabet.firsts), False)
         is_complete = self._grammar.accepts(self._states)
         ends = [token for token in self._ends if is_complete and token != rule.suppressed_token]
-        candidates = np.concatenate([*firsts, np.array(ends, dtype=np.int64)])
+        begun = np.flatnonzero(may_begin[self._alphabet.first_of])
+        candidates = np.concatenate([begun, np.array(ends, dtype=np.int64)])
         scores = row[candidates]
         if rule.temperature > 0:
             noise = np.random.Generator(np.random.Philox(key=rule.seed, counter=[plan.step, places[0], 0, 0]))
@@ -175,20 +198,33 @@ class Constraint:
         for token in candidates[np.argsort(-scores, kind="stable")].tolist():
             if token in self._ends:
                 return int(token)
-            rest = self._rest(self._grammar.read(self._states, self._alphabet.texts[token]))
-            if rest is not None and len(rest) < len(places):
+            self._num_tried += 1
+            rest = self._rest_length(self._grammar.read(self._states, self._alphabet.texts[token]))
+            if rest is not None and rest < len(places):
                 return int(token)
         return None
 
     def _rest(self, states: States) -> list[int] | None:
         """Tokens of the shortest text that completes one begun; None: it cannot be completed."""
-        if states not in self._rests:
-            text = self._grammar.shortest(states)
-            self._rests[states] = None if text is None else self._alphabet.encode(text)
-        return self._rests[states]
+        text = self._grammar.shortest(states)
+        return None if text is None else self._encode(text)
+
+    def _rest_length(self, states: States) -> int | None:
+        if states not in self._rest_lengths:
+            if len(self._rest_lengths) >= _MAX_KEPT:
+                self._rest_lengths.clear()
+            rest = self._rest(states)
+            self._rest_lengths[states] = None if rest is None else len(rest)
+        return self._rest_lengths[states]
+
+    def _encode(self, text: str) -> list[int]:
+        self._grammar.spend(_CHARACTER_WORK * len(text))
+        return self._alphabet.encode(text)
 
     def _check(self) -> None:
         text = self._alphabet.decode(self._ids)
+        if text == self._text:
+            return
         if not self._grammar.accepts(self._grammar.read(self._grammar.start, text)):
             raise TokenizerError(f"the tokenizer writes tokens in a row as another text than alone: {text[:80]!r}")
 

@@ -1,7 +1,7 @@
 """Dispatcher: between the callers of several threads and the stepper. Queues their requests, hands out results.
 
 Callers step one at a time, for all of them, so their requests run together; a caller steps until its own requests are
-done. For callers that must not step (asyncio) a thread does it, in `serve`.
+done. For callers that must not step (asyncio) a thread does it, see `start_thread`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typing import Literal, TypeVar
 
 from .config import EngineConfig
 from .errors import (
+    DeviceError,
     EngineClosedError,
     EngineStuckError,
     InternalError,
@@ -42,6 +44,7 @@ class Dispatcher:
 
     def __init__(self, config: EngineConfig, runner: Runner) -> None:
         self.is_closed = False
+        self._why_closed = "the engine is closed"
         self._runner = runner
         self._stepper = Stepper(config, runner)
         self._lock = threading.Lock()  # held over each step and each other use of the runner
@@ -50,8 +53,9 @@ class Dispatcher:
         self._max_num_queued = config.max_num_queued_reqs
         self._arrivals: deque[Job] = deque()  # submitted, and not with the stepper yet; under its queue lock
         self._mail: deque[tuple[Job, Literal["drop", "abort"]]] = deque()
-        self._work: queue.SimpleQueue[None] = queue.SimpleQueue()  # wakes `serve`
-        self._is_served = False
+        self._work: queue.SimpleQueue[None] = queue.SimpleQueue()  # wakes the thread that steps
+        self._thread: threading.Thread | None = None  # in `_serve`
+        self._end_of_thread: BaseException | None = None
 
     @property
     def num_running(self) -> int:
@@ -69,6 +73,7 @@ class Dispatcher:
     def check_health(self, stuck_after_s: float) -> None:
         """Raises EngineClosedError, or EngineStuckError if the compiled loop is overdue. Waits for nothing."""
         self.check_open()
+        self._check_served()
         call_began = self._stepper.call_began
         if call_began is not None and (spent := time.monotonic() - call_began) > stuck_after_s:
             raise EngineStuckError(
@@ -77,7 +82,7 @@ class Dispatcher:
 
     def check_open(self) -> None:
         if self.is_closed:
-            raise EngineClosedError("the engine is closed", hint="make a new Engine")
+            raise EngineClosedError(self._why_closed, hint="make a new Engine")
 
     # ---------------------------------------------------------------- the lock and the mail
 
@@ -153,18 +158,27 @@ class Dispatcher:
                 hint="a shorter canvas, or a larger memory_limit; guidance takes twice as much",
             )
 
-    def submit(self, job: Job) -> None:
-        """Queue a job. Raises QueueFullError, EngineClosedError, InvalidRequestError for an id that is in use."""
+    def check_room(self, num_samples: int = 1) -> None:
+        """Raises QueueFullError if there is no place for so many now."""
+        waiting = self.num_waiting
+        if waiting + num_samples > self._max_num_queued:
+            raise QueueFullError(
+                f"{waiting} requests wait, and {self._max_num_queued} may (max_num_queued_reqs)",
+                hint="try again when some have ended",
+            )
+
+    def submit(self, job: Job, *, to_thread: bool = False) -> None:
+        """Queue a job. Raises QueueFullError, EngineClosedError, InvalidRequestError for an id that is in use.
+
+        `to_thread`: the caller will not step. Raises InternalError if the thread is gone that does.
+        """
         with self._stepper.queue_lock:
             self.check_open()
+            if to_thread:
+                self._check_served()
             if job.request_id in self._stepper.jobs:
                 raise InvalidRequestError(f"request_id: {job.request_id!r} is in use", param="request_id")
-            waiting = self.num_waiting
-            if waiting + len(job.sources) > self._max_num_queued:
-                raise QueueFullError(
-                    f"{waiting} requests wait, and {self._max_num_queued} may (max_num_queued_reqs)",
-                    hint="try again when some have ended",
-                )
+            self.check_room(len(job.sources))
             self._stepper.jobs[job.request_id] = job
             self._arrivals.append(job)
         self._wake()
@@ -179,7 +193,7 @@ class Dispatcher:
         try:
             while True:
                 under_way = [job for job in under_way if not job.is_done]
-                self._top_up(waiting, under_way, is_first=len(waiting) == len(jobs))
+                self.top_up(waiting, under_way, is_first=len(waiting) == len(jobs))
                 if not under_way and not waiting:
                     return
                 with self.in_turn():
@@ -189,10 +203,14 @@ class Dispatcher:
             for job in jobs:
                 self.drop(job)
 
-    def _top_up(self, waiting: deque[Job], under_way: list[Job], *, is_first: bool) -> None:
+    def top_up(self, waiting: deque[Job], under_way: list[Job], *, is_first: bool, to_thread: bool = False) -> None:
+        """Queue some of those that wait for it. Raises QueueFullError if there is no place for the first of all."""
         while waiting and len(under_way) < 2 * self._max_num_seqs:
+            if waiting[0].deadline <= time.monotonic():  # nobody else has it yet
+                _end_in_time(waiting.popleft())
+                continue
             try:
-                self.submit(waiting[0])
+                self.submit(waiting[0], to_thread=to_thread)
             except QueueFullError:
                 if is_first and not under_way:
                     raise
@@ -236,26 +254,94 @@ class Dispatcher:
 
     # ---------------------------------------------------------------- a thread that steps
 
-    def serve(self) -> None:
-        """Step whenever there is something to do, until the engine is closed."""
-        self._is_served = True
-        while not self.is_closed:
-            self._work.get()
-            while self._stepper.jobs and not self.is_closed:
-                with self.in_turn():
-                    if self.is_closed:
-                        return
-                    try:
-                        self._step()
-                    except Exception as error:  # a bug of ours; those who wait must hear of it
-                        for job in list(self._stepper.jobs.values()):
-                            fault = InternalError(f"a step failed: {error!r}"[:500])
-                            fault.__cause__ = error
-                            self._stepper.fail(job, fault)
+    def start_thread(self) -> threading.Thread:
+        """Have a thread step whenever there is something to do, until the engine is closed or nobody has it any more.
+
+        Raises DeviceError if it cannot be started.
+        """
+        # A daemon: the interpreter closes engines at exit, and does not wait for this thread before it.
+        work = self._work  # not self, which would live as long as the thread
+        whose = weakref.ref(self, lambda _: work.put(None))
+        thread = threading.Thread(target=_serve, args=(whose, work), name="llada-rt", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise DeviceError(
+                f"the thread that steps cannot be started: {error}", hint="a higher limit on threads or memory"
+            ) from error
+        self._thread = thread
+        return thread
+
+    def serve_all(self) -> bool:
+        """Step until there is nothing to do. False: the engine is closed."""
+        while self._stepper.jobs and not self.is_closed:
+            with self.in_turn():
+                if self.is_closed:
+                    break
+                try:
+                    self._step()
+                except (KeyboardInterrupt, SystemExit):
+                    raise
+                except BaseException as error:  # a bug of ours or a panic below; those who wait must hear of it
+                    self._fail_all(f"a step failed: {error!r}", error)
+        return not self.is_closed
+
+    def end_service(self, error: BaseException) -> None:
+        """The thread ends with an error: whoever waits for it hears of that, and so do those to come."""
+        with self._stepper.queue_lock:
+            self._end_of_thread = error
+        has_lock = self._lock.acquire(timeout=1.0)
+        try:
+            self._fail_all(f"the thread that steps has ended: {error!r}", error)
+        finally:
+            if has_lock:
+                self._lock.release()
+
+    def _fail_all(self, message: str, cause: BaseException) -> None:
+        for job in list(self._stepper.jobs.values()):
+            fault = InternalError(message[:500])
+            fault.__cause__ = cause
+            self._stepper.fail(job, fault)
+
+    def _check_served(self) -> None:
+        """Raises InternalError if there was a thread that steps and it is gone."""
+        if self._end_of_thread is not None:
+            raise InternalError(
+                f"the thread that steps has ended: {self._end_of_thread!r}"[:500], hint="make a new AsyncEngine"
+            ) from self._end_of_thread
+        if self._thread is not None and not self._thread.is_alive():
+            raise InternalError(
+                "the thread that steps is gone", hint="make an AsyncEngine after a fork, in the process that uses it"
+            )
 
     def _wake(self) -> None:
-        if self._is_served:
+        if self._thread is not None:
             self._work.put(None)  # the one way to wake a thread that the garbage collector may take too
+
+    def forked(self) -> None:
+        """In the child of a fork: the other threads of the parent are gone, and so are those who would give locks back.
+
+        What was under way is the parent's. An engine that a fork has met in the middle of a step cannot be used, nor
+        closed or freed: the compiled module may wait for a thread that is not there.
+        """
+        is_torn = self._lock.locked()
+        self._lock, self._turn = threading.Lock(), threading.Lock()
+        self._stepper.queue_lock = threading.RLock()
+        self._mail.clear()
+        self._arrivals.clear()
+        if self.is_closed:
+            return
+        if is_torn:
+            self.is_closed = True
+            self._why_closed = "the engine is the parent process's, which was in the middle of a step when it forked"
+            self._runner.keep_for_ever()
+        for job in list(self._stepper.jobs.values()):
+            job.notify = None  # the event loop is the parent's
+            fault = EngineClosedError("the request was under way when the process forked: it is the parent's")
+            if is_torn:
+                job.error = fault
+            else:
+                self._stepper.fail(job, fault)
 
     def close(self) -> None:
         """End what is under way with EngineClosedError, and free the model. Closing twice does nothing."""
@@ -269,3 +355,24 @@ class Dispatcher:
             for job in list(self._stepper.jobs.values()):
                 self._stepper.fail(job, EngineClosedError("the engine was closed while the request was running"))
             self._runner.close()
+
+
+def _end_in_time(job: Job) -> None:
+    try:
+        job.end("timeout")
+    except Exception as error:
+        job.error = error
+
+
+def _serve(whose: weakref.ref[Dispatcher], work: queue.SimpleQueue[None]) -> None:
+    """What the thread does that steps. While there is nothing to do it holds nothing that it could keep from an end."""
+    try:
+        while True:
+            work.get()
+            dispatcher = whose()
+            if dispatcher is None or not dispatcher.serve_all():
+                return
+            del dispatcher
+    except BaseException as error:
+        if (left := whose()) is not None:
+            left.end_service(error)

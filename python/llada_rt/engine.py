@@ -32,8 +32,17 @@ from .score import ScoredDraw, draw_noise, guide_of, replay_noise
 from .template import variants
 from .tokenizer import Tokenizer
 
+_OWN_NAMES = "unnamed:"  # requests without a name get one that no caller can have taken
 # Engines to close at exit: a daemon thread must not be inside the compiled loop when the interpreter is taken down.
 _open_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for engine in list(_open_engines):
+        engine._dispatcher.forked()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 @atexit.register
@@ -248,8 +257,13 @@ class Engine:
 
         `denoise`: a StepEvent for each step, with what it committed. `append`: a TextEvent whenever there is text that
         can no longer change, that is before the first mask, and not possibly part of a character or of a stop.
+
+        Raises as `generate` does, QueueFullError too if the queue is full now. The request is queued when the first
+        event is asked for; if the queue has filled by then, that raises.
         """
-        return self._dispatcher.events(self._stream_job(prompt, params, mode, request_id))
+        job = self._stream_job(prompt, params, mode, request_id)
+        self._dispatcher.check_room(len(job.sources))
+        return self._dispatcher.events(job)
 
     def abort(self, request_id: str) -> bool:
         """End a request as it is: its call returns what text there is, with finish_reason "abort". False: there is
@@ -359,9 +373,18 @@ class Engine:
     def _stream_job(
         self, prompt: object, params: SamplingParams | None, mode: StreamMode, request_id: str | None
     ) -> GenerateJob:
+        (chosen,) = self._check_stream(params, mode, request_id)
+        return self._generate_job(prompt, chosen, request_id, mode)
+
+    def _check_stream(
+        self, params: SamplingParams | None, mode: StreamMode, request_id: str | None
+    ) -> list[SamplingParams]:
+        """What can be seen of a stream without reading its prompt."""
+        self._dispatcher.check_open()
         if mode not in get_args(StreamMode):
             raise InvalidRequestError(f"mode: expected append or denoise, got {mode!r}", param="mode")
-        return self._generate_job(prompt, self._params_of(params, 1)[0], request_id, mode)
+        self._check_name(request_id)
+        return self._params_of(params, 1)
 
     def _generate_job(
         self, prompt: object, params: SamplingParams, request_id: str | None, stream: StreamMode | None = None
@@ -418,12 +441,22 @@ class Engine:
 
     def _name(self, request_id: str | None) -> str:
         if request_id is None:
-            return f"request-{next(self._counter)}"
+            return f"{_OWN_NAMES}{next(self._counter)}"
+        self._check_name(request_id)
+        return request_id
+
+    def _check_name(self, request_id: str | None) -> None:
+        if request_id is None:
+            return
         if not isinstance(request_id, str) or not 1 <= len(request_id) <= 256:
             raise InvalidRequestError(
                 f"request_id: expected a text of 1 to 256 characters, got {str(request_id)[:40]!r}", param="request_id"
             )
-        return request_id
+        if request_id.startswith(_OWN_NAMES):
+            raise InvalidRequestError(
+                f"request_id: names that begin with {_OWN_NAMES!r} are the engine's own, got {request_id[:40]!r}",
+                param="request_id",
+            )
 
 
 def _one(request_id: str | None) -> list[str] | None:

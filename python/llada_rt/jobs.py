@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as SequenceOf
+from dataclasses import replace
 from typing import Literal
 
 from .errors import RequestCancelledError
@@ -91,6 +92,7 @@ class Sample:
         self.sequence = sequence
         self.transcript = transcript
         self.completion: CompletionOutput | None = None
+        self.cut: FinishReason | None = None  # what ended it before its canvas was full
         self.fit = -math.inf  # of a filled template, beside those with holes of other lengths
 
 
@@ -251,6 +253,7 @@ class GenerateJob(Job):
         ids = response if sequence.is_finished else self._settled(sequence)
         transcript.update(ids, is_complete=True)
         finish: FinishReason = reason or "length"
+        sample.cut = reason
         open_from = _open_from(sample.request)
         if transcript.is_ended or (open_from is not None and self._ends(ids[open_from:])):
             finish = "stop"
@@ -291,9 +294,16 @@ class GenerateJob(Job):
         return math.fsum(log_probs) / len(log_probs)
 
     def _fittest(self, index: int) -> CompletionOutput:
-        """The completion of a sample; of templates that fit alike the first."""
-        fittest = max((each for each in self._samples.values() if each.index == index), key=lambda each: each.fit)
+        """The completion of a sample; of templates that fit alike the first.
+
+        If another was cut short, nobody knows whether that would have fitted better: the sample was cut short too.
+        """
+        those = [each for each in self._samples.values() if each.index == index]
+        fittest = max(those, key=lambda each: each.fit)
         assert fittest.completion is not None
+        cut = next((each.cut for each in those if each.cut is not None), None)
+        if len(those) > 1 and cut is not None:
+            return replace(fittest.completion, finish_reason=cut)
         return fittest.completion
 
     def _holes(self, sample: Sample) -> list[FilledHole] | None:

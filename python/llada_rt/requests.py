@@ -23,9 +23,10 @@ from .params import SamplingParams
 from .plan import SamplingRule, Span
 from .scheduler import Sequence
 from .template import Hole, Template, read_template
-from .tokenizer import Tokenizer
+from .tokenizer import Tokenizer, check_messages
 
 # A prompt is text, token ids, or a mapping with one of prompt, prompt_token_ids, messages, and/or segments.
+MIN_LONGEST_TOKEN = 32  # characters; a tokenizer may leave some out, spaces for one
 _ANSWERS = ("segments", "suffix", "pinned", "open_end")
 Prompt = str | SequenceOf[int] | Mapping[str, Any]
 Segments = SequenceOf[str | int | SequenceOf[int] | Hole | Mapping[str, Any]]
@@ -97,7 +98,9 @@ class RequestReader:
                 param="prompt",
             )
         if "messages" in prompt:
-            return None, self.need_tokenizer().apply_chat_template(prompt["messages"]), prompt
+            messages = check_messages(prompt["messages"])
+            self._check_characters(sum(len(message["content"]) for message in messages), "messages")
+            return None, self._encode(self.need_tokenizer().render_chat(messages), "messages"), prompt
         if "prompt" in prompt:
             if not isinstance(prompt["prompt"], str):
                 raise InvalidRequestError(
@@ -218,8 +221,22 @@ class RequestReader:
     def ids_of(self, value: object, name: str) -> list[int]:
         """Ids of text or of ids."""
         if isinstance(value, str):
-            return self.check_ids(self.need_tokenizer().encode(value), name)
+            return self.check_ids(self._encode(value, name), name)
         return self.check_ids(value, name)
+
+    def _encode(self, text: str, name: str) -> list[int]:
+        self._check_characters(len(text), name)
+        return self.need_tokenizer().encode(text)
+
+    def _check_characters(self, count: int, name: str) -> None:
+        """Whether the context could hold them, were all tokens as long as the longest. Encoding takes time, memory."""
+        most = self.max_length * max(self.need_tokenizer().longest_token, MIN_LONGEST_TOKEN)
+        if count > most:
+            raise ContextLengthError(
+                f"{name}: {count} characters are more than the {most} that the {self.max_length} tokens of the model's "
+                "context can hold",
+                param=name,
+            )
 
     def check_ids(self, value: object, name: str) -> list[int]:
         """Token ids as a list, each in the vocabulary; not more than the context holds."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -218,6 +219,10 @@ class Runner:
         """
         packed = np.array([(q.start, q.stop, q.visible) for q in spans], dtype=self._span_dtype)
         return self._runtime.logits(slot, packed, np.asarray(positions, dtype=np.int32))
+
+    def keep_for_ever(self) -> None:
+        """Never free it, not even when the interpreter ends."""
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._runtime))
 
     def close(self) -> None:
         """Free the weights and every slot."""

@@ -268,6 +268,7 @@ class Scheduler:
         self._num_seated = 0
         self._draw_rows = 0  # of the running draws
         self._round = 0
+        self._served_before: dict[Member, int] = {}  # of the last plan
 
     @property
     def num_waiting(self) -> int:
@@ -353,9 +354,14 @@ class Scheduler:
             max_steps = alike
             chosen.append((member, plan))
         self._round += 1
+        self._served_before = {member: member.last_served for member, _ in chosen}
         for member, _ in chosen:
             member.last_served = self._round
         return StepPlan(tuple(plan for _, plan in chosen), max_steps)
+
+    def postpone(self, member: Member) -> None:
+        """It was in the last plan and has not been run: it keeps the place it had among those that wait."""
+        member.last_served = self._served_before[member]
 
     def settle(self, member: Member, outcome: SequenceResult) -> bool:
         """Give a running one its part of a result. True: it is finished by it, and has left."""

@@ -150,7 +150,13 @@ class Stepper:
         members = self._scheduler.of(plan)
         constrained = [(row, m) for row, m in zip(plan.sequences, members, strict=True) if m.constraint is not None]
         if constrained:
-            pairs = [pair for row, member in constrained for pair in self._run_constrained(row, member)]
+            pairs: list[tuple[Member, SequenceResult]] = []
+            began = time.monotonic()
+            for row, member in constrained:
+                if time.monotonic() - began < _CALL_SECONDS:
+                    pairs += self._run_constrained(row, member)
+                else:
+                    self._scheduler.postpone(member)
             others = tuple(row for row in plan.sequences if all(row is not each for each, _ in constrained))
             return pairs + (self._run(StepPlan(others, 1)) if others else [])
         try:

@@ -71,6 +71,7 @@ def check_rule(regex: object, choice: object) -> None:
         raise InvalidRequestError(f"regex: expected text, and no choice beside it, got {regex!r:.40}", param="regex")
     if not isinstance(choice, (list, tuple)) or not all(isinstance(text, str) and text for text in choice):
         raise InvalidRequestError(f"choice: expected a list of texts, got {choice!r:.40}", param="choice")
+    regex_of(choice)  # raises if there are too many to make an expression of
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import tokenizers
 
 MAX_TOKENIZER_BYTES = 256 * 1024 * 1024
+_LONG_CHARS = 10_000  # only a batch, of one too, is encoded without the lock of the interpreter
 ROLES = ("system", "user", "assistant")
 
 
@@ -28,6 +29,7 @@ class Tokenizer:
         self._backend.no_padding()
         self._backend.no_truncation()
         self._is_incremental = _is_incremental(json.loads(data).get("decoder"))
+        self.longest_token = max(map(len, self._backend.get_vocab(with_added_tokens=True)), default=1)
         self._config = read_json(folder, "tokenizer_config.json")
         self._template_source = self._find_template(folder)
         self._template: ChatTemplate | None = None
@@ -62,13 +64,20 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         try:
+            if len(text) > _LONG_CHARS:
+                return list(self._backend.encode_batch([text], add_special_tokens=False)[0].ids)
             return list(self._backend.encode(text, add_special_tokens=False).ids)
         except Exception as error:
             raise InvalidRequestError(f"the text cannot be encoded: {str(error)[:200]}", param="prompt") from error
+        except BaseException as error:
+            raise _of_panic(error) from error
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Text of the ids; ids that the tokenizer does not know (a head may have more rows) leave nothing."""
-        return str(self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens))
+        try:
+            return str(self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens))
+        except BaseException as error:
+            raise _of_panic(error) from error
 
     @property
     def is_incremental(self) -> bool:
@@ -144,6 +153,13 @@ def _load(data: bytes) -> tokenizers.Tokenizer:
         raise
     except BaseException as error:  # its Rust half may panic, which is no Exception
         raise TokenizerError(f"tokenizer.json cannot be loaded: {str(error)[:200]}") from error
+
+
+def _of_panic(error: BaseException) -> BaseException:
+    """A panic of the tokenizer's Rust half, which is no Exception, as one; everything else as it is."""
+    if type(error).__name__ != "PanicException":
+        return error
+    return TokenizerError(f"the tokenizer failed: {str(error)[:200]}")
 
 
 def check_messages(messages: object) -> list[dict[str, str]]:

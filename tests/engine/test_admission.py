@@ -1,15 +1,18 @@
 """What is admitted, what waits, what is refused: K/V memory, the queue, faults, and a loop that does not come back."""
 
+import asyncio
 import threading
 import time
 
 import pytest
 
 from llada_rt import (
+    AsyncEngine,
     ConfigError,
     Engine,
     EngineClosedError,
     EngineStuckError,
+    InvalidRequestError,
     OutOfMemoryError,
     QueueFullError,
     RequestTooLargeError,
@@ -112,6 +115,50 @@ def test_the_queue_is_bounded(engine: Engine):
         check_idle(small)
         prompts = [[n] for n in range(20)]  # a call with many prompts queues them as there is room
         assert tokens(small.generate(prompts, PARAMS)) == tokens(engine.generate(prompts, PARAMS))
+
+
+def test_names_that_callers_choose_never_meet_those_that_they_do_not(engine: Engine):
+    first = engine.generate([1], PARAMS)[0].request_id
+    for taken in (first, "unnamed:7"):
+        for call in (
+            lambda name: engine.generate([[1]], PARAMS, request_ids=[name]),
+            lambda name: engine.stream([1], PARAMS, request_id=name),
+            lambda name: engine.score([1], [2], request_id=name),
+        ):
+            with pytest.raises(InvalidRequestError, match="the engine's own"):
+                call(taken)
+    named = [
+        engine.stream([1], PARAMS, request_id=f"{begin}{n}") for n in range(20) for begin in ("request-", "", "a:")
+    ]
+    firsts = [next(stream) for stream in named]
+    assert len({event.request_id for event in firsts}) == 60
+    for _ in range(30):
+        assert engine.generate([[1], [2]], PARAMS)
+    for stream in named:
+        stream.close()
+
+
+@pytest.mark.parametrize("kind", [Engine, AsyncEngine])
+def test_a_deadline_holds_for_those_that_wait_for_a_place(kind):
+    """Of one call with many prompts the last are not even queued when their time is over, whoever else is served."""
+    engine = kind(CHECKPOINT, **SMALL, max_num_seqs=1, max_num_queued_reqs=2)
+    runner = (engine if kind is Engine else engine.engine)._runner
+    denoise = runner.denoise
+    runner.denoise = lambda plan: (time.sleep(0.1), denoise(plan))[1]
+    prompts, params = [[n] for n in range(60)], PARAMS.replace(timeout_s=0.3)
+    company = PARAMS.replace(gen_length=100, block_length=1, eos_early_stop=False, stop_token_ids=[0])  # step by step
+    steps = (engine if kind is Engine else engine.engine).generate
+    other = threading.Thread(target=steps, args=([[1]], company), kwargs={"request_ids": ["company"]})
+    other.start()
+    while not engine.stats().num_running:
+        time.sleep(0.001)
+    began = time.monotonic()
+    outputs = engine.generate(prompts, params) if kind is Engine else asyncio.run(engine.generate(prompts, params))
+    assert time.monotonic() - began < 2
+    assert [output.outputs[0].finish_reason for output in outputs[-50:]] == ["timeout"] * 50
+    engine.abort("company")
+    other.join()
+    engine.close() if kind is Engine else asyncio.run(engine.close())
 
 
 def queue_without_stepping(engine, stream):

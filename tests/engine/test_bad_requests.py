@@ -282,3 +282,33 @@ def test_an_engine_used_from_its_own_callbacks(engine: Engine):
             engine.forward([1])
             assert engine.abort("outer")
     assert event.output.outputs[0].finish_reason == "abort"
+
+
+def test_text_that_the_context_can_never_hold_is_not_even_encoded(speaker: Engine, monkeypatch):
+    """Encoding takes some microseconds and 300 bytes a character; what is too long by far is known without."""
+
+    def encode(*args, **kwargs):
+        raise AssertionError("encoded")
+
+    huge = "a" * (CONTEXT * 32 + 1)
+    calls = [
+        lambda: speaker.generate(huge),
+        lambda: speaker.generate({"prompt": huge}),
+        lambda: speaker.generate({"messages": [{"role": "user", "content": huge}]}),
+        lambda: speaker.chat([{"role": "user", "content": huge[:4000]}, {"role": "user", "content": huge[:4000]}]),
+        lambda: speaker.stream(huge),
+        lambda: speaker.score(huge, [1]),
+        lambda: speaker.score([1], huge),
+        lambda: speaker.infill([huge, 3]),
+        lambda: speaker.fill_middle([1], huge),
+    ]
+    with monkeypatch.context() as patch:
+        patch.setattr(speaker.tokenizer, "encode", encode)
+        patch.setattr(speaker.tokenizer, "render_chat", encode)
+        for call in calls:
+            with pytest.raises(ContextLengthError, match="characters are more than the 4096 that the 128 tokens"):
+                call()
+        with pytest.raises(InvalidRequestError, match="at most 4096 characters in all"):
+            speaker.infill(["a", {"choice": [huge]}])
+    with pytest.raises(ContextLengthError, match="4096 tokens are more than the 128"):
+        speaker.generate(huge[:-1])

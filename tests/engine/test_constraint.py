@@ -2,14 +2,17 @@
 
 import json
 import re
+import time
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llada_rt import Engine, Hole, InvalidRequestError, SamplingParams, TokenizerError
+from llada_rt import Engine, Hole, InvalidRequestError, RequestTooLargeError, SamplingParams, TokenizerError
 from llada_rt.caches import CACHES
+from llada_rt.constraint import Constraint
+from llada_rt.grammar import Grammar
 from tests.data.make_goldens import IDS
 from tests.engine.conftest import check_idle
 from tests.tolerance import CONFIDENCE
@@ -138,7 +141,72 @@ def test_samples_and_audit(speaker: Engine):
     assert audited.audit.num_steps > 0
 
 
+@pytest.mark.parametrize("threshold", [None, 0.001])
+@pytest.mark.parametrize("regex", ["(.?){4000}", "(.*){3000}", "(x|(.?){2000}y)", "(?:[^a]?[^b]?[^c]?[^d]?){200}"])
+def test_a_hostile_expression_holds_nobody_up(regex, threshold):
+    """Its steps are as short as others, its deadline holds, and its neighbour is answered."""
+    params = SamplingParams(preset="quality", gen_length=64, regex=regex, threshold=threshold, timeout_s=1)
+    with Engine(threads=1) as demo:
+        demo.generate("床", params.replace(regex=".", threshold=None))  # the alphabet is made
+        stepper, longest = demo._dispatcher._stepper, 0.0
+        step = stepper.step
+
+        def timed():
+            nonlocal longest
+            began = time.thread_time()
+            step()
+            longest = max(longest, time.thread_time() - began)
+
+        stepper.step = timed
+        began = time.thread_time()
+        outputs = demo.generate(["床", "前"], [params, params.replace(regex=None, gen_length=8)])
+        assert time.thread_time() - began < 3
+        assert longest < 0.6, longest
+        assert len(outputs) == 2
+
+
+def test_an_allowance_that_does_not_reach_ends_its_request_only(speaker: Engine, monkeypatch):
+    allow = Grammar.allow
+    monkeypatch.setattr(Grammar, "allow", lambda grammar: allow(grammar, 150))
+    others = BASE.replace(regex=None)
+    results = []
+    for event in speaker.stream("abc", BASE.replace(regex="[0-9]{2}")):
+        results.append(event)
+    assert results[-1].finished
+    with pytest.raises(RequestTooLargeError, match="within 150 steps"):
+        speaker.generate("abc", BASE.replace(regex="(.?){200}"))
+    assert speaker.generate("abc", others)
+
+
+def test_many_slow_constraints_share_a_step_by_time(speaker: Engine, monkeypatch):
+    """None is left out for ever, and a step ends in time for the deadlines and callers of others."""
+    step, turns = Constraint.step, []
+
+    def slow(constraint, *args):
+        time.sleep(0.12)
+        turns.append(constraint)
+        return step(constraint, *args)
+
+    monkeypatch.setattr(Constraint, "step", slow)
+    stepper, longest = speaker._dispatcher._stepper, 0.0
+    whole = stepper.step
+
+    def timed():
+        nonlocal longest
+        began = time.monotonic()
+        whole()
+        longest = max(longest, time.monotonic() - began)
+
+    monkeypatch.setattr(stepper, "step", timed)
+    params = BASE.replace(gen_length=3, block_length=3, regex="[a-z]{3}")
+    outputs = speaker.generate(["abc"] * 6, params)
+    assert all(re.fullmatch("[a-z]{3}", output.text) for output in outputs)
+    assert longest < 0.7, longest  # two of six, and the machine may be busy
+    assert {turns[:6].count(each) for each in turns[:6]} == {1}
+
+
 REFUSED = [
+    ({"choice": ["a" * 5000]}, "at most 4096 characters in all, got 5000"),
     ({"regex": "a{13}"}, "takes 13 tokens"),
     ({"choice": ["much too long for it"]}, "takes 20 tokens"),
     ({"regex": "é+"}, "can write no text"),

@@ -354,3 +354,42 @@ def test_any_template(engine: Engine, segments, cache, order, open_end):
         assert IDS.mask not in hole.token_ids
         at += len(hole.token_ids)
     assert len(tokens) == at if not open_end else at <= len(tokens) <= at + 12
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_a_bounded_hole_cut_short_says_so(engine: Engine, samples):
+    """As long as a length is missing, nobody knows the best filling, whatever the others are."""
+    segments, params = [[1, 2], Hole((1, 6)), [3, 4]], QUALITY.replace(n=samples, seed=1)
+    best = engine.infill(segments, params)
+    assert {each.finish_reason for each in best.outputs} == {"length"}
+    reasons = []
+    for most in range(1, 8):
+        output = engine.infill(segments, params.replace(max_nfe=most))
+        reasons.append(output.outputs[0].finish_reason)
+        if reasons[-1] == "length":
+            assert output.outputs[0].token_ids == best.outputs[0].token_ids
+    assert reasons == ["max_nfe"] * 5 + ["length"] * 2
+    for name, end in (("abort", lambda: engine.abort("holes")), ("timeout", lambda: set_deadline(engine, "holes"))):
+        for step in range(1, 6):
+            with pytest.MonkeyPatch.context() as patch:
+                denoise, calls = engine._runner.denoise, []
+
+                def counted(plan, denoise=denoise, calls=calls, step=step, end=end):
+                    calls.append(None)
+                    if len(calls) == step:
+                        end()
+                    return denoise(plan)
+
+                patch.setattr(engine._runner, "denoise", counted)
+                (output,) = engine.generate([{"segments": segments}], params, request_ids=["holes"])
+            cut = [each.finish_reason for each in output.outputs]
+            assert set(cut) <= {name, "length"}
+            if step <= 2:
+                assert name in cut
+    open_end = engine.generate({"segments": [[1], Hole((1, 6)), [2]], "open_end": True}, QUALITY.replace(max_nfe=2))
+    assert open_end[0].outputs[0].finish_reason == "max_nfe"
+    assert engine.num_open_slots == 0
+
+
+def set_deadline(engine: Engine, name: str) -> None:
+    engine._dispatcher._stepper.jobs[name].deadline = 0.0

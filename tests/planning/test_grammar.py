@@ -1,14 +1,16 @@
 """Grammar: the same texts as Python's re accepts, in size linear in the expression."""
 
+import contextlib
 import re
 import time
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llada_rt.errors import InvalidRequestError
-from llada_rt.grammar import Characters, Grammar, regex_of
+from llada_rt.errors import InvalidRequestError, RequestTooLargeError
+from llada_rt.grammar import Characters, CharacterTable, Grammar, regex_of
 
 ALPHABET = "ab01 -_.,é\n一"
 REGEXES = [
@@ -103,9 +105,116 @@ def test_no_expression_takes_long(regex):
     assert time.process_time() - began < 5
 
 
+HAN = [chr(code) for code in range(0x4E00, 0x4E00 + 1000)]
+ASCII = [*map(chr, range(ord("a"), ord("z"))), *map(chr, range(ord("A"), ord("Z")))]
+HOSTILE = [  # within the bounds, and as bad as these let it be
+    "(.?){4000}",
+    "(.*){3000}",
+    ".{1,9000}",
+    "(.?){1000}(a?){2000}",
+    "(?:" + "".join(f"[^{c}]?" for c in HAN[:600]) + "){4}",
+    "(x|(?:" + "".join(f"[^{c}]?" for c in ASCII) + "){30}.{60})",
+    "([" + "".join(HAN) + "]?){3000}",
+    "(" + "|".join(HAN) + ")*",
+    "".join(f"[{c}]?" for c in HAN),
+    r"(\w?\W?\d?\D?\s?\S?){500}",
+    "((|)*){3000}",
+    "(a|b)*a(a|b){3000}",
+    "(.{0,40}){100}a{2000}",
+    "(|||||||||||){1000}",
+    "".join(f"[{chr(0xE000 + n)}-{chr(0xE010 + n)}]?" for n in range(0, 1360, 2)),
+]
+ENDLESS = [
+    "(){4000000000}",
+    "((((){9999}){9999}){9999}){9999}",
+    "(?:(){60000}a){999}",
+    "(?:){4000000000}",
+    "(a{0}){4000000000}",
+    "(?:(?:){0,4000000000})*",
+    "(|){4000000000}",
+    "(a{4294967294}){4294967294}",
+    "(" * 49 + "a" + "){4294967294}" * 49,
+    "(.?){6000}",
+]
+
+
+@pytest.mark.parametrize("regex", HOSTILE, ids=lambda regex: regex[:20])
+def test_no_expression_is_slow_or_large(regex):
+    """Made, asked about every character, read for some: a second and some megabytes, or it says what it lacks."""
+    table = CharacterTable([*map(chr, range(32, 127)), *map(chr, range(0x4E00, 0x4E00 + 4000))])
+    tracemalloc.start()
+    try:
+        began = time.process_time()
+        grammar = Grammar(regex, pick)
+        states = grammar.start
+        for character in "abab":
+            grammar.allow()
+            may = grammar.readable(states, table)
+            assert len(may) == len(table.characters)
+            grammar.shortest(states)
+            with contextlib.suppress(RequestTooLargeError):
+                grammar.forced(states)
+            grammar.allow()
+            states = grammar.read(states, character)
+        assert time.process_time() - began < 10  # a tenth of it without tracemalloc
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 40 * 2**20, peak
+
+
+@pytest.mark.parametrize("regex", ENDLESS, ids=lambda regex: regex[:20])
+def test_what_would_take_for_ever_is_refused_at_once(regex):
+    began = time.process_time()
+    with pytest.raises(InvalidRequestError, match=r"at most 20000 steps when written out, got [0-9m]"):
+        Grammar(regex, pick)
+    assert time.process_time() - began < 1
+
+
+def test_beyond_its_allowance_it_says_so_and_goes_on_with_the_next():
+    grammar = Grammar("(.?){1000}", pick)
+    grammar.allow(100)
+    with pytest.raises(RequestTooLargeError, match=r"within 100 steps, and this takes \d+ or more"):
+        grammar.read(grammar.start, "a")
+    grammar.allow()
+    assert grammar.accepts(grammar.read(grammar.start, "a"))
+    began = time.process_time()
+    grammar = Grammar("(aa?){3000}", pick)  # each of 3000 characters that must come reads from more places
+    with pytest.raises(RequestTooLargeError):
+        grammar.forced(grammar.start)
+    assert time.process_time() - began < 3
+
+
+@settings(max_examples=200, deadline=None)
+@given(regex=st.sampled_from(REGEXES), text=st.text(alphabet=ALPHABET, max_size=5))
+def test_which_characters_may_come_next(regex, text):
+    grammar = Grammar(regex, pick)
+    table = CharacterTable(ALPHABET)
+    states = grammar.read(grammar.start, text)
+    may = grammar.readable(states, table).tolist()
+    assert may == [bool(grammar.read(states, character)) for character in ALPHABET]
+    assert grammar.can_go_on(states) >= any(may)
+
+
+@given(low=st.sampled_from("a0一"), more=st.integers(0, 30), negated=st.booleans(), category=st.booleans())
+def test_a_table_asks_as_in_does(low, more, negated, category):
+    characters = Characters(
+        ((ord(low), ord(low) + more),), (("CATEGORY_DIGIT", False),) if category else (), is_negated=negated
+    )
+    assert CharacterTable(ALPHABET).among(characters).tolist() == [each in characters for each in ALPHABET]
+
+
+def test_a_node_may_read_and_go_on_without_reading():
+    grammar = Grammar("(ab?)*", pick)
+    assert grammar.shortest(grammar.start) == ""
+    assert grammar.shortest(grammar.read(grammar.start, "a")) == ""
+    assert Grammar("(ab?)*b0", pick).shortest(Grammar("(ab?)*b0", pick).start) == "b0"
+
+
 @pytest.mark.parametrize(
     ("regex", "words"),
     [
+        ("(" * 101 + "a" + ")*" * 101, "at most 100 groups"),
         ("(a", "missing"),
         ("[", "unterminated"),
         ("*", "nothing to repeat"),
