@@ -13,10 +13,12 @@ WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that the index names, or the one file where there is no index."""
+    """The one file, or those that the index names; both may be there: an index that does not name the file is old."""
     index, single = folder / INDEX_FILE, folder / WEIGHTS_FILE
     if index.is_file():
         shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        if single.is_file() and WEIGHTS_FILE not in shards:
+            return [single]
         if absent := [name for name in shards if not (folder / name).is_file()]:
             raise FileNotFoundError(f"{index}: expected {len(shards)} files, of which {absent} are missing")
         return [folder / name for name in shards]

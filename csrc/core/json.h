@@ -19,6 +19,7 @@ class Json {
 
   Type type() const { return type_; }
   bool is_null() const { return type_ == Type::kNull; }
+  bool is_array() const { return type_ == Type::kArray; }
 
   // Each throws ModelFormatError naming `where`, the expected type and what came.
   bool as_bool(const std::string& where) const;

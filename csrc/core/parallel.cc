@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <system_error>
 #include <utility>
 
 #include "core/check.h"
@@ -69,14 +70,26 @@ ThreadPool::ThreadPool(int num_threads)
       threads_(std::make_unique<std::vector<std::thread>>()),
       shares_(std::make_unique<Share[]>(static_cast<std::size_t>(num_threads_))) {
   scratch_.resize(static_cast<std::size_t>(num_threads_));
-  for (int worker = 1; worker < num_threads_; ++worker) threads_->emplace_back([this, worker] { work(worker); });
+  threads_->reserve(static_cast<std::size_t>(num_threads_));
+  for (int worker = 1; worker < num_threads_; ++worker) {
+    try {
+      threads_->emplace_back([this, worker] { work(worker); });
+    } catch (const std::system_error& error) {
+      stop();
+      fail(ErrorKind::kDevice, "threads: expected to start ", num_threads_, ", the system let ", worker,
+           " of them start (", error.code().message(), "): ask for fewer");
+    }
+  }
 }
 
 ThreadPool::~ThreadPool() {
-  if (is_forked_child()) {
+  if (is_forked_child())
     static_cast<void>(threads_.release());
-    return;
-  }
+  else
+    stop();
+}
+
+void ThreadPool::stop() {
   for (int w = 1; w < num_threads_; ++w) {
     Share& share = shares_[static_cast<std::size_t>(w)];
     share.bounds.store(kStop);

@@ -47,6 +47,7 @@ class ThreadPool {
     std::atomic<int> asleep{0};
   };
 
+  void stop();  // ends and joins the workers that were started
   void even_out_scratch();
   void work(int worker);
   void work_through(int worker);

@@ -42,8 +42,10 @@ class Fields {
     return size;
   }
 
-  double positive(const char* key) const {
-    const double value = required(key).as_number(where(key));
+  double positive(const char* key) const { return positive_in(key, required(key)); }
+
+  double positive_in(const char* key, const Json& number) const {
+    const double value = number.as_number(where(key));
     check(value > 0 && std::isfinite(value), ErrorKind::kModelFormat, where(key), ": expected a positive number, got ",
           value);
     return value;
@@ -52,7 +54,22 @@ class Fields {
   std::int64_t token_id(const char* key, std::int64_t vocab_size) const {
     const Json* value = optional(key);
     if (value == nullptr) return -1;
-    const std::int64_t id = value->as_integer(where(key));
+    // Of several the first one stands for them here.
+    if (value->is_array()) {
+      const auto& ids = value->as_array(where(key));
+      check(!ids.empty(), ErrorKind::kModelFormat, where(key), ": expected a token id or some, got an empty list");
+      std::int64_t first = -1;
+      for (const Json& each : ids) {
+        const std::int64_t id = checked_id(key, each, vocab_size);
+        if (first < 0) first = id;
+      }
+      return first;
+    }
+    return checked_id(key, *value, vocab_size);
+  }
+
+  std::int64_t checked_id(const char* key, const Json& value, std::int64_t vocab_size) const {
+    const std::int64_t id = value.as_integer(where(key));
     check(id >= 0 && id < vocab_size, ErrorKind::kModelFormat, where(key), ": expected a token id below ", vocab_size,
           ", got ", id);
     return id;
@@ -95,6 +112,26 @@ std::int64_t num_kv_heads(const Fields& fields, std::int64_t num_heads) {
   return heads;
 }
 
+// rope_theta, or the record that transformers 5 writes in its place. Both may be there, and must agree then.
+double rope_theta_of(const Fields& fields) {
+  const Json* record = fields.optional("rope_parameters");
+  if (record == nullptr) return fields.positive("rope_theta");
+  const Fields own(*record, fields.where("rope_parameters"));
+  for (const auto& [key, value] : record->as_object(fields.where("rope_parameters"))) {
+    check(key == "rope_theta" || key == "rope_type" || value.is_null(), ErrorKind::kUnsupportedModel,
+          fields.where("rope_parameters"), ": expected rope_theta and rope_type, got \"", key, "\"");
+  }
+  if (own.optional("rope_type") != nullptr) own.only("rope_type", "default");
+  if (own.optional("rope_theta") == nullptr) return fields.positive("rope_theta");
+  const double theta = own.positive("rope_theta");
+  if (const Json* outer = fields.optional("rope_theta")) {
+    const double other = fields.positive_in("rope_theta", *outer);
+    check(other == theta, ErrorKind::kModelFormat, fields.where("rope_theta"), ": expected ", theta,
+          " as in rope_parameters, got ", other);
+  }
+  return theta;
+}
+
 // The record that `llada-rt convert` writes. Anything in it that this version does not know is another format.
 std::string quantization_of(const Fields& fields) {
   const Json* record = fields.optional("quantization");
@@ -129,7 +166,7 @@ ModelConfig load_config(const std::string& folder) {
                           "input_emb_norm", "scale_logits"})
     fields.only_flag(key, false);
   for (const char* key : {"rope_full_precision", "layer_norm_with_affine"}) fields.only_flag(key, true);
-  for (const char* key : {"clip_qkv", "rope_scaling", "quantization_config"}) fields.absent(key);
+  for (const char* key : {"clip_qkv", "rope_scaling", "quantization_config", "compression_config"}) fields.absent(key);
   if (const Json* group = fields.optional("block_group_size")) {
     const std::int64_t size = group->as_integer(fields.where("block_group_size"));
     check(size == 1, ErrorKind::kUnsupportedModel, fields.where("block_group_size"), ": expected 1, got ", size);
@@ -158,7 +195,7 @@ ModelConfig load_config(const std::string& folder) {
   check(config.vocab_size >= vocab_size, ErrorKind::kModelFormat, fields.where("embedding_size"),
         ": expected at least vocab_size ", vocab_size, ", got ", config.vocab_size);
   config.max_sequence_length = fields.size("max_sequence_length");
-  config.rope_theta = fields.positive("rope_theta");
+  config.rope_theta = rope_theta_of(fields);
   config.rms_norm_eps = fields.positive("rms_norm_eps");
   config.weight_tying = fields.required("weight_tying").as_bool(fields.where("weight_tying"));
   config.quantization = quantization_of(fields);

@@ -60,7 +60,18 @@ std::string read_text_file(const std::string& path, std::int64_t max_bytes) {
   const MappedFile file(path);
   check(file.num_bytes() <= max_bytes, ErrorKind::kModelFormat, fs::path(path).filename().string(),
         ": expected at most ", max_bytes, " bytes, got ", file.num_bytes());
-  return std::string(file.data(), static_cast<std::size_t>(file.num_bytes()));
+  const std::string text(file.data(), static_cast<std::size_t>(file.num_bytes()));
+  check_is_no_pointer(fs::path(path).filename().string(), text);
+  return text;
+}
+
+void check_is_no_pointer(const std::string& name, std::string_view content) {
+  constexpr std::size_t kMostPointerBytes = 1024;  // by the specification of git-lfs
+  const bool pointer = content.size() <= kMostPointerBytes && content.substr(0, 8) == "version " &&
+                       content.find("git-lfs") != std::string_view::npos &&
+                       content.find("oid sha256:") != std::string_view::npos;
+  check(!pointer, ErrorKind::kModelFormat, name,
+        ": expected the file itself, got a git-lfs pointer to it: fetch it with \"git lfs pull\"");
 }
 
 MappedFile::MappedFile(const std::string& path) {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 namespace llada {
 
@@ -13,8 +14,11 @@ std::string resolve_model_file(const std::string& folder, const std::string& nam
 
 bool model_file_exists(const std::string& folder, const std::string& name);
 
-// Throws ModelFormatError if the file is longer than max_bytes.
+// Throws ModelFormatError if the file is longer than max_bytes, or if git-lfs left a pointer in its place.
 std::string read_text_file(const std::string& path, std::int64_t max_bytes);
+
+// Throws ModelFormatError that says so if this is what git-lfs leaves in the place of a file that was not fetched.
+void check_is_no_pointer(const std::string& name, std::string_view content);
 
 // A whole file, mapped for reading. While it is mapped, a file that another process truncates ends this one by SIGBUS:
 // the loader copies all tensors and unmaps before it returns.

@@ -69,17 +69,18 @@ StoredTensor parse_tensor(const std::string& name, const Json& record, const std
 
 }  // namespace
 
+// In transformers' order: the single file, whatever index of an earlier save lies beside it, then the index.
 Checkpoint::Checkpoint(const std::string& folder) {
-  const std::string index_name = "model.safetensors.index.json";
+  const std::string single_name = "model.safetensors", index_name = "model.safetensors.index.json";
+  const bool has_single = model_file_exists(folder, single_name);
   if (!model_file_exists(folder, index_name)) {
-    const bool pickle =
-        !model_file_exists(folder, "model.safetensors") &&
-        (model_file_exists(folder, "pytorch_model.bin") || model_file_exists(folder, "pytorch_model.bin.index.json") ||
-         model_file_exists(folder, "model.pt"));
+    const bool pickle = !has_single && (model_file_exists(folder, "pytorch_model.bin") ||
+                                        model_file_exists(folder, "pytorch_model.bin.index.json") ||
+                                        model_file_exists(folder, "model.pt"));
     check(!pickle, ErrorKind::kUnsupportedModel,
           "expected model.safetensors, got a pickled PyTorch checkpoint, which can run code and is never opened: "
           "convert it to safetensors first");
-    add_file(folder, "model.safetensors");
+    add_file(folder, single_name);
     return;
   }
   const std::string text = read_text_file(resolve_model_file(folder, index_name), kMaxIndexBytes);
@@ -93,6 +94,10 @@ Checkpoint::Checkpoint(const std::string& folder) {
     file_of[name] = file.as_string(index_name + ": " + name);
     shards.insert(file_of[name]);
   }
+  if (has_single && shards.count(single_name) == 0) {
+    add_file(folder, single_name);
+    return;
+  }
   for (const std::string& shard : shards) add_file(folder, shard);
   for (const auto& [name, file] : file_of) {
     const auto found = tensors_.find(name);
@@ -105,6 +110,7 @@ void Checkpoint::add_file(const std::string& folder, const std::string& name) {
   files_.push_back(std::make_unique<MappedFile>(resolve_model_file(folder, name)));
   const MappedFile& file = *files_.back();
   const std::uint64_t file_bytes = static_cast<std::uint64_t>(file.num_bytes());
+  check_is_no_pointer(name, {file.data(), static_cast<std::size_t>(file.num_bytes())});
   check(file_bytes >= 8, ErrorKind::kModelFormat, name, ": expected at least 8 bytes, got ", file_bytes);
   std::uint64_t header_bytes = 0;
   for (int i = 7; i >= 0; --i) header_bytes = header_bytes << 8 | static_cast<unsigned char>(file.data()[i]);

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ModelFormatError, ModelNotFoundError, UnsupportedModelError
-from .model_files import FileRecord, read_file, resolve_file
+from .model_files import FileRecord, check_is_no_pointer, read_file, resolve_file
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -98,12 +98,16 @@ class StoredTensor:
 def read_checkpoint(folder: Path) -> dict[str, StoredTensor]:
     """The tensors of model.safetensors, or of the shards that the index names, by name.
 
+    In transformers' order: where both are there and the index does not name the file, the index is an earlier save's.
+
     Raises ModelNotFoundError, ModelFormatError (with file and tensor), UnsupportedModelError for an element type.
     """
     index = read_file(folder, INDEX_FILE, MAX_INDEX_BYTES)
     if index is None:
         return dict(_read_header(folder, SINGLE_FILE))
     weight_map = _object(_object(_parse(index, INDEX_FILE), INDEX_FILE).get("weight_map"), f"{INDEX_FILE}: weight_map")
+    if SINGLE_FILE not in weight_map.values() and resolve_file(folder, SINGLE_FILE) is not None:
+        return dict(_read_header(folder, SINGLE_FILE))
     tensors: dict[str, StoredTensor] = {}
     for file in sorted({str(file) for file in weight_map.values()}):
         for name, tensor in _read_header(folder, file):
@@ -121,6 +125,7 @@ def _read_header(folder: Path, file: str) -> Iterator[tuple[str, StoredTensor]]:
     if path is None:
         raise ModelNotFoundError(f"expected the file {file} in {folder}", param="model_dir")
     size = path.stat().st_size
+    check_is_no_pointer(file, path)
     with path.open("rb") as source:
         length = int.from_bytes(source.read(8), "little")
         if size < 8 or not length <= min(MAX_HEADER_BYTES, size - 8):

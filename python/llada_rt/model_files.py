@@ -17,6 +17,7 @@ from .errors import ConfigError, InvalidRequestError, ModelFormatError, ModelNot
 from .params import SamplingParams
 
 MAX_JSON_BYTES = 16 * 1024 * 1024
+MAX_POINTER_BYTES = 1024  # by the specification of git-lfs
 
 # Sizes and checksums of the files of a folder that `llada-rt convert` wrote.
 MANIFEST = "llada_rt.json"
@@ -70,6 +71,17 @@ def resolve_file(folder: Path, name: str) -> Path | None:
         raise ModelFormatError(f"{name}: cannot be read: {str(error)[:200]}") from error
 
 
+def check_is_no_pointer(name: str, path: Path) -> None:
+    """ModelFormatError if git-lfs left a pointer in the place of a file that was not fetched."""
+    if path.stat().st_size > MAX_POINTER_BYTES:
+        return
+    content = path.read_bytes()
+    if content.startswith(b"version ") and b"git-lfs" in content and b"oid sha256:" in content:
+        raise ModelFormatError(
+            f'{name}: expected the file itself, got a git-lfs pointer to it: fetch it with "git lfs pull"'
+        )
+
+
 def read_file(folder: Path, name: str, max_bytes: int) -> bytes | None:
     """The bytes of a file of the folder, or None if there is none."""
     real = resolve_file(folder, name)
@@ -78,6 +90,7 @@ def read_file(folder: Path, name: str, max_bytes: int) -> bytes | None:
     try:
         if real.stat().st_size > max_bytes:
             raise ModelFormatError(f"{name}: expected at most {max_bytes} bytes, got {real.stat().st_size}")
+        check_is_no_pointer(name, real)
         return real.read_bytes()
     except OSError as error:
         raise ModelFormatError(f"{name}: cannot be read: {str(error)[:200]}") from error

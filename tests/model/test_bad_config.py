@@ -1,11 +1,14 @@
 """config.json that must be refused: what the forward pass does not implement, what is missing, what contradicts."""
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from llada_rt import _core
 from llada_rt.errors import ModelError, ModelFormatError, UnsupportedModelError
-from tests.model.folders import write_config, write_model
+from tests.model.folders import CONFIG, TOKENS, write_config, write_model
 from tests.model.test_bad_files import refused
 
 UNSUPPORTED = [
@@ -31,6 +34,10 @@ UNSUPPORTED = [
     ("scale_logits", True),
     ("clip_qkv", 8.0),
     ("quantization_config", {"bits": 4}),
+    ("compression_config", {"format": "pack-quantized"}),
+    ("rope_parameters", {"rope_type": "yarn", "rope_theta": 10000.0}),
+    ("rope_parameters", {"rope_type": "default", "rope_theta": 10000.0, "factor": 4.0}),
+    ("rope_parameters", {"rope_theta": 10000.0, "partial_rotary_factor": 0.5}),
     ("n_heads", 8),  # head_dim 4
 ]
 
@@ -149,3 +156,44 @@ def test_config_with_a_key_twice(tmp_path):
     text = (folder / "config.json").read_text()
     (folder / "config.json").write_text(text[:-1] + ', "d_model": 64}')
     refused(folder, ModelFormatError, "d_model")
+
+
+# --- what newer writers write
+
+
+def logits_of(folder: Path) -> np.ndarray:
+    return _core.Runtime(str(folder), compute_type="float32", num_threads=1).forward(TOKENS)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"rope_type": "default", "rope_theta": CONFIG["rope_theta"]},
+        {"rope_theta": CONFIG["rope_theta"]},
+        {"rope_theta": CONFIG["rope_theta"], "rope_type": None, "factor": None},
+    ],
+)
+@pytest.mark.parametrize("drop", [("rope_theta",), ()])
+def test_rope_parameters_stand_for_rope_theta(tmp_path, record, drop):
+    """As transformers 5 writes them."""
+    want = logits_of(write_model(tmp_path))
+    assert np.array_equal(logits_of(write_config(tmp_path, {"rope_parameters": record}, drop=drop)), want)
+
+
+def test_rope_parameters_count_as_much_as_rope_theta(tmp_path):
+    write_model(tmp_path)
+    want = logits_of(write_config(tmp_path, {"rope_theta": 1234.0}))
+    other = {"rope_parameters": {"rope_type": "default", "rope_theta": 1234.0}}
+    assert np.array_equal(logits_of(write_config(tmp_path, other, drop=("rope_theta",))), want)
+    refused(write_config(tmp_path, {**other, "rope_theta": 1235.0}), ModelFormatError, "rope_theta", "1234")
+    without = {"rope_parameters": {"rope_type": "default"}}
+    refused(write_config(tmp_path, without, drop=("rope_theta",)), ModelFormatError, "rope_theta", "missing")
+
+
+def test_several_end_tokens(tmp_path):
+    write_model(tmp_path)
+    runtime = _core.Runtime(str(write_config(tmp_path, {"eos_token_id": [3, 5]})), num_threads=1)
+    assert runtime.config["eos_token_id"] == 3
+    refused(write_config(tmp_path, {"eos_token_id": []}), ModelFormatError, "eos_token_id", "empty list")
+    refused(write_config(tmp_path, {"eos_token_id": [3, 10**6]}), ModelFormatError, "eos_token_id", "1000000")
+    refused(write_config(tmp_path, {"eos_token_id": [3, "x"]}), ModelFormatError, "eos_token_id")

@@ -11,7 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from llada_rt import _core
+from llada_rt.checkpoint import read_checkpoint
 from llada_rt.errors import ModelError, ModelFormatError, ModelNotFoundError, UnsupportedModelError
+from llada_rt.model_files import read_file
 from tests.data.make_goldens import CHECKPOINT
 from tests.model.folders import (
     INDEX,
@@ -24,6 +26,7 @@ from tests.model.folders import (
     write_model,
     write_shards,
 )
+from training.weights import weight_files
 
 Q = "model.transformer.blocks.0.q_proj.weight"
 K = "model.transformer.blocks.0.k_proj.weight"
@@ -388,5 +391,51 @@ def test_index_contradicts_the_shards(tmp_path):
 )
 def test_index_that_is_none(tmp_path, text):
     folder = write_model(tmp_path)
+    (folder / "model.safetensors").unlink()
     (folder / INDEX).write_text(text)
     refused(folder, ModelError)
+
+
+# --- which files
+
+
+def test_the_single_file_wins_over_an_index_that_is_left_over(tmp_path):
+    """As transformers reads a folder that was saved in shards, then as one file."""
+    folder = write_shards(tmp_path, *halves())
+    changed = {name: tensor + 0.5 for name, tensor in TENSORS.items()}
+    save_file(changed, folder / "model.safetensors")
+    alone = write_model(tmp_path / "alone", changed)
+    got, want = (_core.Runtime(str(each), compute_type="float32", num_threads=1) for each in (folder, alone))
+    assert np.array_equal(got.forward(TOKENS), want.forward(TOKENS))
+    assert {tensor.path.name for tensor in read_checkpoint(folder).values()} == {"model.safetensors"}
+    assert [path.name for path in weight_files(folder)] == ["model.safetensors"]
+
+
+def test_an_index_that_names_the_single_file_counts(tmp_path):
+    """One of the shards may have that name."""
+    names = sorted(TENSORS)
+    shards = {"model.safetensors": names[::2], "other.safetensors": names[1::2]}
+    folder = write_shards(tmp_path, {name: file for file, held in shards.items() for name in held}, shards)
+    _core.Runtime(str(folder), compute_type="float32", num_threads=1).forward(TOKENS)
+    assert len(read_checkpoint(folder)) == len(TENSORS)
+    assert len(weight_files(folder)) == 2
+
+
+POINTER = b"version https://example.invalid/git-lfs/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 123\n"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", INDEX, "config.json"])
+def test_a_pointer_of_git_lfs_is_called_by_its_name(tmp_path, name):
+    folder = write_model(tmp_path)
+    (folder / name).write_bytes(POINTER)
+    refused(folder, ModelFormatError, name, "git-lfs", "git lfs pull")
+    if name != "config.json":
+        with pytest.raises(ModelFormatError, match="git lfs pull"):
+            read_checkpoint(folder)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "generation_config.json", "tokenizer_config.json"])
+def test_so_are_the_other_files_of_a_folder(tmp_path, name):
+    (tmp_path / name).write_bytes(POINTER)
+    with pytest.raises(ModelFormatError, match=f"{name}.*git lfs pull"):
+        read_file(tmp_path, name, 1 << 20)
