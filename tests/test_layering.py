@@ -26,7 +26,7 @@ FLOORS = [
     {"errors", "_core"},
     {"params", "config", "plan", "device", "chat_template", "memory", "transcript"},
     {"grammar", "audit"},
-    {"canvas", "model_files", "template", "constraint"},
+    {"canvas", "model_files", "template", "constraint", "detokenizer"},
     {"decoders", "caches", "tokenizer", "checkpoint"},
     {"scheduler", "quantize"},
     {"requests", "outputs", "footprint"},

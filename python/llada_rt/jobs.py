@@ -149,6 +149,8 @@ class GenerateJob(Job):
             token_ids=frozenset(self.params.stop_token_ids),
             strings=self.params.stop,
             include=self.params.include_stop_str_in_output,
+            controls=self._tokenizer.control_stops(self.params.stop) if self._tokenizer else (),
+            control_ids=self._tokenizer.control_ids if self._tokenizer and self.params.stop else frozenset(),
         )
 
     @property

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from .chat_template import MAX_TEMPLATE_CHARS, ChatTemplate
 from .constraint import Alphabet
+from .detokenizer import Detokenizer
 from .errors import ChatTemplateError, InvalidRequestError, TokenizerError
 from .model_files import read_file, read_json
+from .transcript import ControlStop
 
 if TYPE_CHECKING:
     import tokenizers
@@ -28,7 +30,7 @@ class Tokenizer:
         self._backend = _load(data)
         self._backend.no_padding()
         self._backend.no_truncation()
-        self._is_incremental = _is_incremental(json.loads(data).get("decoder"))
+        self._detokenizer = Detokenizer(self._backend, json.loads(data).get("decoder"))
         self.longest_token = max(map(len, self._backend.get_vocab(with_added_tokens=True)), default=1)
         self._config = read_json(folder, "tokenizer_config.json")
         self._template_source = self._find_template(folder)
@@ -74,15 +76,21 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Text of the ids; ids that the tokenizer does not know (a head may have more rows) leave nothing."""
-        try:
-            return str(self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens))
-        except BaseException as error:
-            raise _of_panic(error) from error
+        return self._detokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
 
     @property
     def is_incremental(self) -> bool:
         """The text of more ids begins with that of fewer, but for replacement characters at its end."""
-        return self._is_incremental
+        return self._detokenizer.is_incremental
+
+    @property
+    def control_ids(self) -> frozenset[int]:
+        """The special tokens, which the text does not show."""
+        return frozenset(self._detokenizer.control_tokens)
+
+    def control_stops(self, strings: Sequence[str]) -> tuple[ControlStop, ...]:
+        """Of stop strings those that name control tokens, taken apart."""
+        return self._detokenizer.control_stops(strings)
 
     def token_text(self, token: int) -> str:
         """A single token as it would look alone; special tokens by their name."""
@@ -130,18 +138,6 @@ class Tokenizer:
             if isinstance(value, str):
                 tokens[name] = value
         return tokens
-
-
-def _is_incremental(decoder: Any) -> bool:
-    """Whether the decoder only ever appends: those that strip or rewrite endings don't."""
-    if decoder is None:
-        return True
-    kind = decoder.get("type")
-    if kind == "Sequence":
-        return all(_is_incremental(part) for part in decoder["decoders"])
-    return kind in ("ByteLevel", "ByteFallback", "Fuse", "Metaspace", "Replace") or (
-        kind == "Strip" and decoder.get("stop") == 0
-    )
 
 
 def _load(data: bytes) -> tokenizers.Tokenizer:

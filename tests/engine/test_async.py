@@ -319,7 +319,7 @@ def test_a_panic_of_the_tokenizer_is_a_typed_error_of_its_request(text_folder):
             backend = tokenizer._backend
             other = asyncio.create_task(service.generate([[1]], LONG))
             for name in ("encode", "decode"):
-                tokenizer._backend = Panics(backend, {name})
+                tokenizer._backend = tokenizer._detokenizer._backend = Panics(backend, {name})
                 with pytest.raises(TokenizerError, match="planted"):
                     await asyncio.wait_for(service.generate("abc", PARAMS), 30)
                 with pytest.raises(TokenizerError, match="planted"):
@@ -327,7 +327,7 @@ def test_a_panic_of_the_tokenizer_is_a_typed_error_of_its_request(text_folder):
                 if name == "decode":
                     with pytest.raises(TokenizerError, match="planted"):
                         await anext(service.stream([1], PARAMS.replace(stop=["x"]), mode="append"))
-                tokenizer._backend = backend
+                tokenizer._backend = tokenizer._detokenizer._backend = backend
             service.check_health()
             assert await service.generate("abc", PARAMS)
             other.cancel()

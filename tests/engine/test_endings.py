@@ -259,3 +259,22 @@ def test_request_ids_are_one_for_each_and_not_in_use(engine: Engine):
     stream.close()
     with pytest.raises(InvalidRequestError, match="append or denoise"):
         engine.stream([1], PARAMS, mode="tokens")
+
+
+@pytest.mark.parametrize("preset", ["reference", "quality"])
+def test_a_stop_that_names_a_control_token(speaker: Engine, preset):
+    """The text never shows it; all tokens but the last are given, so that it is known where it stands."""
+    begin = speaker.tokenizer.token_id("<|startoftext|>")
+    ids = [*speaker.tokenizer.encode("ab"), begin, *speaker.tokenizer.encode("cd")]
+    prompt = {"prompt": "x", "pinned": dict(enumerate(ids))}
+    params = SamplingParams(gen_length=6, preset=preset)
+    for stop, text in (("<|startoftext|>", "ab"), ("b<|startoftext|>c", "a"), ("<|startoftext|>cd", "ab")):
+        out = speaker.generate(prompt, params.replace(stop=["never", stop]))[0].outputs[0]
+        assert (out.text, out.finish_reason, out.stop_reason) == (text, "stop", stop)
+        assert out.token_ids == ids[: len(text)]
+        events = list(speaker.stream(prompt, params.replace(stop=["never", stop]), mode="append"))
+        assert "".join(event.text_delta for event in events) == text
+    kept = speaker.generate(prompt, params.replace(stop=["<|startoftext|>"], include_stop_str_in_output=True))[
+        0
+    ].outputs[0]
+    assert (kept.text, kept.token_ids) == ("ab", ids[:3])
