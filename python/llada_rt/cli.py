@@ -245,6 +245,7 @@ def info(
             unknown if facts[name] is None else str(facts[name])
             for name in ("mask_token_id", "eos_token_id", "eot_token_id")
         ),
+        "end a text": ", ".join(map(str, facts["end_token_ids"])) or unknown,
         "tokenizer": f"{facts['tokenizer_size']:,} entries" if facts["tokenizer_size"] else "none: prompts are ids",
         "chat template": "yes" if facts["has_chat_template"] else unknown,
         "defaults": ", ".join(

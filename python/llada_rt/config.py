@@ -40,8 +40,12 @@ class EngineConfig:
     )
     stream: Any = _option(None, "CUDA stream of the caller for all work: of cuda.core, torch, cupy, or its handle.")  # noqa: RUF009
     mask_token_id: int | None = _option(None, "Mask token, where the model folder does not name it.")
-    eos_token_id: int | None = _option(None, "End-of-text token, where the model folder does not name it.")
-    eot_token_id: int | None = _option(None, "End-of-turn token, where the model folder does not name it.")
+    eos_token_id: int | tuple[int, ...] | None = _option(
+        None, "End-of-text token, or several, in place of those that the model folder names."
+    )
+    eot_token_id: int | tuple[int, ...] | None = _option(
+        None, "End-of-turn token, or several, in place of those that the model folder names."
+    )
 
     def __post_init__(self) -> None:
         if not isinstance(self.model_dir, (str, os.PathLike)) or not str(self.model_dir):
@@ -59,8 +63,15 @@ class EngineConfig:
         _check_integer("max_num_batched_tokens", self.max_num_batched_tokens, 1, 2**31 - 1)
         _check_integer("max_num_queued_reqs", self.max_num_queued_reqs, 1, 2**31 - 1)
         _check_integer("memory_limit", self.memory_limit, 1, 2**62, optional=True)
-        for name in ("mask_token_id", "eos_token_id", "eot_token_id"):
-            _check_integer(name, getattr(self, name), 0, 2**31 - 1, optional=True)
+        _check_integer("mask_token_id", self.mask_token_id, 0, 2**31 - 1, optional=True)
+        for name in ("eos_token_id", "eot_token_id"):
+            value = getattr(self, name)
+            if isinstance(value, (list, tuple)):
+                object.__setattr__(self, name, tuple(value) or None)
+                for each in value:
+                    _check_integer(name, each, 0, 2**31 - 1)
+            else:
+                _check_integer(name, value, 0, 2**31 - 1, optional=True)
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

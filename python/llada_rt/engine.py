@@ -102,6 +102,11 @@ class Engine:
         return self._special.eot
 
     @property
+    def end_token_ids(self) -> tuple[int, ...]:
+        """All ids that end a text: EOS and EoT first, then what else the folder declares (model_files.special_ids)."""
+        return self._special.ordered_ends
+
+    @property
     def vocab_size(self) -> int:
         return self._reader.vocab_size
 
@@ -145,6 +150,7 @@ class Engine:
             "mask_token_id": self.mask_token_id,
             "eos_token_id": self.eos_token_id,
             "eot_token_id": self.eot_token_id,
+            "end_token_ids": list(self.end_token_ids),
             "tokenizer_size": self.tokenizer.vocab_size if self.tokenizer else None,
             "has_chat_template": self.has_chat_template,
             "default_params": self.default_params.to_dict(),

@@ -184,7 +184,7 @@ class LladaRtLM(LM):
 
     def _answer(self, ids: list[int], stops: Iterable[str]) -> str:
         """Text before the first end token and the first stop string. Stop strings may be special tokens."""
-        ends = {self.engine.eos_token_id, self.engine.eot_token_id}
+        ends = self.engine.end_token_ids
         ids = ids[: next((index for index, token in enumerate(ids) if token in ends), len(ids))]
         text = self._tokenizer.decode(ids, skip_special_tokens=False)
         cut = min((at for stop in stops if (at := text.find(stop)) >= 0), default=len(text))

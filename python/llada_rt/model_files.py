@@ -166,44 +166,83 @@ class SpecialIds:
     mask: int
     eos: int | None
     eot: int | None
+    more_ends: tuple[int, ...] = ()  # further ids that are declared to end a text
 
     @property
     def ends(self) -> frozenset[int]:
         """The ids that end a text."""
-        return frozenset(token for token in (self.eos, self.eot) if token is not None)
+        return frozenset(self.ordered_ends)
+
+    @property
+    def ordered_ends(self) -> tuple[int, ...]:
+        """The same, EOS first and EoT second, if there are such."""
+        return tuple(token for token in (self.eos, self.eot, *self.more_ends) if token is not None)
 
 
 def special_ids(
     config: EngineConfig, folder: Path, model: Mapping[str, Any], token_id: Callable[[str], int | None]
 ) -> SpecialIds:
-    """Mask, EOS and EoT: from the engine's options, else the model's configurations, else its tokenizer."""
-    generation = read_json(folder, "generation_config.json")
-    raw = read_json(folder, "config.json")
+    """Mask, EOS and EoT. Each may be named by, in the order of authority:
+
+    1. the engine's options; what they name replaces all that the folder says of it;
+    2. config.json, 3. generation_config.json (an id or a list), 4. tokenizer_config.json, 5. special_tokens_map.json
+       (`eos_token`, `eot_token`: the token itself);
+    6. if none of these do, a token of a customary name in tokenizer.json.
+
+    The first id found is the one that is meant where one is needed (`logits_eos_inf`, what fills the positions after an
+    early end). To end a text every id of 2 to 5 will do, whoever has named it. The first to speak must name ids of the
+    vocabulary; those that later ones name beyond it can't occur and are passed over.
+    """
+    files = [read_json(folder, name) for name in ("config.json", "generation_config.json")]
+    words = [read_json(folder, name) for name in ("tokenizer_config.json", "special_tokens_map.json")]
     vocab_size = int(model["vocab_size"])
 
-    def find(name: str, tokens: tuple[str, ...]) -> int | None:
-        for value in (getattr(config, name), model.get(name), raw.get(name), generation.get(name)):
-            if isinstance(value, list) and value:  # several ends: the first is the end of the text
-                value = value[0]
-            if value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < vocab_size:
-                raise ConfigError(
-                    f"{name}: expected a token id from 0 to {vocab_size - 1}, got {str(value)[:80]}", param=name
-                )
-            return value
-        found = (token_id(token) for token in tokens)
-        return next((token for token in found if token is not None and token < vocab_size), None)
+    def named(name: str, source: Mapping[str, Any]) -> list[object]:
+        value = source.get(name.removesuffix("_id"))
+        word = value.get("content") if isinstance(value, dict) else value
+        return [token_id(word)] if isinstance(word, str) else []
 
-    mask = find("mask_token_id", MASK_TOKENS)
-    if mask is None:
+    def find(name: str, customary: tuple[str, ...]) -> list[int]:
+        own = _listed(getattr(config, name))
+        sources = [own] if own else [_listed(model.get(name)), *(_listed(each.get(name)) for each in files)]
+        found: list[int] = []
+        for source in sources:
+            is_first = not found
+            for value in source:
+                if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < vocab_size:
+                    found.append(value)
+                elif is_first:
+                    raise ConfigError(
+                        f"{name}: expected a token id from 0 to {vocab_size - 1}, got {str(value)[:80]}", param=name
+                    )
+        if not own:
+            spoken = [token for source in words for token in named(name, source)]
+            if name == "mask_token_id" and found:
+                spoken = []
+            if not found and not any(token is not None for token in spoken):
+                spoken = [token_id(word) for word in customary]
+                spoken = [token for token in spoken if token is not None][:1]
+            found += [token for token in spoken if isinstance(token, int) and token < vocab_size]
+        return list(dict.fromkeys(found))
+
+    masks = find("mask_token_id", MASK_TOKENS)
+    if not masks:
         raise ConfigError(
             "the model names no mask token", param="mask_token_id", hint="give Engine(..., mask_token_id=...)"
         )
-    ids = SpecialIds(mask, find("eos_token_id", EOS_TOKENS), find("eot_token_id", EOT_TOKENS))
-    if mask in ids.ends:
-        raise ConfigError(f"mask_token_id {mask} is also the id that ends a text", param="mask_token_id")
+    eos, eot = find("eos_token_id", EOS_TOKENS), find("eot_token_id", EOT_TOKENS)
+    more = dict.fromkeys(token for token in [*eos[1:], *eot[1:]] if token not in (*eos[:1], *eot[:1]))
+    ids = SpecialIds(masks[0], eos[0] if eos else None, eot[0] if eot else None, tuple(more))
+    if ids.mask in ids.ends:
+        raise ConfigError(f"mask_token_id {ids.mask} is also the id that ends a text", param="mask_token_id")
     return ids
+
+
+def _listed(value: object) -> list[object]:
+    """One, several or none -> a list."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def default_params(folder: Path) -> SamplingParams:

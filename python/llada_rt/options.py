@@ -25,7 +25,8 @@ def _flag_type(hint: Any) -> Any:
     tuple -> a list (the flag may be given more than once).
     """
     if get_origin(hint) in (Union, types.UnionType):
-        (hint,) = (part for part in get_args(hint) if part is not type(None))
+        parts = [part for part in get_args(hint) if part is not type(None)]
+        hint = next((part for part in parts if get_origin(part) is tuple), parts[0])  # one, or several of them
     if get_origin(hint) is Literal:
         members = {word: word for word in get_args(hint)}
         return enum.Enum("Choice", members) | None  # type: ignore[operator]

@@ -312,7 +312,8 @@ def make_sequence(request: Request, params: SamplingParams, special: SpecialIds,
         )
     # Where an end token ends the response: nowhere in a closed template.
     end_from = start if template is None else None if template.open_from is None else start + template.open_from
-    eos, eot = (-1 if token is None else token for token in (special.eos, special.eot))
+    ends = special.ordered_ends
+    unconfident = (*ends, -1, -1)[:2]  # the compiled loop takes two
     return Sequence(
         request_id=request.request_id,
         canvas=canvas,
@@ -324,21 +325,21 @@ def make_sequence(request: Request, params: SamplingParams, special: SpecialIds,
             temperature=params.temperature,
             guidance_scale=params.cfg_scale,
             seed=seed,
-            suppressed_token=eos if params.logits_eos_inf else -1,
-            unconfident_tokens=(eos, eot) if params.confidence_eos_eot_inf else (-1, -1),
+            suppressed_token=special.eos if params.logits_eos_inf and special.eos is not None else -1,
+            unconfident_tokens=(unconfident[0], unconfident[1]) if params.confidence_eos_eot_inf else (-1, -1),
             propose_mask=as_published,
         ),
         commit_start=0 if as_published else None,
         end_tokens=special.ends if params.eos_early_stop and end_from is not None else frozenset(),
         end_from=end_from or 0,
-        end_fill=max(eos, eot) if eos < 0 else eos,
+        end_fill=ends[0] if ends else -1,
         constraints={
             span.start: Constraint(
                 grammar,
                 alphabet,
                 span,
                 ends=special.ends,
-                fill=max(eos, eot) if eos < 0 else eos,
+                fill=ends[0] if ends else -1,
                 threshold=params.threshold,
             )
             for span, grammar, alphabet in request.grammars

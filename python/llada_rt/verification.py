@@ -140,7 +140,7 @@ def _requests(engine: Engine, prompts: Sequence[str] | None) -> list[Any]:
     if engine.tokenizer is None:
         if prompts is not None:
             raise ConfigError("expected a model with a tokenizer for prompts of text, got one without")
-        special = {engine.mask_token_id, engine.eos_token_id, engine.eot_token_id}
+        special = {engine.mask_token_id, *engine.end_token_ids}
         plain = [token for token in range(min(engine.vocab_size, 4096)) if token not in special]
         length = min(IDS_LENGTH, engine.max_length // 4)
         return [np.random.default_rng(seed).choice(plain, length).tolist() for seed in range(IDS_COUNT)]
