@@ -7,7 +7,6 @@ Exit codes: 0 done, 1 unexpected failure, 2 usage, configuration or request, 3 m
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from . import __version__, bench_command
-from .console import ReaderGone, emit, say, size_text
+from .console import ReaderGone, emit, emit_json, prepare_streams, read_prompt, say, size_text
 from .errors import (
     ConfigError,
     DeviceError,
@@ -98,7 +97,7 @@ def generate(
     """Answer prompts. With no prompt the demo model is asked for a line of a poem, and you see it being written."""
     if not prompts and model is not None:
         raise typer.BadParameter("expected at least one prompt", param_hint="PROMPT")
-    asked = [sys.stdin.read() if prompt == "-" else prompt for prompt in prompts or [DEMO_QUESTION]]
+    asked = [read_prompt() if prompt == "-" else prompt for prompt in prompts or [DEMO_QUESTION]]
     with _open(model, engine_options) as engine:
         if not prompts:
             say(f"asking the demo model: {DEMO_QUESTION}")
@@ -136,7 +135,7 @@ def infill(
     """Fill the holes of a text; what is given stays as it is."""
     if not templates and model is not None:
         raise typer.BadParameter("expected at least one template", param_hint="TEMPLATE")
-    given = [sys.stdin.read() if text == "-" else text for text in templates or [DEMO_TEMPLATE]]
+    given = [read_prompt() if text == "-" else text for text in templates or [DEMO_TEMPLATE]]
     with _open(model, engine_options) as engine:
         if not templates:
             say(f"filling: {DEMO_TEMPLATE}")
@@ -227,7 +226,7 @@ def info(
         facts["gpus"] = devices()
         facts["gpu_runs"] = recorded_runs()
     if as_json:
-        emit(json.dumps(facts, ensure_ascii=False, default=str))
+        emit_json(facts)
         return
     config = facts["model"]
     heads = f"{config['num_heads']} heads over {config['num_kv_heads']} key/value heads of {config['head_dim']}"
@@ -338,7 +337,7 @@ def _play(engine: Engine, request: Any, params: SamplingParams, delay: float) ->
 
 def _print(engine: Engine, output: RequestOutput, as_json: bool) -> None:
     if as_json:
-        emit(json.dumps(output.to_dict(), ensure_ascii=False))
+        emit_json(output.to_dict())
         return
     for completion in output.outputs:
         text = completion.text if engine.tokenizer else ", ".join(map(str, completion.token_ids))
@@ -387,21 +386,28 @@ def _exit_code(error: LladaRtError) -> int:
     return next((code for types, code in kinds if isinstance(error, types)), 1)
 
 
+def _give_up_output() -> None:
+    """Keep Python from complaining when it flushes on the way out."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and leave with its exit code."""
+    prepare_streams()
     try:
         code = app(args=None if arguments is None else list(arguments), prog_name="llada-rt", standalone_mode=False)
     except LladaRtError as error:
         _complain(error)
         code = _exit_code(error)
+        if error.param == "stdout":
+            _give_up_output()
     except KeyboardInterrupt:
         code = 130
     except MemoryError:
         typer.echo("error: out of memory", err=True)
         code = 5
     except ReaderGone:
-        # Nobody reads any more; keep Python from complaining when it flushes on the way out.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()
         code = 0
     except Exception as error:
         if hasattr(error, "show") and hasattr(error, "exit_code"):  # usage errors of typer's parser

@@ -327,7 +327,9 @@ class GenerateJob(Job):
         confidences = [placed.confidence for placed in sequence.placed.values()]
         if template is None:
             num_decoded = len(sequence.canvas.span) - len(sample.request.pinned)
-            emitted = sum(token != mask_id for token in _until(ids, self.request.end_tokens))
+            given = {place for place, _ in sample.request.pinned}
+            hidden = {mask_id, *self.request.end_tokens}
+            emitted = sum(token not in hidden and place not in given for place, token in enumerate(ids))
         else:
             num_decoded, emitted = template.tokens.count(mask_id), len(sequence.placed)
         return DiffusionStats(

@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_args
 import typer
 
 from .config import DEMO_DIR, EngineConfig, StoredType
-from .console import emit, say, size_text
+from .console import emit, emit_json, say, size_text
 from .device import place
 from .errors import ConfigError
 from .footprint import Load, footprint_of, resident_bytes
@@ -76,7 +76,7 @@ def convert(
             "files": {name: record.num_bytes for name, record in sorted(done.files.items())},
             "memory": plan.to_dict(),
         }
-        emit(json.dumps(facts, ensure_ascii=False))
+        emit_json(facts)
         return
     share = done.target_bytes / max(1, done.source_bytes)
     emit(f"{'folder':15} {done.target}")
@@ -105,7 +105,7 @@ def inspect(
     load = _load(describe_model(Path(model)).model, config, length, None)
     facts = inspect_model(model, load)
     if as_json:
-        emit(json.dumps(facts, ensure_ascii=False))
+        emit_json(facts)
         return
     shape = facts["model"]
     emit(f"{'model':15} {facts['model_dir']}")
@@ -176,7 +176,7 @@ def verify(
     is_good = all(check.is_good is not False for check in checks)
     if as_json:
         facts = {"ok": is_good, "checks": [check.to_dict() for check in checks]}
-        emit(json.dumps(facts | {"agreement": agreement.to_dict() if agreement else None}, ensure_ascii=False))
+        emit_json(facts | {"agreement": agreement.to_dict() if agreement else None})
     else:
         for check in checks:
             state = {True: "ok", False: "FAILED", None: "skipped"}[check.is_good]
@@ -199,7 +199,7 @@ def show_memory(
     gpu = place(config.device, config.table).is_gpu
     plan = footprint_of(shape, compute_type, load, process_bytes=resident_bytes(), gpu=gpu)
     if as_json:
-        emit(json.dumps({"compute_type": compute_type, **plan.to_dict()}))
+        emit_json({"compute_type": compute_type, **plan.to_dict()})
         return
     for term in plan.terms:
         emit(f"{term.name:15} {term.num_bytes:>15,} {size_text(term.num_bytes):>11}  {term.formula}")

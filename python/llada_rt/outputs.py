@@ -38,8 +38,8 @@ class DiffusionStats:
     num_refreshes: int  # forwards that recomputed the whole canvas
     num_query_rows: int  # positions recomputed, over all forwards
     canvas_tokens: int  # positions that were to be decoded
-    emitted_tokens: int  # of the text: before the first end token
-    padding_tokens: int  # the rest: the end token and what follows it
+    emitted_tokens: int  # of these what the text shows: no end token, nothing that was given
+    padding_tokens: int  # the rest
     mean_confidence: float | None
     min_confidence: float | None
 

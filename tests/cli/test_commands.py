@@ -223,6 +223,54 @@ def test_prompts_and_templates_from_stdin(folder):
     assert process("infill", "-", "-m", folder, input="a_b").stdout.startswith("a")
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("verb", ["generate", "infill"])
+def test_the_newline_that_ends_stdin_is_not_part_of_the_prompt(folder, verb, end):
+    more = ("--raw",) if verb == "generate" else ()
+    text = "a_b" if verb == "infill" else "abc"
+    want = process(verb, "-", "-m", folder, *more, "--json", input=text)
+    got = process(verb, "-", "-m", folder, *more, "--json", input=text + end)
+    tokens = [json.loads(each.stdout)["outputs"][0]["token_ids"] for each in (want, got)]
+    assert tokens[0] == tokens[1], got.stderr
+
+
+def test_stdin_that_is_no_text(folder):
+    ran = subprocess.run(
+        [*COMMAND, "generate", "-", "-m", folder], env=ENVIRONMENT, input=b"a\xff", capture_output=True, check=False
+    )
+    assert ran.returncode == 2
+    assert b"standard input: expected text in utf-8, got the byte 0xff at 1" in ran.stderr
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp1252", "utf-8", "utf-16"])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_output_in_any_encoding(encoding, as_json):
+    """What an encoding lacks comes as escapes; JSON stays JSON."""
+    arguments = ["infill", "床____", *(["--json"] if as_json else [])]
+    ran = subprocess.run(
+        [*COMMAND, *arguments], env=ENVIRONMENT | {"PYTHONIOENCODING": encoding}, capture_output=True, check=False
+    )
+    assert (ran.returncode, b"Traceback" in ran.stderr) == (0, False), ran.stderr
+    text = ran.stdout.decode(encoding)
+    if as_json:
+        assert json.loads(text)["outputs"][0]["text"].startswith("床")
+    else:
+        assert text.startswith("床" if encoding.startswith("utf") else "\\u5e8a")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+@pytest.mark.parametrize("arguments", [["generate", "a", "--json"], ["info", "--json"]])
+def test_a_full_disk_is_told(folder, arguments):
+    with open("/dev/full", "wb") as full:
+        ran = subprocess.run(
+            [*COMMAND, *arguments, "-m", folder], env=ENVIRONMENT, stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert ran.returncode == 2
+    assert b"standard output cannot be written" in ran.stderr
+    assert b"Traceback" not in ran.stderr
+    assert b"Exception ignored" not in ran.stderr
+
+
 def test_chat_reads_messages_from_a_pipe(folder):
     answers = process("chat", "-m", folder, "--forget", "--json", input="hi\n\n/reset\nhi\n/exit\nnever\n")
     assert answers.returncode == 0, answers.stderr

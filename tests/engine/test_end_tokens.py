@@ -77,3 +77,20 @@ def test_options_take_several(tmp_path):
         assert {11, 12} <= set(engine.info()["end_token_ids"])
     with pytest.raises(ConfigError, match="eos_token_id"):
         Engine(tmp_path, eos_token_id=[11, "x"])
+
+
+@pytest.mark.parametrize("preset", ["reference", "quality", "fast"])
+@pytest.mark.parametrize("pinned", [{}, {0: 20, 1: 21, 2: 3, 3: 22}, {0: 20, 5: 21}, dict(enumerate(range(20, 26)))])
+def test_counts_add_up(tmp_path, preset, pinned):
+    """Positions that were to be decoded are those of the text and padding; what was given is neither."""
+    write_model(tmp_path, changes={"eos_token_id": [3, 5]})
+    params = SamplingParams(preset=preset).replace(gen_length=8, block_length=8)
+    with Engine(tmp_path, threads=1) as engine:
+        (output,) = engine.generate([{"prompt_token_ids": [7], "pinned": pinned}], params)
+        ends = set(engine.end_token_ids)
+    stats, ids = output.outputs[0].diffusion, output.outputs[0].token_ids
+    assert stats.canvas_tokens == 8 - len(pinned)
+    assert stats.emitted_tokens + stats.padding_tokens == stats.canvas_tokens
+    assert min(stats.emitted_tokens, stats.padding_tokens) >= 0
+    shown = [place for place, token in enumerate(ids) if token not in ends and place not in pinned]
+    assert stats.emitted_tokens == len(shown)
