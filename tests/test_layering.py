@@ -24,7 +24,8 @@ CSRC = {
 # lowest floors) may know each other.
 FLOORS = [
     {"errors", "_core"},
-    {"params", "config", "plan", "device", "chat_template", "memory", "transcript"},
+    {"params", "config", "plan", "device", "chat_template", "memory", "transcript"}
+    | {"chat_budget", "chat_values", "chat_filters", "chat_interpreter"},
     {"grammar", "audit"},
     {"canvas", "model_files", "template", "constraint"},
     {"decoders", "caches", "tokenizer", "checkpoint"},
