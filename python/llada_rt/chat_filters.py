@@ -15,7 +15,7 @@ from jinja2.exceptions import TemplateRuntimeError
 from jinja2.filters import do_title, do_wordcount
 
 from .chat_budget import MAX_SIZE
-from .chat_values import MAX_SMALL_TEXT, Function, Lazy, Namespace, Safe, Values, check_defined, refuse
+from .chat_values import MAX_SMALL_TEXT, Function, Lazy, Namespace, Values, check_defined, refuse
 
 _MAX_INDENT = 32
 _DATE_FORMAT = re.compile(r"(?:[^%]|%[-_0^#]?[A-Za-z%])*")
@@ -42,7 +42,7 @@ def apply_test(values: Values, name: str, value: Any, args: tuple[Any, ...], kwa
 
 def _text_method(name: str) -> Callable[..., Any]:
     def filter_(values: Values, value: Any, *args: Any) -> Any:
-        return values.attribute(values.text(value), name).call(*args)
+        return values.attribute(values.soft(value), name).call(*args)
 
     return filter_
 
@@ -136,19 +136,6 @@ def _wordcount(values: Values, value: Any) -> int:
     text = values.text(value)
     values.budget.work(len(text))
     return do_wordcount(text)
-
-
-def _escape(values: Values, value: Any) -> str:
-    text = values.text(value)
-    for plain, escaped in (("&", "&amp;"), (">", "&gt;"), ("<", "&lt;"), ("'", "&#39;"), ('"', "&#34;")):
-        text = values.replace(text, plain, escaped)
-    return Safe(text)
-
-
-def _safe(values: Values, value: Any) -> str:
-    text = values.text(value)
-    values.budget.reserve_text(len(text), text)
-    return Safe(text)
 
 
 def _tojson(
@@ -464,8 +451,8 @@ _FILTERS: dict[str, Callable[..., Any]] = {
     "d": _default,
     "default": _default,
     "dictsort": _dictsort,
-    "e": _escape,
-    "escape": _escape,
+    "e": lambda values, value: values.escape(value),
+    "escape": lambda values, value: values.escape(value),
     "first": _first,
     "float": _float,
     "format": _format,
@@ -484,16 +471,16 @@ _FILTERS: dict[str, Callable[..., Any]] = {
     "replace": _replace,
     "reverse": _reverse,
     "round": _round,
-    "safe": _safe,
+    "safe": lambda values, value: values.mark(values.text(value)),
     "select": _select(True, False),
     "selectattr": _select(True, True),
     "slice": _slice,
     "sort": _sort,
-    "string": lambda values, value: values.text(value),
+    "string": lambda values, value: values.soft(value),
     "sum": _sum,
     "title": _title,
     "tojson": _tojson,
-    "trim": lambda values, value, chars=None: values.attribute(values.text(value), "strip").call(chars),
+    "trim": lambda values, value, chars=None: values.attribute(values.soft(value), "strip").call(chars),
     "truncate": _truncate,
     "unique": _unique,
     "wordcount": _wordcount,

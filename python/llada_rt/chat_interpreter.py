@@ -13,7 +13,7 @@ from jinja2.exceptions import TemplateRuntimeError
 
 from .chat_budget import Budget
 from .chat_filters import apply_filter, apply_test, strftime_now
-from .chat_values import Function, Loop, Namespace, Safe, Values, check_defined, refuse
+from .chat_values import Function, Loop, Namespace, Values, check_defined, refuse
 from .errors import ChatTemplateError
 
 _BREAK, _CONTINUE = "break", "continue"
@@ -370,10 +370,7 @@ class Interpreter:
         return apply_test(self._values, node.name, value, args, kwargs)
 
     def _of_Concat(self, node: nodes.Concat) -> str:
-        parts = [self._value(part) for part in node.nodes]
-        if any(isinstance(part, Safe) for part in parts):
-            raise refuse("joins text that it marked as safe")
-        return self._values.concat([self._values.text(part) for part in parts])
+        return self._values.joined([self._value(part) for part in node.nodes])
 
     def _of_Compare(self, node: nodes.Compare) -> bool:
         left = self._value(node.expr)

@@ -22,6 +22,7 @@ MAX_RANGE = 100_000  # jinja2's sandbox, too
 MAX_SMALL_TEXT = 256  # characters of a format, of characters to strip, of a number
 _LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 
+_ESCAPES = (("&", "&amp;"), (">", "&gt;"), ("<", "&lt;"), ("'", "&#39;"), ('"', "&#34;"))
 _SAME_LENGTH = frozenset(  # at most three times as long
     ["capitalize", "casefold", "lower", "swapcase", "title", "upper"]
 )
@@ -84,7 +85,7 @@ class Lazy:
 
 
 class Safe(str):
-    """Text that the filter `safe` gave: jinja2 would escape what is joined with it."""
+    """Text that the filter `safe` gave: what is joined with it is escaped."""
 
 
 class Loop(LoopContext):
@@ -161,6 +162,28 @@ class Values:
             return pieces[0]
         self.budget.reserve_text(sum(map(len, pieces)), *pieces)
         return "".join(pieces)
+
+    def soft(self, value: Any) -> str:
+        """The same, but what is marked as safe stays so."""
+        return value if isinstance(value, Safe) else self.text(value)
+
+    def escape(self, value: Any) -> Safe:
+        if isinstance(value, Safe):
+            return value
+        text = self.text(value)
+        for plain, escaped in _ESCAPES:
+            text = self.replace(text, plain, escaped)
+        return self.mark(text)
+
+    def mark(self, text: str) -> Safe:
+        self.budget.reserve_text(len(text), text)
+        return Safe(text)
+
+    def joined(self, parts: list[Any]) -> str:
+        """left ~ right ~ ..."""
+        if any(isinstance(part, Safe) for part in parts):
+            return self.mark(self.concat([str(self.escape(part)) for part in parts]))
+        return self.concat([self.text(part) for part in parts])
 
     # ---------------------------------------------------------------- parts of values
 
@@ -248,7 +271,7 @@ class Values:
             self.budget.reserve_text(length, value)
         else:
             self.budget.reserve_list(length)
-        return value[part]
+        return self.mark(value[part]) if isinstance(value, Safe) else value[part]
 
     # ---------------------------------------------------------------- methods
 
@@ -256,7 +279,7 @@ class Values:
         self.budget.weigh(args)
         self.budget.weigh(kwargs)
         if isinstance(value, str):
-            return self._call_text(str(value), name, args, kwargs)
+            return self._call_safe(value, name, args, kwargs)
         if kwargs:
             raise TypeError(f"{name} takes no arguments by name")
         if name == "get":
@@ -269,6 +292,14 @@ class Values:
         self.budget.reserve_list(len(value), 80 if name == "items" else 40 if name == "copy" else 8)
         made = getattr(value, name)()
         return made if name == "copy" else list(made)
+
+    def _call_safe(self, value: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        made = self._call_text(str(value), name, args, kwargs)
+        if not isinstance(value, Safe) or name in _QUESTIONS:
+            return made
+        if name not in _PARTS | _SAME_LENGTH or not isinstance(made, str):
+            raise refuse(f"uses {name} on text that it marked as safe")
+        return self.mark(made)
 
     def _call_text(self, text: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         budget = self.budget
@@ -368,7 +399,9 @@ class Values:
         check_defined(left)
         check_defined(right)
         if isinstance(left, Safe) or isinstance(right, Safe):
-            raise refuse("computes with text that it marked as safe")
+            if sign != "+" or not isinstance(left, str) or not isinstance(right, str):
+                raise refuse("computes with text that it marked as safe")
+            return self.joined([left, right])
         budget = self.budget
         if sign == "%" and isinstance(left, str):
             return self.printf(left, right)
