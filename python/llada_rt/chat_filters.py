@@ -389,13 +389,17 @@ def _map(values: Values, value: Any, *args: Any, **kwargs: Any) -> Lazy:
     def each() -> Iterator[Any]:
         if "attribute" in kwargs and not args:
             get = _getter(values, kwargs["attribute"], kwargs.get("default"))
-            yield from map(get, values.turns(value))
+            yield from map(get, _turns(values, value))
         else:
             name, *more = args
-            for item in values.turns(value):
+            for item in _turns(values, value):
                 yield apply_filter(values, name, item, tuple(more), kwargs)
 
     return _kept(values, each())
+
+
+def _turns(values: Values, value: Any) -> Iterator[Any]:
+    return values.turns(value) if value else iter(())  # None as well, in jinja2
 
 
 def _kept(values: Values, items: Iterator[Any]) -> Lazy:
@@ -416,7 +420,7 @@ def _select(wanted: bool, has_attribute: bool) -> Callable[..., Any]:
                 return bool(found)
             return apply_test(values, rest[0], found, rest[1:], kwargs)
 
-        return _kept(values, (item for item in values.turns(value) if passes(item) == wanted))
+        return _kept(values, (item for item in _turns(values, value) if passes(item) == wanted))
 
     return filter_
 

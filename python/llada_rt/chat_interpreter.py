@@ -370,7 +370,7 @@ class Interpreter:
         return apply_test(self._values, node.name, value, args, kwargs)
 
     def _of_Concat(self, node: nodes.Concat) -> str:
-        return self._values.joined([self._value(part) for part in node.nodes])
+        return self._values.concat([self._values.text(self._value(part)) for part in node.nodes])
 
     def _of_Compare(self, node: nodes.Compare) -> bool:
         left = self._value(node.expr)

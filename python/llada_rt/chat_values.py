@@ -85,7 +85,7 @@ class Lazy:
 
 
 class Safe(str):
-    """Text that the filter `safe` gave: what is joined with it is escaped."""
+    """Text that the filter `safe` gave: what is added to it by `+` is escaped, what is joined by `~` is not."""
 
 
 class Loop(LoopContext):
@@ -178,12 +178,6 @@ class Values:
     def mark(self, text: str) -> Safe:
         self.budget.reserve_text(len(text), text)
         return Safe(text)
-
-    def joined(self, parts: list[Any]) -> str:
-        """left ~ right ~ ..."""
-        if any(isinstance(part, Safe) for part in parts):
-            return self.mark(self.concat([str(self.escape(part)) for part in parts]))
-        return self.concat([self.text(part) for part in parts])
 
     # ---------------------------------------------------------------- parts of values
 
@@ -401,7 +395,7 @@ class Values:
         if isinstance(left, Safe) or isinstance(right, Safe):
             if sign != "+" or not isinstance(left, str) or not isinstance(right, str):
                 raise refuse("computes with text that it marked as safe")
-            return self.joined([left, right])
+            return self.mark(self.concat([str(self.escape(left)), str(self.escape(right))]))
         budget = self.budget
         if sign == "%" and isinstance(left, str):
             return self.printf(left, right)
