@@ -5,6 +5,7 @@ jinja2 reads it as transformers sets it up, chat_interpreter.py carries it out, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from .errors import ChatTemplateError
 
 MAX_TEMPLATE_CHARS = 256 * 1024
 MAX_TOKENS = 40_000  # of the template's own text
+_LONG_NUMBER = re.compile(r"[0-9A-Fa-f_]{1000}")  # jinja2's lexer takes 250 bytes for each digit of one
 CONTINUE_TAG = "CONTINUE_FINAL_MESSAGE_TAG "  # as in transformers: the blank tells whether the template strips
 
 
@@ -46,6 +48,8 @@ def _parse(source: str) -> nodes.Template:
         raise ChatTemplateError(
             f"the chat template is too long: expected at most {MAX_TEMPLATE_CHARS} characters, got {len(source)}"
         )
+    if _LONG_NUMBER.search(source):
+        raise ChatTemplateError("the chat template is odd: expected numbers and words of less than 1000 characters")
     environment = jinja2.Environment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
     )
