@@ -88,7 +88,8 @@ class RequestReader:
             text = prompt if isinstance(prompt, str) else None
             return text, self.ids_of(prompt, "prompt"), {}
         kinds = [kind for kind in ("prompt", "prompt_token_ids", "messages") if kind in prompt]
-        unknown = set(prompt) - {"prompt", "prompt_token_ids", "messages", *_ANSWERS}
+        allowed = {"prompt", "prompt_token_ids", "messages", *_ANSWERS}
+        unknown = set(prompt) - (allowed | {"chat_template_kwargs"} if "messages" in prompt else allowed)
         answers = [name for name in ("segments", "suffix", "pinned") if name in prompt]
         if unknown or len(kinds) > 1 or len(answers) > 1 or not (kinds or answers):
             raise InvalidRequestError(
@@ -97,7 +98,9 @@ class RequestReader:
                 param="prompt",
             )
         if "messages" in prompt:
-            return None, self.need_tokenizer().apply_chat_template(prompt["messages"]), prompt
+            options = prompt.get("chat_template_kwargs")
+            ids = self.need_tokenizer().apply_chat_template(prompt["messages"], chat_template_kwargs=options)
+            return None, ids, prompt
         if "prompt" in prompt:
             if not isinstance(prompt["prompt"], str):
                 raise InvalidRequestError(
