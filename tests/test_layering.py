@@ -25,7 +25,8 @@ CSRC = {
 FLOORS = [
     {"errors", "_core"},
     {"params", "config", "plan", "device", "chat_template", "memory", "transcript"}
-    | {"chat_budget", "chat_values", "chat_filters", "chat_interpreter", "chat_messages"},
+    | {f"chat_{part}" for part in ("budget", "types", "text", "values", "numbers", "sequences", "tests", "filters")}
+    | {"chat_interpreter", "chat_messages"},
     {"grammar", "audit"},
     {"canvas", "model_files", "template", "constraint"},
     {"decoders", "caches", "tokenizer", "checkpoint"},

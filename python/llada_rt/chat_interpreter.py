@@ -12,8 +12,10 @@ from jinja2 import Undefined, nodes
 from jinja2.exceptions import TemplateRuntimeError
 
 from .chat_budget import Budget
-from .chat_filters import apply_filter, apply_test, strftime_now
-from .chat_values import Function, Loop, Namespace, Values, check_defined, refuse
+from .chat_filters import apply_filter, strftime_now
+from .chat_tests import apply_test
+from .chat_types import Function, Loop, Namespace, check_defined, refuse
+from .chat_values import Values
 from .errors import ChatTemplateError
 
 _BREAK, _CONTINUE = "break", "continue"
@@ -108,12 +110,15 @@ class Interpreter:
     def _do_For(self, node: nodes.For) -> str | None:
         if node.recursive:
             raise refuse("uses a recursive loop")
-        items: Any = self._values.turns(self._value(node.iter))
+        iterable = self._value(node.iter)
+        has_loop = "loop" in self._used(node)
+        # `loop` may ask for the length, and then keeps all items.
+        items: Any = iter(self._values.items(iterable)) if has_loop else self._values.turns(iterable)
         if node.test is not None:
             items = self._chosen(node, items)
         self._budget.has(1, 600)
         loop = None
-        if "loop" in self._used(node):
+        if has_loop:
             loop = items = Loop(items, Undefined)
         is_empty = True
         for item in items:
