@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .config import EngineConfig as EngineConfig
     from .engine import Engine as Engine
     from .errors import AdmissionError as AdmissionError
+    from .errors import ChatRoleError as ChatRoleError
     from .errors import ChatTemplateError as ChatTemplateError
     from .errors import ConfigError as ConfigError
     from .errors import ContextLengthError as ContextLengthError
@@ -60,7 +61,7 @@ _NAMES = {
     "config": ("EngineConfig",),
     "engine": ("Engine",),
     "errors": (
-        *("AdmissionError", "ChatTemplateError", "ConfigError", "ContextLengthError", "DeviceError"),
+        *("AdmissionError", "ChatRoleError", "ChatTemplateError", "ConfigError", "ContextLengthError", "DeviceError"),
         *("EngineClosedError", "EngineStuckError", "InternalError", "InvalidRequestError", "LladaRtError"),
         *("ModelError", "ModelFormatError", "ModelNotFoundError", "OutOfMemoryError", "OutputError"),
         *("QueueFullError", "RequestCancelledError", "RequestTooLargeError", "TokenizerError", "UnsupportedModelError"),

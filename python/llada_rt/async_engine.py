@@ -68,14 +68,16 @@ class AsyncEngine:
 
     async def chat(
         self,
-        messages: SequenceOf[Mapping[str, str]],
+        messages: SequenceOf[Mapping[str, Any]],
         params: SamplingParams | None = None,
         *,
         request_id: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> RequestOutput:
         """As Engine.chat."""
         names = None if request_id is None else [request_id]
-        return (await self.generate({"messages": messages}, params, request_ids=names))[0]
+        prompt = {"messages": messages, "chat_template_kwargs": chat_template_kwargs}
+        return (await self.generate(prompt, params, request_ids=names))[0]
 
     async def infill(
         self, segments: Segments, params: SamplingParams | None = None, *, request_id: str | None = None

@@ -194,13 +194,19 @@ class Engine:
 
     def chat(
         self,
-        messages: SequenceOf[Mapping[str, str]],
+        messages: SequenceOf[Mapping[str, Any]],
         params: SamplingParams | None = None,
         *,
         request_id: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> RequestOutput:
-        """Answer a conversation, [{"role": "user", "content": ...}, ...], through the model's chat template."""
-        return self.generate({"messages": messages}, params, request_ids=_one(request_id))[0]
+        """Answer a conversation, [{"role": "user", "content": ...}, ...], through the model's chat template.
+
+        `content` is text or a list of {"type": "text", "text": ...}; a message may have a `name`. If the last message
+        is the assistant's, the answer goes on from its end. `chat_template_kwargs`: values the template may ask for.
+        """
+        prompt = {"messages": messages, "chat_template_kwargs": chat_template_kwargs}
+        return self.generate(prompt, params, request_ids=_one(request_id))[0]
 
     def infill(
         self, segments: Segments, params: SamplingParams | None = None, *, request_id: str | None = None
@@ -277,9 +283,12 @@ class Engine:
         """
         return self._dispatcher.abort(request_id)
 
-    def apply_chat_template(self, messages: SequenceOf[Mapping[str, str]]) -> list[int]:
-        """Token ids of a conversation by the model's chat template."""
-        return self._reader.need_tokenizer().apply_chat_template(messages)
+    def apply_chat_template(
+        self, messages: SequenceOf[Mapping[str, Any]], *, chat_template_kwargs: Mapping[str, Any] | None = None
+    ) -> list[int]:
+        """Token ids of a conversation by the model's chat template, as `chat` reads them."""
+        tokenizer = self._reader.need_tokenizer()
+        return tokenizer.apply_chat_template(messages, chat_template_kwargs=chat_template_kwargs)
 
     def forward(self, token_ids: SequenceOf[int]) -> NDArray[np.float32]:
         """Logits of one forward pass: (length, vocabulary). Position i predicts token i."""

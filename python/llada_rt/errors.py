@@ -81,6 +81,12 @@ class InvalidRequestError(LladaRtError, ValueError):
     code = "invalid_request"
 
 
+class ChatRoleError(InvalidRequestError):
+    """A message has a role that the model's chat template doesn't know, refuses or leaves out."""
+
+    code = "unknown_role"
+
+
 class ContextLengthError(InvalidRequestError):
     """Prompt and response together exceed what the model can hold."""
 

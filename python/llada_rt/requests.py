@@ -14,6 +14,7 @@ from typing import Any
 from .audit import Audit
 from .caches import CACHES
 from .canvas import Canvas
+from .chat_messages import check_messages, text_of
 from .constraint import Alphabet, Constraint
 from .decoders import decoder_of
 from .errors import ContextLengthError, InvalidRequestError, TokenizerError
@@ -23,7 +24,7 @@ from .params import SamplingParams
 from .plan import SamplingRule, Span
 from .scheduler import Sequence
 from .template import Hole, Template, read_template
-from .tokenizer import Tokenizer, check_messages
+from .tokenizer import Tokenizer
 
 # A prompt is text, token ids, or a mapping with one of prompt, prompt_token_ids, messages, and/or segments.
 MIN_LONGEST_TOKEN = 32  # characters; a tokenizer may leave some out, spaces for one
@@ -89,7 +90,8 @@ class RequestReader:
             text = prompt if isinstance(prompt, str) else None
             return text, self.ids_of(prompt, "prompt"), {}
         kinds = [kind for kind in ("prompt", "prompt_token_ids", "messages") if kind in prompt]
-        unknown = set(prompt) - {"prompt", "prompt_token_ids", "messages", *_ANSWERS}
+        allowed = {"prompt", "prompt_token_ids", "messages", *_ANSWERS}
+        unknown = set(prompt) - (allowed | {"chat_template_kwargs"} if "messages" in prompt else allowed)
         answers = [name for name in ("segments", "suffix", "pinned") if name in prompt]
         if unknown or len(kinds) > 1 or len(answers) > 1 or not (kinds or answers):
             raise InvalidRequestError(
@@ -99,8 +101,10 @@ class RequestReader:
             )
         if "messages" in prompt:
             messages = check_messages(prompt["messages"])
-            self._check_characters(sum(len(message["content"]) for message in messages), "messages")
-            return None, self._encode(self.need_tokenizer().render_chat(messages), "messages"), prompt
+            self._check_characters(sum(len(text_of(message["content"])) for message in messages), "messages")
+            options = prompt.get("chat_template_kwargs")
+            rendered = self.need_tokenizer().render_chat(messages, chat_template_kwargs=options)
+            return None, self._encode(rendered, "messages"), prompt
         if "prompt" in prompt:
             if not isinstance(prompt["prompt"], str):
                 raise InvalidRequestError(

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .chat_messages import render_chat
 from .chat_template import MAX_TEMPLATE_CHARS, ChatTemplate
 from .constraint import Alphabet
 from .detokenizer import Detokenizer
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 MAX_TOKENIZER_BYTES = 256 * 1024 * 1024
 _LONG_CHARS = 10_000  # only a batch, of one too, is encoded without the lock of the interpreter
-ROLES = ("system", "user", "assistant")
 
 
 class Tokenizer:
@@ -33,6 +33,7 @@ class Tokenizer:
         self._detokenizer = Detokenizer(self._backend, json.loads(data).get("decoder"))
         self.longest_token = max(map(len, self._backend.get_vocab(with_added_tokens=True)), default=1)
         self._config = read_json(folder, "tokenizer_config.json")
+        self._no_template = "the model folder has no chat template"
         self._template_source = self._find_template(folder)
         self._template: ChatTemplate | None = None
 
@@ -96,20 +97,21 @@ class Tokenizer:
         """A single token as it would look alone; special tokens by their name."""
         return self.decode([token], skip_special_tokens=False)
 
-    def apply_chat_template(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    def apply_chat_template(
+        self, messages: Sequence[Mapping[str, Any]], *, chat_template_kwargs: Mapping[str, Any] | None = None
+    ) -> list[int]:
         """Ids of a conversation and the header of the answer, by the model's chat template."""
-        return self.encode(self.render_chat(messages))
+        return self.encode(self.render_chat(messages, chat_template_kwargs=chat_template_kwargs))
 
-    def render_chat(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """The same as text."""
-        checked = check_messages(messages)
+    def render_chat(
+        self, messages: Sequence[Mapping[str, Any]], *, chat_template_kwargs: Mapping[str, Any] | None = None
+    ) -> str:
+        """The same as text; of a last message of the assistant, up to its end."""
         if self._template_source is None:
-            raise ChatTemplateError(
-                "the model folder has no chat template", hint="use a plain prompt, or the model's instruct version"
-            )
+            raise ChatTemplateError(self._no_template, hint="use a plain prompt, or the model's instruct version")
         if self._template is None:
             self._template = ChatTemplate(self._template_source, special_tokens=self._special_tokens())
-        return self._template.render(checked)
+        return render_chat(self._template, messages, chat_template_kwargs)
 
     def _find_template(self, folder: Path) -> str | None:
         data = read_file(folder, "chat_template.jinja", 4 * MAX_TEMPLATE_CHARS)
@@ -119,25 +121,40 @@ class Tokenizer:
             except UnicodeDecodeError as error:
                 raise ChatTemplateError(f"chat_template.jinja: not UTF-8: {error}") from error
         template: Any = self._config.get("chat_template")
-        if isinstance(template, list):  # several named templates
-            named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
-            template = named.get("default")
+        if isinstance(template, list):
+            named = dict(_named_template(entry, index) for index, entry in enumerate(template))
+            if "default" not in named:
+                names = ", ".join(name[:40] for name in list(named)[:20]) or "none"
+                self._no_template = f"the model folder has no chat template named default, only: {names}"
+            return named.get("default")
         if template is not None and not isinstance(template, str):
             raise ChatTemplateError(
-                f"tokenizer_config.json, chat_template: expected text, got {type(template).__name__}"
+                "tokenizer_config.json, chat_template: expected text or a list of named templates, "
+                f"got {type(template).__name__}"
             )
         return template
 
     def _special_tokens(self) -> dict[str, str]:
         """bos_token, eos_token, ... as the templates know them."""
         tokens = {}
-        for name in ("bos_token", "eos_token", "pad_token", "mask_token", "unk_token"):
+        for name in ("bos_token", "eos_token", "pad_token", "mask_token", "unk_token", "sep_token", "cls_token"):
             value = self._config.get(name)
             if isinstance(value, dict):
                 value = value.get("content")
             if isinstance(value, str):
                 tokens[name] = value
         return tokens
+
+
+def _named_template(entry: Any, index: int) -> tuple[str, str]:
+    """(name, text) of one of several templates."""
+    place = f"tokenizer_config.json, chat_template[{index}]"
+    if not isinstance(entry, dict):
+        raise ChatTemplateError(f"{place}: expected an object with name and template, got {type(entry).__name__}")
+    for key in ("name", "template"):
+        if not isinstance(entry.get(key), str):
+            raise ChatTemplateError(f"{place}.{key}: expected text, got {type(entry.get(key)).__name__}")
+    return entry["name"], entry["template"]
 
 
 def _load(data: bytes) -> tokenizers.Tokenizer:
@@ -156,29 +173,3 @@ def _of_panic(error: BaseException) -> BaseException:
     if type(error).__name__ != "PanicException":
         return error
     return TokenizerError(f"the tokenizer failed: {str(error)[:200]}")
-
-
-def check_messages(messages: object) -> list[dict[str, str]]:
-    """A conversation that ends with the user, as plain dicts."""
-    if not isinstance(messages, (list, tuple)) or not messages:
-        shown = "an empty one" if isinstance(messages, (list, tuple)) else type(messages).__name__
-        raise InvalidRequestError(f"messages: expected a non-empty list, got {shown}", param="messages")
-    checked = []
-    for index, message in enumerate(messages):
-        place = f"messages[{index}]"
-        if not isinstance(message, Mapping) or set(message) != {"role", "content"}:
-            got = ", ".join(sorted(map(str, message))) if isinstance(message, Mapping) else type(message).__name__
-            raise InvalidRequestError(f"{place}: expected role and content, got {got or 'nothing'}", param="messages")
-        role, content = message["role"], message["content"]
-        if role not in ROLES:
-            raise InvalidRequestError(
-                f"{place}.role: expected one of {', '.join(ROLES)}, got {str(role)[:40]!r}", param="messages"
-            )
-        if not isinstance(content, str):
-            raise InvalidRequestError(f"{place}.content: expected text, got {type(content).__name__}", param="messages")
-        checked.append({"role": role, "content": content})
-    if checked[-1]["role"] != "user":
-        raise InvalidRequestError(
-            f"messages: expected the last one from the user, got {checked[-1]['role']}", param="messages"
-        )
-    return checked

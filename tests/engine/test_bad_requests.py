@@ -151,8 +151,15 @@ BAD_MESSAGES = [
     [{"role": "robot", "content": "hi"}],
     [{"role": "user", "content": None}],
     [{"role": "user", "content": ["hi"]}],
-    [{"role": "user", "content": "hi", "name": "x"}],
-    [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}],
+    [{"role": "user", "content": "hi", "nome": "x"}],
+    [{"role": "user", "content": "hi", "name": 3}],
+    [{"role": ["user"], "content": "hi"}],
+    [{"role": "assistant", "content": "ho"}],
+    [{"role": "user", "content": []}],
+    [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}],
+    [{"role": "user", "content": [{"type": "text", "text": 3}]}],
+    [{"role": "user", "content": [{"type": "text", "text": "a", "more": 1}]}],
+    [{"role": "user", "content": [{"type": ["text"], "text": "a"}]}],
     [{"role": "system", "content": "hi"}],
 ]
 
