@@ -5,7 +5,6 @@ exit code 7 if something is slower than an earlier report allows.
 """
 
 import enum
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,10 +36,11 @@ from benchmarks.report import (
 from benchmarks.rivals import RIVALS, open_endpoint
 from benchmarks.shapes import BLOCK_LENGTH, GEN_LENGTH, SHAPES
 from benchmarks.workloads import Workload, folder_workload, pair_workload, shape_workload
-from llada_rt import ConfigError, OutputError, _core
-from llada_rt.console import emit, say
+from llada_rt import ConfigError, OutputError
+from llada_rt.console import emit_json, say
 from llada_rt.model_files import check_folder, default_params
 from llada_rt.options import ENGINE_FLAGS, PARAMS_FLAGS, params_over, with_flags
+from llada_rt.runner import default_num_threads
 
 app = typer.Typer(
     help="Measure this machine: the Engine alone, among requests that come as they come, and beside others.",
@@ -215,7 +215,7 @@ COMPARISONS = {
 
 
 def make_plan(engine_options: dict[str, Any], *, repeats: int, against: Sequence[str] | None) -> Plan:
-    threads = engine_options.get("threads") or _core.default_num_threads()
+    threads = engine_options.get("threads") or default_num_threads()
     names = None if against is None else tuple(name for name in against if name != "none")
     return Plan(threads, repeats, rivals=names, say=say)
 
@@ -251,7 +251,7 @@ def decoding(work: Workload, params_options: dict[str, Any]) -> dict[str, Any]:
     elif work.judge is not None:
         options = options or {"preset": "fast"}
     else:
-        options = dict(params_over(default_params(work.mdm), options).given)
+        options = dict(params_over(default_params(work.mdm), options).chosen)
     return {name: value for name, value in options.items() if name != "gen_length"}
 
 
@@ -281,7 +281,7 @@ def finish(
 ) -> None:
     """Table, files, verdict."""
     if as_json:
-        emit(json.dumps(vars(report), ensure_ascii=False))
+        emit_json(vars(report))
     else:
         show(report, shown)
     if output is not None:

@@ -24,7 +24,7 @@ CSRC = {
 # lowest floors) may know each other.
 FLOORS = [
     {"errors", "_core"},
-    {"params", "config", "plan", "device", "chat_template", "memory", "transcript"}
+    {"params", "config", "plan", "device", "chat_template", "memory", "transcript", "foreign"}
     | {f"chat_{part}" for part in ("budget", "types", "text", "values", "numbers", "sequences", "tests", "filters")}
     | {"chat_interpreter", "chat_messages"},
     {"grammar", "audit"},

@@ -85,7 +85,23 @@ def read_records(path: Path, config: RowConfig) -> Iterator[tuple[str, dict[str,
     for place, record in readers[path.suffix](path, config):
         if config.columns:
             record = {key: record[column] for key, column in config.columns.items() if column in record}
+        check_characters(record, place)
         yield place, record
+
+
+def check_characters(value: object, place: str) -> None:
+    """DataError for half a character (a surrogate alone, as JSON may write it): no tokenizer reads it."""
+    left = [value]  # not recursive: JSON nests deeper than Python calls
+    while left:
+        part = left.pop()
+        if isinstance(part, str):
+            half = next((index for index, character in enumerate(part) if "\ud800" <= character <= "\udfff"), None)
+            if half is not None:
+                raise DataError(f"{place}: character {half} is half a character, {part[half]!a}")
+        elif isinstance(part, Mapping):
+            left += [*part.keys(), *part.values()]
+        elif isinstance(part, list):
+            left += part
 
 
 def _read_json_lines(path: Path, config: RowConfig) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -96,7 +112,7 @@ def _read_json_lines(path: Path, config: RowConfig) -> Iterator[tuple[str, dict[
             place = f"{path}:{number}"
             try:
                 record = json.loads(line)
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            except (ValueError, RecursionError) as error:  # ValueError: also an integer of 5,000 digits
                 raise DataError(f"{place}: not JSON: {error}") from None
             if not isinstance(record, dict):
                 raise DataError(f"{place}: expected an object, received {type(record).__name__}")
@@ -168,6 +184,7 @@ class RowEncoder:
 
     def encode(self, record: Mapping[str, Any], place: str) -> Row | None:
         """The row of one record, or None if it is too long and such rows are dropped."""
+        check_characters(record, place)
         form = tuple(sorted(record))
         encoders = {
             ("text",): self._document,

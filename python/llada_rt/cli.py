@@ -2,12 +2,11 @@
 Data goes to stdout, everything else to stderr.
 
 Exit codes: 0 done, 1 unexpected failure, 2 usage, configuration or request, 3 model, 4 device, 5 memory,
-7 a check failed, 130 interrupted; a reader that goes away early is not an error.
+6 output cannot be written, 7 a check failed, 130 interrupted; a reader that goes away early is not an error.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 import traceback
@@ -26,10 +25,11 @@ from .errors import (
     LladaRtError,
     ModelError,
     OutOfMemoryError,
+    OutputError,
     TokenizerError,
 )
 from .model_commands import commands, show_memory
-from .options import ENGINE_FLAGS, PARAMS_FLAGS, params_over, parse_ids, parse_template, with_flags
+from .options import ENGINE_FLAGS, PARAMS_FLAGS, foreign_hint, params_over, parse_ids, parse_template, with_flags
 from .params import SamplingParams
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ def info(
         facts["gpus"] = devices()
         facts["gpu_runs"] = recorded_runs()
     if as_json:
-        emit_json(facts)
+        emit_json(facts, default=str)
         return
     config = facts["model"]
     heads = f"{config['num_heads']} heads over {config['num_kv_heads']} key/value heads of {config['head_dim']}"
@@ -382,13 +382,9 @@ def _exit_code(error: LladaRtError) -> int:
         ((ModelError, TokenizerError), 3),
         ((DeviceError,), 4),
         ((OutOfMemoryError,), 5),
+        ((OutputError,), 6),
     )
     return next((code for types, code in kinds if isinstance(error, types)), 1)
-
-
-def _give_up_output() -> None:
-    """Keep Python from complaining when it flushes on the way out."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -396,22 +392,21 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     prepare_streams()
     try:
         code = app(args=None if arguments is None else list(arguments), prog_name="llada-rt", standalone_mode=False)
+        sys.stdout.flush()
     except LladaRtError as error:
         _complain(error)
         code = _exit_code(error)
-        if error.param == "stdout":
-            _give_up_output()
     except KeyboardInterrupt:
         code = 130
     except MemoryError:
         typer.echo("error: out of memory", err=True)
         code = 5
     except ReaderGone:
-        _give_up_output()
         code = 0
     except Exception as error:
         if hasattr(error, "show") and hasattr(error, "exit_code"):  # usage errors of typer's parser
             error.show()
+            say(foreign_hint(getattr(error, "option_name", None)))
             code = error.exit_code
         elif type(error).__name__ == "Abort":
             code = 130

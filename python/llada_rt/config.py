@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -19,8 +20,8 @@ StoredType = Literal["float32", "bfloat16", "int8", "int4"]
 DEMO_DIR = Path(__file__).parent / "demo"
 
 
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
+def _option(default: Any, text: str, *, is_size: bool = False) -> Any:
+    return field(default=default, metadata={"help": text, "is_size": is_size})
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +31,18 @@ class EngineConfig:
     model_dir: Path
     device: str = _option("auto", "cpu, cuda, or cuda:1 for the second GPU; by default a GPU if there is one.")
     compute_type: ComputeType = _option("auto", "Arithmetic; by default the checkpoint's own.")  # noqa: RUF009
-    threads: int | None = _option(None, "Threads; by default what affinity and the container's quota allow.")
+    threads: int | None = _option(
+        None,
+        "Threads; by default LLADA_THREADS, else OMP_NUM_THREADS, else what affinity and the container's quota allow.",
+    )
     table: str | None = _option(None, "Instruction-set table; by default the best of this machine.")
     max_num_seqs: int = _option(8, "Requests that run together.")
     max_num_batched_tokens: int = _option(4096, "Positions recomputed in one step, over all requests.")
     max_num_queued_reqs: int = _option(256, "Requests that may wait, a sample each; one more is refused.")
     memory_limit: int | None = _option(
-        None, "Bytes for weights, work and keys and values together; by default nine tenths of what there is."
+        None,
+        "For weights, work, keys and values together: bytes, or 8GB, 500MiB; by default nine tenths of what there is.",
+        is_size=True,
     )
     stream: Any = _option(None, "CUDA stream of the caller for all work: of cuda.core, torch, cupy, or its handle.")  # noqa: RUF009
     mask_token_id: int | None = _option(None, "Mask token, where the model folder does not name it.")
@@ -62,6 +68,8 @@ class EngineConfig:
         _check_integer("max_num_seqs", self.max_num_seqs, 1, 65536)
         _check_integer("max_num_batched_tokens", self.max_num_batched_tokens, 1, 2**31 - 1)
         _check_integer("max_num_queued_reqs", self.max_num_queued_reqs, 1, 2**31 - 1)
+        if isinstance(self.memory_limit, str):
+            object.__setattr__(self, "memory_limit", parse_size("memory_limit", self.memory_limit))
         _check_integer("memory_limit", self.memory_limit, 1, 2**62, optional=True)
         _check_integer("mask_token_id", self.mask_token_id, 0, 2**31 - 1, optional=True)
         for name in ("eos_token_id", "eot_token_id"):
@@ -84,3 +92,15 @@ def _check_integer(name: str, value: object, low: int, high: int, *, optional: b
         return
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ConfigError(f"{name}: expected an integer from {low} to {high}, got {value!r}", param=name)
+
+
+def parse_size(name: str, text: str) -> int:
+    """ "500MB" -> 500,000,000, as in the names of published shards; "500MiB" -> 524,288,000."""
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,3})?)\s*(?:([KMGT])(i?))?B?", text.strip(), re.IGNORECASE | re.ASCII)
+    size = 0
+    if match is not None:
+        power = " KMGT".index((match[2] or " ").upper())
+        size = int(Decimal(match[1]) * (1024 if match[3] else 1000) ** power)
+    if not 1 <= size <= 2**62:
+        raise ConfigError(f"{name}: expected bytes or a size like 2GB or 500MiB, got {text[:40]!r}", param=name)
+    return size

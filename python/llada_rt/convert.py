@@ -32,7 +32,7 @@ from .checkpoint import (
     read_checkpoint,
     widen,
 )
-from .config import StoredType
+from .config import StoredType, parse_size
 from .errors import ConfigError, LladaRtError, ModelFormatError, OutputError, UnsupportedModelError
 from .inspection import layout_faults
 from .model_files import MANIFEST, MANIFEST_VERSION, FileRecord, check_folder, read_json, resolve_file
@@ -65,7 +65,7 @@ def convert_model(
     target: str | os.PathLike[str],
     *,
     compute_type: str,
-    max_shard_bytes: int = DEFAULT_SHARD_BYTES,
+    max_shard_bytes: int | str = DEFAULT_SHARD_BYTES,
     overwrite: bool = False,
     report: Report | None = None,
 ) -> Conversion:
@@ -79,6 +79,8 @@ def convert_model(
     if compute_type not in get_args(StoredType):
         choices = ", ".join(get_args(StoredType))
         raise ConfigError(f"compute_type: expected one of {choices}, got {compute_type!r}", param="compute_type")
+    if isinstance(max_shard_bytes, str):
+        max_shard_bytes = parse_size("max_shard_bytes", max_shard_bytes)
     if type(max_shard_bytes) is not int or max_shard_bytes < 1:
         raise ConfigError(f"max_shard_bytes: expected a positive integer, got {max_shard_bytes!r}")
     folder, out = Path(source), Path(os.path.abspath(target))

@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from . import foreign
 from .config import DEMO_DIR, EngineConfig
 from .dispatcher import Dispatcher
 from .errors import ConfigError, InvalidRequestError, LladaRtError
@@ -26,7 +27,14 @@ from .jobs import Event, GenerateJob, ScoreJob, StreamMode
 from .model_files import check_folder, default_params, special_ids
 from .outputs import EngineStats, RequestOutput, ScoreOutput, StepEvent, TextEvent
 from .params import SamplingParams
-from .requests import Prompt, RequestReader, Segments, make_sequence, split_prompts
+from .requests import (
+    Prompt,
+    RequestReader,
+    Segments,
+    make_sequence,
+    split_prompts,
+    without_what_prompt_excludes,
+)
 from .runner import Runner
 from .score import ScoredDraw, draw_noise, guide_of, replay_noise
 from .template import variants
@@ -64,6 +72,8 @@ class Engine:
             if name not in names:
                 near = difflib.get_close_matches(name, names, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"options are {', '.join(names)}"
+                if name in foreign.ENGINE:
+                    hint = f"it is {foreign.ENGINE[name]}"
                 raise ConfigError(f"unknown engine option {name!r}", param=name, hint=hint)
         self.config = EngineConfig(DEMO_DIR if model_dir is None else model_dir, **options)  # type: ignore[arg-type]
         folder = self.config.model_dir
@@ -183,7 +193,8 @@ class Engine:
         "segments": the answer is a template (see `infill`); with "open_end": True `gen_length` positions follow it;
         "suffix": `gen_length` positions and a text after them (see `fill_middle`);
         "pinned": {position: token id}, tokens of the response that are given.
-        `params`: one for all, one per prompt, or None for `default_params`. `request_ids`: names for `abort`.
+        `params`: one for all, one per prompt; what they leave open is as `default_params` say. `request_ids`: names
+        for `abort`.
 
         Raises InvalidRequestError (ContextLengthError, ...) or RequestTooLargeError before any work; one bad request
         and none is run. Raises QueueFullError if the first finds the queue full; the later ones wait for a place.
@@ -355,13 +366,13 @@ class Engine:
         if params is None:
             return [self.default_params] * count
         if isinstance(params, SamplingParams):
-            return [params] * count
+            return [params.over(self.default_params)] * count
         if isinstance(params, (list, tuple)) and all(isinstance(one, SamplingParams) for one in params):
             if len(params) != count:
                 raise InvalidRequestError(
                     f"params: expected one, or one for each of {count} prompts, got {len(params)}", param="params"
                 )
-            return list(params)
+            return [one.over(self.default_params) for one in params]
         raise InvalidRequestError(f"params: expected SamplingParams, got {type(params).__name__}", param="params")
 
     def _generate_jobs(
@@ -405,6 +416,7 @@ class Engine:
         self, prompt: object, params: SamplingParams, request_id: str | None, stream: StreamMode | None = None
     ) -> GenerateJob:
         self._dispatcher.check_open()
+        params = without_what_prompt_excludes(prompt, params)
         if params.seed is None:
             params = params.replace(seed=secrets.randbits(63))
         name = self._name(request_id)

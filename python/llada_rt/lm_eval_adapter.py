@@ -132,7 +132,7 @@ class LladaRtLM(LM):
         if not self.check_greedy:
             return False
         length = len(continuation)
-        params = SamplingParams(gen_length=length, cfg_scale=self.cfg_scale)
+        params = SamplingParams(gen_length=length, cfg_scale=self.cfg_scale).over(SamplingParams())
         prompt = {"prompt_token_ids": context} if context else {"segments": [length]}
         return self.engine.generate(prompt, params)[0].outputs[0].token_ids == continuation
 

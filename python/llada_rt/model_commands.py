@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import enum
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
 
-from .config import DEMO_DIR, EngineConfig, StoredType
+from .config import DEMO_DIR, EngineConfig, StoredType, parse_size
 from .console import emit, emit_json, say, size_text
 from .device import place
 from .errors import ConfigError
@@ -41,7 +40,7 @@ def convert(
         ),
     ],
     max_shard_size: Annotated[
-        str, typer.Option("--max-shard-size", help="Of a weight file: bytes, or 500MB, 2GB.")
+        str, typer.Option("--max-shard-size", help="Of a weight file: bytes, or 500MB, 2GiB.")
     ] = "5GB",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model folder that is there.")] = False,
     as_json: Json = False,
@@ -60,7 +59,7 @@ def convert(
         model,
         out,
         compute_type=compute_type.value,
-        max_shard_bytes=parse_size(max_shard_size),
+        max_shard_bytes=parse_size("--max-shard-size", max_shard_size),
         overwrite=overwrite,
         report=report,
     )
@@ -231,15 +230,6 @@ def stored_compute_type(folder: Path) -> str:
     if quantized is not None:
         return quantized
     return "float32" if read_checkpoint(folder)[quantize.EMBEDDING].spec.dtype == "F32" else "bfloat16"
-
-
-def parse_size(text: str) -> int:
-    """ "500MB" -> 500,000,000; units are powers of ten, as in the names of published shards."""
-    match = re.fullmatch(r"(\d{1,15})\s*([KMGT]?)B?", text.strip(), re.IGNORECASE)
-    if match is None or int(match[1]) == 0:
-        raise ConfigError(f"--max-shard-size: expected bytes or a size like 2GB, got {text[:40]!r}")
-    thousands = " KMGT".index(match[2].upper() or " ")
-    return int(match[1]) * int(1000**thousands)
 
 
 def read_prompts(path: Path) -> list[str]:

@@ -246,9 +246,9 @@ def _listed(value: object) -> list[object]:
 
 
 def default_params(folder: Path) -> SamplingParams:
-    """What generation_config.json says under "llada_rt", else SamplingParams()."""
+    """What generation_config.json says under "llada_rt", with nothing given by a caller; else SamplingParams()."""
     options = read_json(folder, "generation_config.json").get("llada_rt", {})
     try:
-        return SamplingParams.from_dict(options)
+        return SamplingParams().over(SamplingParams.from_dict(options))
     except InvalidRequestError as error:
         raise ConfigError(f"generation_config.json, llada_rt: {error.message}", param=error.param) from error

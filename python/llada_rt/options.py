@@ -15,9 +15,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import typer
 
+from . import foreign
 from .config import EngineConfig
 from .errors import InvalidRequestError
-from .params import SamplingParams
+from .params import ALIASES, SamplingParams
 
 
 def _flag_type(hint: Any) -> Any:
@@ -44,12 +45,13 @@ def _flags(kind: type, panel: str, skip: tuple[str, ...] = ()) -> dict[str, insp
         word = "--" + spec.name.replace("_", "-")
         if hints[spec.name] is bool:
             word += "/--no-" + word[2:]
+        hint = str if spec.metadata.get("is_size") else hints[spec.name]
         option = typer.Option(word, help=spec.metadata["help"], rich_help_panel=panel, show_default=False)
         flags[spec.name] = inspect.Parameter(
             spec.name,
             inspect.Parameter.KEYWORD_ONLY,
             default=None,
-            annotation=Annotated[_flag_type(hints[spec.name]), option],
+            annotation=Annotated[_flag_type(hint), option],
         )
     return flags
 
@@ -85,15 +87,18 @@ def with_flags(**groups: Mapping[str, inspect.Parameter]) -> Callable[[Callable[
     return decorate
 
 
-def params_over(defaults: SamplingParams, given: Mapping[str, Any]) -> SamplingParams:
-    """The model's defaults with the flags that were set.
+def foreign_hint(flag: str | None) -> str:
+    """What to say of a flag that other engines know, "--top-p"; nothing of the rest."""
+    name = (flag or "").lstrip("-").replace("-", "_")
+    said = foreign.PARAMS.get(name) or foreign.ENGINE.get(name)
+    if name in ALIASES:
+        said = f"called --{ALIASES[name].replace('_', '-')} here"
+    return f"hint: {flag} is {said}" if said else ""
 
-    Defaults that say "one token a step" or "one block" by repeating gen_length keep that meaning for another length.
-    """
-    if "gen_length" in given and given["gen_length"] != defaults.gen_length:
-        same = {n: None for n in ("steps", "block_length") if getattr(defaults, n) == defaults.gen_length}
-        given = same | dict(given)
-    return defaults.replace(**given)
+
+def params_over(defaults: SamplingParams, given: Mapping[str, Any]) -> SamplingParams:
+    """The model's defaults with the flags that were set."""
+    return SamplingParams(**given).over(defaults)
 
 
 def parse_template(text: str) -> list[str | int]:

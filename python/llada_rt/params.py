@@ -1,7 +1,7 @@
 """SamplingParams: how one request is decoded. Each option is written once, here; flags and docs are made from it.
 
-The words are LLaDA's; names used by other engines are accepted as aliases. A preset expands first, explicit options
-win.
+The words are LLaDA's; names used by other engines are accepted as aliases. What stands where several say something is
+written at `SamplingParams`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
+from . import foreign
 from .errors import InvalidRequestError
 
 Remasking = Literal["low_confidence", "random", "margin", "entropy"]
@@ -152,6 +153,14 @@ _NOT_NEGATIVE = _real("a finite number >= 0", lambda v: v >= 0)
 class SamplingParams:
     """Decoding options of one request; frozen, checked on construction, equal when their values are.
 
+    They are differences from the model's defaults: an engine puts them over what its model says (see `over`). Whoever
+    says an option: first the caller, then the preset the caller named, then the model, then the preset the model named,
+    last the defaults below. What the caller gave is honoured or refused by its name. What the caller did not give gives
+    way to it: a block length shrinks to fit (in the reference preset to a divisor), or becomes the whole response where
+    it was that; a number of steps keeps its share of the length, rounded up to fit the blocks; of options that exclude
+    each other (threshold, factor and remasking entropy; regex and choice; these two and block_order confidence;
+    error_budget and audit 0) the one not given goes. None, where an option may be None, is given like a value.
+
     Raises InvalidRequestError for an unknown option (naming the nearest), a value out of range, an option given
     together with its alias, or options that exclude each other.
     """
@@ -274,20 +283,22 @@ class SamplingParams:
     )
 
     def __init__(self, **options: Any) -> None:
-        given = _by_name(options)
-        for name, value in given.items():
-            meta = _FIELDS[name].metadata
-            if value is not None or not meta["optional"]:
-                given[name] = meta["check"](name, value)
+        self._settle(_checked(_by_name(options)), None)
+
+    def _settle(self, given: Mapping[str, Any], base: Mapping[str, Any] | None) -> None:
+        """Fill the fields from what the caller gave and what a model says; both checked, by their own names."""
+        chosen = _give_way(given, base or {}) | dict(given)
         values: dict[str, Any] = {name: spec.default for name, spec in _FIELDS.items()}
-        values |= _expand(given) | given
+        values |= _expand(chosen) | chosen
+        values |= _fit_lengths(values, given, base or {})
         if values["eos_early_stop"] is None:
             values["eos_early_stop"] = PRESETS[values["preset"]]["eos_early_stop"]
-        if values["error_budget"] is not None and "audit" not in given:
+        if values["error_budget"] is not None and "audit" not in chosen:
             values["audit"] = 1
         for name, value in values.items():
             object.__setattr__(self, name, value)
-        object.__setattr__(self, "_given", given)
+        object.__setattr__(self, "_given", dict(given))
+        object.__setattr__(self, "_base", None if base is None else dict(base))
         self._check_together()
 
     def _check_together(self) -> None:
@@ -302,7 +313,6 @@ class SamplingParams:
                 f"{parallel} needs a score between 0 and 1: expected remasking low_confidence, margin or random, "
                 "got entropy",
                 param=parallel,
-                hint=None if parallel in self.given else f"{parallel} comes from preset {self.preset!r}",
             )
         if self.regex is not None and self.choice:
             raise InvalidRequestError("regex and choice exclude each other: expected one of them", param="choice")
@@ -340,20 +350,45 @@ class SamplingParams:
 
     @property
     def given(self) -> Mapping[str, Any]:
-        """The options that were given, as opposed to defaults and what the preset set; by their own names."""
+        """The options the caller gave, by their own names; not what the model's defaults or a preset say."""
         return MappingProxyType(self._given)  # type: ignore[attr-defined]
 
+    @property
+    def chosen(self) -> Mapping[str, Any]:
+        """The options given, and what the model's defaults say beside them; not what a preset says."""
+        given = self.given
+        return MappingProxyType(_give_way(given, self._base or {}) | dict(given))  # type: ignore[attr-defined]
+
+    def over(self, defaults: SamplingParams) -> SamplingParams:
+        """These options over a model's defaults, as an engine takes them. Options that lie over some defaults already
+        stay as they are, so `over(SamplingParams())` keeps those of the model out.
+        """
+        if self._base is not None:  # type: ignore[attr-defined]
+            return self
+        return _settled(self.given, defaults.chosen)
+
     def replace(self, **changes: Any) -> SamplingParams:
-        """A copy with some options changed. A new preset also replaces what the old options said of its subjects."""
-        changes = _by_name(changes)
+        """A copy with some options changed, over the same defaults. A new preset also replaces what the old options
+        said of its subjects, threshold and factor each other.
+        """
+        changes = _checked(_by_name(changes))
         kept = dict(self.given)
-        if "preset" in changes and changes["preset"] in PRESETS:
-            kept = {name: value for name, value in kept.items() if name not in PRESETS[changes["preset"]]}
+        if "preset" in changes:
+            kept = _without_subjects(kept, changes["preset"])
         if changes.get("threshold") is not None:
             kept.pop("factor", None)
         if changes.get("factor") is not None:
             kept.pop("threshold", None)
-        return SamplingParams(**{**kept, **changes})
+        return _settled({**kept, **changes}, self._base)  # type: ignore[attr-defined]
+
+    __replace__ = replace  # copy.replace
+
+    def without_defaults(self, *names: str) -> SamplingParams:
+        """The same options over defaults that say nothing of `names`."""
+        base = self._base  # type: ignore[attr-defined]
+        if not base or not any(name in base for name in names):
+            return self
+        return _settled(self.given, {name: value for name, value in base.items() if name not in names})
 
     def seed_of(self, index: int) -> int:
         """Seed of sample `index`: `seed` is that of the first, and each next one is 0x9E3779B97F4A7C15 further on
@@ -397,6 +432,8 @@ def _by_name(options: Mapping[str, Any]) -> dict[str, Any]:
     said: dict[str, str] = {}
     for word, value in options.items():
         name = ALIASES.get(word, word)
+        if word in foreign.PARAMS:
+            raise InvalidRequestError(f"unknown option {word!r}", param=word, hint=f"it is {foreign.PARAMS[word]}")
         if name not in _FIELDS:
             near = difflib.get_close_matches(word, [*_FIELDS, *ALIASES], n=1)
             raise InvalidRequestError(
@@ -408,11 +445,103 @@ def _by_name(options: Mapping[str, Any]) -> dict[str, Any]:
     return given
 
 
-def _expand(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What the preset sets, less what would contradict an explicit choice of decoding rule or length."""
-    preset = dict(PRESETS[given.get("preset", "reference")])
-    if given.get("factor") is not None:
-        preset.pop("threshold", None)
-    if "block_length" in preset:
-        preset["block_length"] = min(preset["block_length"], given.get("gen_length", _FIELDS["gen_length"].default))
-    return preset
+def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Each value as its option keeps it, or InvalidRequestError."""
+    checks = {name: _FIELDS[name].metadata for name in given}
+    return {
+        name: value if value is None and checks[name]["optional"] else checks[name]["check"](name, value)
+        for name, value in given.items()
+    }
+
+
+def _settled(given: Mapping[str, Any], base: Mapping[str, Any] | None) -> SamplingParams:
+    params = object.__new__(SamplingParams)
+    params._settle(given, base)
+    return params
+
+
+def _is_set(value: object) -> bool:
+    return value is not None and value != ()
+
+
+def _is(word: object) -> Callable[[object], bool]:
+    return lambda value: value == word
+
+
+# Options, each with the values meant, that cannot stand beside each other.
+_EXCLUDE = (
+    (("threshold", _is_set), ("factor", _is_set)),
+    (("threshold", _is_set), ("remasking", _is("entropy"))),
+    (("factor", _is_set), ("remasking", _is("entropy"))),
+    (("regex", _is_set), ("choice", _is_set)),
+    (("regex", _is_set), ("block_order", _is("confidence"))),
+    (("choice", _is_set), ("block_order", _is("confidence"))),
+    (("error_budget", _is_set), ("audit", _is(0))),
+)
+
+
+def _less_excluded(weak: Mapping[str, Any], strong: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of `weak` that can stand beside those of `strong`."""
+    left = dict(weak)
+    for pair in _EXCLUDE:
+        for (name, holds), (other, meets) in (pair, pair[::-1]):
+            if name in strong and holds(strong[name]) and other in left and meets(left[other]):
+                del left[other]
+    return left
+
+
+def _without_subjects(options: Mapping[str, Any], preset: str) -> dict[str, Any]:
+    """The options that say nothing a preset newly named says: how many are committed, the cache, the end of the text;
+    the block length, if it says one.
+    """
+    subjects = {"threshold", "factor", "cache", *PRESETS[preset]}
+    return {name: value for name, value in options.items() if name not in subjects}
+
+
+def _give_way(given: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model says, less what the caller says otherwise or what cannot stand beside it."""
+    said, kept = dict(given), {name: value for name, value in base.items() if name not in given}
+    if "preset" in given:
+        kept = _without_subjects(kept, given["preset"])
+        said = _expand(given) | said
+    return _less_excluded(kept, said)
+
+
+def _expand(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """What the preset sets, less what would contradict an explicit choice."""
+    return _less_excluded(PRESETS[chosen.get("preset", "reference")], chosen)
+
+
+def _fit_lengths(values: Mapping[str, Any], given: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, int | None]:
+    """Block length and steps; those not given made to fit those that were."""
+    length, block, steps = values["gen_length"], values["block_length"], values["steps"]
+    own = base.get("gen_length", _FIELDS["gen_length"].default)  # the length that the model speaks of
+    is_published = values["preset"] == "reference"
+    if "block_length" not in given and block is not None:
+        is_whole = block == own != length and block == base.get("block_length")
+        block = None if is_whole else min(block, length)
+        if block is not None and is_published:
+            block = _dividing_block(length, block, given.get("steps"))
+    if "steps" not in given and steps is not None:
+        steps = None if steps == own != length else -(-steps * length // own)
+        if steps is not None and is_published and block is not None:
+            num_blocks = max(1, length // block)
+            steps = -(-steps // num_blocks) * num_blocks
+        if steps is not None and steps > _MAX_COUNT:
+            steps = None
+    return {"block_length": block, "steps": steps}
+
+
+def _dividing_block(length: int, most: int, steps: int | None) -> int:
+    """The longest block of at most `most` positions that divides the length, and whose number divides the steps;
+    else the shortest longer one. One block always does.
+    """
+
+    def fits(block: int) -> bool:
+        return length % block == 0 and (steps is None or steps % (length // block) == 0)
+
+    if fits(most):
+        return most
+    small = [number for number in range(1, math.isqrt(length) + 1) if length % number == 0]
+    blocks = [block for block in {*small, *(length // number for number in small)} if fits(block)]
+    return max((block for block in blocks if block <= most), default=min(blocks))

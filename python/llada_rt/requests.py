@@ -5,6 +5,7 @@ Everything is checked here, before any work; below this file values are trusted.
 
 from __future__ import annotations
 
+import functools
 import numbers
 from collections.abc import Mapping
 from collections.abc import Sequence as SequenceOf
@@ -293,6 +294,20 @@ def split_prompts(prompts: object) -> list[object]:
     if isinstance(prompts[0], numbers.Real):
         return [prompts]
     return list(prompts)
+
+
+def without_what_prompt_excludes(prompt: object, params: SamplingParams) -> SamplingParams:
+    """Params whose model defaults, which nobody asked for, make room for a template or pinned tokens."""
+    if not isinstance(prompt, Mapping):
+        return params
+    if prompt.get("segments") is None and "suffix" not in prompt:
+        return params.without_defaults("regex", "choice") if prompt.get("pinned") else params
+    segments = prompt.get("segments")
+    for segment in segments if isinstance(segments, (list, tuple)) else ():
+        of = segment.get if isinstance(segment, Mapping) else functools.partial(getattr, segment)
+        if of("regex", None) is not None or of("choice", None):
+            params = params.without_defaults("block_order")
+    return params.without_defaults("stop", "stop_token_ids", "regex", "choice")
 
 
 def make_sequence(request: Request, params: SamplingParams, special: SpecialIds, *, seed: int) -> Sequence:

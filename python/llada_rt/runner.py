@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from . import _core
 from .config import EngineConfig
 from .device import cpu_tables, device_facts, place, stream_handle
+from .errors import ConfigError
 from .memory import MemoryPlan, machine_bytes
 from .plan import Commit, QuerySpan, SequencePlan, SequenceResult, StepPlan, StepResult
 
@@ -33,7 +35,7 @@ class Runner:
             str(config.model_dir),
             compute_type=config.compute_type,
             table=self.placement.table,
-            num_threads=config.threads or 0,
+            num_threads=config.threads or default_num_threads(),
             device_index=self.placement.index,
             stream=stream_handle(config.stream),
         )
@@ -245,8 +247,22 @@ def describe_model(folder: Path) -> ModelDescription:
 
 
 def default_num_threads() -> int:
-    """Threads that affinity mask and cgroup quota allow."""
+    """Threads where no option says: LLADA_THREADS, else OMP_NUM_THREADS (its first number), else what affinity mask and
+    cgroup quota allow. What OMP_NUM_THREADS says wrongly is passed over, as OpenMP does.
+    """
+    asked = os.environ.get("LLADA_THREADS", "").strip()
+    if asked:
+        if not _is_count(asked):
+            raise ConfigError(f"LLADA_THREADS: expected an integer from 1 to 1024, got {asked[:40]!r}", param="threads")
+        return int(asked)
+    foreign = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if _is_count(foreign):
+        return int(foreign)
     return _core.default_num_threads()
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 4 and 1 <= int(text) <= 1024
 
 
 def build_info() -> dict[str, Any]:

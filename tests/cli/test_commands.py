@@ -194,6 +194,7 @@ def test_exit_codes(run, folder, arguments, code, words):
         (errors.ChatTemplateError("x"), 3),
         (errors.DeviceError("x"), 4),
         (errors.OutOfMemoryError("x"), 5),
+        (errors.OutputError("x"), 6),
         (MemoryError(), 5),
         (errors.InternalError("x"), 1),
         (RuntimeError("x"), 1),
@@ -265,8 +266,8 @@ def test_a_full_disk_is_told(folder, arguments):
         ran = subprocess.run(
             [*COMMAND, *arguments, "-m", folder], env=ENVIRONMENT, stdout=full, stderr=subprocess.PIPE, check=False
         )
-    assert ran.returncode == 2
-    assert b"standard output cannot be written" in ran.stderr
+    assert ran.returncode == 6
+    assert b"stdout: cannot be written" in ran.stderr
     assert b"Traceback" not in ran.stderr
     assert b"Exception ignored" not in ran.stderr
 
@@ -353,6 +354,22 @@ def test_a_newcomer_sees_text_soon_and_on_stdout():
     assert took < 10  # 2 s on a quiet machine
     assert process("infill").returncode == 0
     assert "demo" in process("info").stdout
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--top-p", "temperature is the knob"),
+        ("--echo", "prompt beside it"),
+        ("--max-tokens", "called --gen-length here"),
+        ("--tensor-parallel-size", "one device"),
+        ("--dtype", "called compute_type"),
+    ],
+)
+def test_flags_of_other_engines_are_explained(run, folder, flag, words):
+    code, out, err = run("generate", "a", "-m", folder, flag, "1")
+    assert (code, out) == (2, "")
+    assert words in err
 
 
 def test_no_alias_is_a_flag():

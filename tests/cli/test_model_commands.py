@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from llada_rt import cli
+from llada_rt.config import EngineConfig, parse_size
 from llada_rt.console import size_text
-from llada_rt.model_commands import parse_size
+from llada_rt.convert import convert_model
+from llada_rt.errors import ConfigError
 from tests.data.make_goldens import CHECKPOINT
 from tests.engine.models import write_folder
 
@@ -157,10 +159,44 @@ def test_info_memory(run, folder):
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("5GB", 5 * 10**9), ("500mb", 5 * 10**8), ("12", 12), ("3 K", 3000), ("1TB", 10**12)]
+    ("text", "size"),
+    [
+        ("5GB", 5 * 10**9),
+        ("500mb", 5 * 10**8),
+        ("12", 12),
+        ("3 K", 3000),
+        ("1TB", 10**12),
+        ("2GiB", 2 << 30),
+        ("1.5 kb", 1500),
+        ("7B", 7),
+    ],
 )
 def test_sizes(text, size):
-    assert parse_size(text) == size
+    assert parse_size("--size", text) == size
+    assert EngineConfig("x", memory_limit=text).memory_limit == size
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0", "-1", "GB", "1XB", "1.5.2GB", "1e9", "0.1", "inf", "٣GB", "9" * 15 + "TB", "1 2"]
+)
+def test_what_is_no_size_is_named(text):
+    with pytest.raises(ConfigError, match="--size: expected bytes or a size like 2GB") as caught:
+        parse_size("--size", text)
+    assert caught.value.param == "--size"
+    with pytest.raises(ConfigError, match="memory_limit"):
+        EngineConfig("x", memory_limit=text)
+
+
+def test_sizes_wherever_bytes_are_asked_for(run, folder, tmp_path):
+    assert run("generate", "a", "-m", folder, "--memory-limit", "1GB")[0] == 0
+    code, _, err = run("generate", "a", "-m", folder, "--memory-limit", "1KB")
+    assert code != 0
+    assert "expected at least" in err
+    assert "memory_limit" in run("generate", "a", "-m", folder, "--memory-limit", "much")[2]
+    assert run("convert", folder, str(tmp_path / "a"), "--compute-type", "int8", "--max-shard-size", "1MiB")[0] == 0
+    convert_model(folder, tmp_path / "b", compute_type="int8", max_shard_bytes="1MiB")
+    with pytest.raises(ConfigError, match="max_shard_bytes"):
+        convert_model(folder, tmp_path / "c", compute_type="int8", max_shard_bytes="much")
 
 
 def test_sizes_in_words():

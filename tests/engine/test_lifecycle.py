@@ -1,5 +1,6 @@
 """Opening and closing: what a folder may lack, which ids count, what goes wrong and how it is said."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -15,11 +16,15 @@ from llada_rt import (
     DeviceError,
     Engine,
     EngineClosedError,
+    Hole,
+    InvalidRequestError,
     LladaRtError,
     ModelFormatError,
     ModelNotFoundError,
     SamplingParams,
     TokenizerError,
+    _core,
+    foreign,
 )
 from tests.data.make_goldens import CHECKPOINT, IDS
 from tests.engine.models import write_folder
@@ -161,6 +166,36 @@ def test_ids_from_config_generation_config_tokenizer_and_options(tmp_path):
         assert engine.generate([1], SHORT.replace(preset="quality"))
 
 
+def test_params_are_differences_from_the_model_defaults(tmp_path):
+    shape = {"gen_length": 12, "steps": 12, "block_length": 12}
+    with Engine(write_folder(tmp_path / "a", generation={"llada_rt": shape | {"temperature": 0.5}})) as engine:
+        for length in (4, 10, 12, 20):
+            by_name = engine.generate([1], engine.default_params.replace(max_tokens=length, seed=3))[0]
+            (over,) = engine.generate([1], SamplingParams(gen_length=length, seed=3))
+            assert by_name.params == over.params
+            assert (over.params.gen_length, over.params.temperature) == (length, 0.5)
+            assert by_name.outputs[0].token_ids == over.outputs[0].token_ids
+        assert engine.generate([1], SamplingParams(seed=3))[0].params.gen_length == 12
+        both = engine.generate([[1], [2]], [SamplingParams(seed=3), engine.default_params])
+        assert [output.params.gen_length for output in both] == [12, 12]
+        last = list(engine.stream([1], SamplingParams(seed=3)))[-1]
+        assert len(last.canvas) == 13
+        alone = SamplingParams(gen_length=4).over(SamplingParams())
+        assert engine.generate([1], alone)[0].params.temperature == 0
+    for rule in ({"stop": ["x"]}, {"stop_token_ids": [5]}, {"regex": "a+"}, {"choice": ["a", "b"]}):
+        with Engine(write_folder(tmp_path / "b", generation={"llada_rt": rule})) as engine:
+            assert engine.infill(["a", 2, "b"]).text
+            assert engine.fill_middle("a", "b", SamplingParams(gen_length=3)).text
+            assert engine.generate({"prompt": "a", "pinned": {0: 5}}, SamplingParams(gen_length=4))
+            with pytest.raises(InvalidRequestError) as caught:
+                engine.infill(["a", 2, "b"], SamplingParams(**rule))
+            assert caught.value.param in rule
+    with Engine(write_folder(tmp_path / "c", generation={"llada_rt": {"block_order": "confidence"}})) as engine:
+        assert engine.infill(["a", Hole(2, regex="a+"), "b"]).text
+        assert engine.infill(["a", {"hole": 2, "regex": "a+"}, "b"]).text
+        assert engine.generate("a", SamplingParams(gen_length=4, regex="a+"))
+
+
 def test_default_params_come_from_the_model(tmp_path):
     with Engine(CHECKPOINT) as engine:
         assert engine.default_params == SamplingParams()
@@ -268,3 +303,40 @@ def test_info_is_plain_json(text_folder):
     assert info["mask_token_id"] == IDS.mask
     assert info["has_chat_template"] is True
     assert info["table"] == info["tables"][0]
+
+
+@pytest.mark.parametrize("name", foreign.ENGINE)
+def test_engine_options_of_other_engines_are_explained(name):
+    if name == "model":
+        assert "model" not in inspect.signature(Engine).parameters
+    with pytest.raises(ConfigError, match=f"unknown engine option '{name}'") as caught:
+        Engine(CHECKPOINT, **{name: 1})
+    assert caught.value.hint == f"it is {foreign.ENGINE[name]}"
+
+
+@pytest.mark.parametrize(
+    ("ours", "openmp", "option", "expected"),
+    [
+        (None, None, None, "the machine's"),
+        (None, "2", None, 2),
+        ("3", "2", None, 3),
+        ("3", "2", 1, 1),
+        (None, "2,4", None, 2),
+        ("", "", None, "the machine's"),
+        *((None, wrong, None, "the machine's") for wrong in ("0", "-1", "x", "1.5", "9999", "٣")),
+        *((wrong, "2", None, "refused") for wrong in ("0", "-1", "x", "1.5", "9999", "٣")),
+        ("x", "2", 1, 1),
+    ],
+)
+def test_who_says_how_many_threads(monkeypatch, ours, openmp, option, expected):
+    for name, value in (("LLADA_THREADS", ours), ("OMP_NUM_THREADS", openmp)):
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+    if expected == "refused":
+        with pytest.raises(ConfigError, match="LLADA_THREADS: expected an integer from 1 to 1024"):
+            Engine(CHECKPOINT, threads=option)
+        return
+    with Engine(CHECKPOINT, threads=option) as engine:
+        assert engine.info()["threads"] == (_core.default_num_threads() if isinstance(expected, str) else expected)

@@ -10,6 +10,7 @@ import pickle
 import numpy as np
 import pytest
 
+from llada_rt import foreign
 from llada_rt.errors import InvalidRequestError
 from llada_rt.params import ALIASES, PRESETS, SamplingParams
 
@@ -56,6 +57,7 @@ def test_defaults_are_those_of_the_published_loop():
         ({"preset": "fast", "cache": "none"}, {"cache": "none", "threshold": 0.9}),
         ({"preset": "fast", "threshold": None}, {"cache": "dual", "threshold": None}),
         ({"preset": "fast", "factor": 1.0}, {"factor": 1.0, "threshold": None}),
+        ({"preset": "fast", "remasking": "entropy"}, {"cache": "dual", "threshold": None, "remasking": "entropy"}),
         ({"preset": "fast", "gen_length": 20}, {"block_length": 20}),
         ({"preset": "fast", "block_length": None}, {"block_length": None}),
         ({"preset": "fast", "eos_early_stop": False}, {"eos_early_stop": False}),
@@ -122,7 +124,6 @@ def test_a_value_out_of_range_is_named(name, value):
         ({"threshold": 0.9, "factor": 1.0}, ["threshold=0.9", "factor=1.0"]),
         ({"threshold": 0.9, "remasking": "entropy"}, ["threshold", "entropy"]),
         ({"factor": 1.0, "remasking": "entropy"}, ["factor", "entropy"]),
-        ({"preset": "fast", "remasking": "entropy"}, ["threshold", "preset 'fast'"]),
         ({"gen_length": 16, "block_length": 32, "preset": "fast"}, ["block_length=32", "gen_length=16"]),
         ({"gen_length": 16, "block_length": 5}, ["gen_length=16", "block_length=5"]),
         ({"gen_length": 16, "block_length": 4, "steps": 6}, ["steps=6", "4 blocks"]),
@@ -142,6 +143,17 @@ def test_an_unknown_option_suggests_the_nearest(typo, near):
         SamplingParams(**{typo: 3})
     with pytest.raises(InvalidRequestError, match="unknown option 'zzz'"):
         SamplingParams(zzz=3)
+
+
+@pytest.mark.parametrize("name", foreign.PARAMS)
+def test_options_of_other_engines_are_explained(name):
+    assert name not in SamplingParams().to_dict()
+    assert name not in ALIASES
+    for make in (SamplingParams, SamplingParams().replace):
+        with pytest.raises(InvalidRequestError, match=f"unknown option '{name}'") as caught:
+            make(**{name: 1})
+        assert caught.value.param == name
+        assert caught.value.hint == f"it is {foreign.PARAMS[name]}"
 
 
 def test_uneven_splits_are_accepted_outside_the_reference():

@@ -159,6 +159,12 @@ def test_text_files_hold_a_document_a_paragraph_or_one(tmp_path):
         ("a.jsonl", b'{"text": "1"}\n{"text": \n', r"a\.jsonl:2: not JSON"),
         ("a.jsonl", b'{"text": "1"}\n\n[1]\n', r"a\.jsonl:3: expected an object, received list"),
         ("a.jsonl", b'{"text": "\xff"}\n', r"a\.jsonl:1: not JSON"),
+        ("a.jsonl", b'{"text": "1"}\n{"text": "1\\ud83d"}\n', r"a\.jsonl:2: character 1 is half a character, '.ud83d'"),
+        ("a.jsonl", b'{"prompt": "\\udca9", "answer": "1"}', r"a\.jsonl:1: character 0 is half"),
+        ("a.jsonl", b'{"\\ud800": "1"}', r"a\.jsonl:1: character 0 is half"),
+        ("a.jsonl", b'{"messages": [{"role": "user", "content": "12\\ud83d"}]}', r"a\.jsonl:1: character 2 is half"),
+        ("a.jsonl", b'{"text": ' + b"9" * 5000 + b"}", r"a\.jsonl:1: not JSON"),
+        ("a.jsonl", b'{"text": ' + b"[" * 200_000, r"a\.jsonl:1: not JSON"),
         ("a.txt", b"1\n\xff\n", r"a\.txt:\d: not UTF-8"),
         ("a.parquet", b"no", r"a\.parquet: not Parquet"),
         ("a.csv", b"1", r"expected one of \.jsonl, \.parquet, \.txt, received '\.csv'"),
@@ -170,6 +176,16 @@ def test_broken_files_are_named_with_the_line(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         list(read_records(tmp_path / name, RowConfig()))
+
+
+def test_whole_characters_outside_the_basic_plane_are_read(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "\\ud83d\\udca9"}\n{"text": "\xf0\x9f\x92\xa9"}\n')
+    assert [record["text"] for _, record in read_records(tmp_path / "a.jsonl", RowConfig())] == ["\U0001f4a9"] * 2
+
+
+def test_half_a_character_from_elsewhere_than_a_file_is_named(tokenizer):
+    with pytest.raises(DataError, match="row 3: character 1 is half a character"):
+        RowEncoder(tokenizer, RowConfig()).encode({"text": "1\ud83d"}, "row 3")
 
 
 def test_a_missing_file_is_named(tmp_path):
