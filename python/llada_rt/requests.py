@@ -307,7 +307,9 @@ def without_what_prompt_excludes(prompt: object, params: SamplingParams) -> Samp
         of = segment.get if isinstance(segment, Mapping) else functools.partial(getattr, segment)
         if of("regex", None) is not None or of("choice", None):
             params = params.without_defaults("block_order")
-    return params.without_defaults("stop", "stop_token_ids", "regex", "choice")
+    # "The whole answer at once" and "a token a step", said of an answer of the model's own length, mean that of any.
+    lengths = [name for name in ("steps", "block_length") if getattr(params, name) == params.gen_length]
+    return params.without_defaults("stop", "stop_token_ids", "regex", "choice", *lengths)
 
 
 def make_sequence(request: Request, params: SamplingParams, special: SpecialIds, *, seed: int) -> Sequence:

@@ -196,6 +196,19 @@ def test_params_are_differences_from_the_model_defaults(tmp_path):
         assert engine.generate("a", SamplingParams(gen_length=4, regex="a+"))
 
 
+def test_lengths_of_the_model_are_not_those_of_a_template(tmp_path):
+    """What a model says of an answer of its own length (all at once, a token a step) is said of any template."""
+    own = {"gen_length": 3, "steps": 3, "block_length": 3}
+    segments, outputs = ["a", 5, "b", 4], []
+    for name, generation in {"none": None, "own": {"llada_rt": own}}.items():
+        with Engine(write_folder(tmp_path / name, generation=generation)) as engine:
+            outputs.append(engine.infill(segments, SamplingParams(seed=3)).outputs[0])
+            given = engine.infill(segments, SamplingParams(seed=3, **own)).outputs[0]
+            assert given.diffusion.nfe < 9
+    assert outputs[0].token_ids == outputs[1].token_ids
+    assert [output.diffusion.nfe for output in outputs] == [9, 9]
+
+
 def test_default_params_come_from_the_model(tmp_path):
     with Engine(CHECKPOINT) as engine:
         assert engine.default_params == SamplingParams()
