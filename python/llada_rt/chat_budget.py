@@ -85,7 +85,7 @@ class Budget:
             self.work()
         return value
 
-    def has(self, count: int, bytes_each: int = _LEAF_BYTES) -> None:
+    def reserve_items(self, count: int, bytes_each: int = _LEAF_BYTES) -> None:
         """Before `count` small values are made."""
         self.reserve(count, count * bytes_each)
 

@@ -45,7 +45,7 @@ def _text_method(name: str) -> Callable[..., Any]:
 def _title(values: Values, value: Any) -> str:
     text = values.text(value)
     values.budget.reserve_text(len(text) * 3, text)
-    values.budget.has(len(text), 80)  # it is cut into words, and each first letter stands alone
+    values.budget.reserve_items(len(text), 80)  # it is cut into words, and each first letter stands alone
     return do_title(text)
 
 
@@ -57,7 +57,7 @@ def _join(values: Values, value: Any, d: Any = "", attribute: Any = None) -> str
     getter = getter_of(values, attribute) if attribute is not None else None
     texts = []
     for item in values.turns(value):
-        values.budget.has(1, 8)
+        values.budget.reserve_items(1, 8)
         text = values.text(item if getter is None else getter(item))
         texts.append(text)
     return values.join(texts, values.text(d))
@@ -70,7 +70,7 @@ def _indent(values: Values, value: Any, width: Any = 4, first: Any = False, blan
         width = values.binary("*", " ", width)
     lines = values.attribute(values.concat([value, "\n"]), "splitlines").call()
     values.budget.reserve_text(len(value) + len(width) * len(lines), value, width)
-    values.budget.has(len(lines), 96)
+    values.budget.reserve_items(len(lines), 96)
     text = values.join([*lines[:1], *(width + line if line or blank else line for line in lines[1:])], "\n")
     return values.concat([width, text]) if first else text
 
@@ -108,7 +108,7 @@ def _wordwrap(
     text = values.text(value)
     if len(text) > 10_000:
         raise refuse("wraps a long text")
-    values.budget.has(len(text) + 1, 256)
+    values.budget.reserve_items(len(text) + 1, 256)
     values.budget.work(8 * len(text))
     wrapped = [
         values.join(
@@ -157,7 +157,7 @@ def _tojson(
     for piece in encoder.iterencode(value):
         length += len(piece)
         budget.reserve_text(len(piece), piece)
-        budget.has(1, 8)
+        budget.reserve_items(1, 8)
         if length > MAX_SIZE:
             budget.reserve(length, 0)
         pieces.append(piece)
@@ -202,7 +202,7 @@ def _turns(values: Values, value: Any) -> Iterator[Any]:
 def _kept(values: Values, items: Iterator[Any]) -> Lazy:
     kept = []
     for item in items:
-        values.budget.has(1, 40)
+        values.budget.reserve_items(1, 40)
         kept.append(item)
     return Lazy(kept)
 

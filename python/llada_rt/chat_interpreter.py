@@ -92,7 +92,7 @@ class Interpreter:
             self._out = outer
 
     def _put(self, text: str) -> None:
-        self._budget.has(1, 16)
+        self._budget.reserve_items(1, 16)
         self._out.append(text)
 
     def _do_Output(self, node: nodes.Output) -> None:
@@ -116,7 +116,7 @@ class Interpreter:
         items: Any = iter(self._values.items(iterable)) if has_loop else self._values.turns(iterable)
         if node.test is not None:
             items = self._chosen(node, items)
-        self._budget.has(1, 600)
+        self._budget.reserve_items(1, 600)
         loop = None
         if has_loop:
             loop = items = Loop(items, Undefined)
@@ -141,7 +141,7 @@ class Interpreter:
                 self._scope = _Scope({}, outer)
                 self._bind(node.target, item, self._scope.names)
                 if self._value(node.test):
-                    self._budget.has(1, 80)
+                    self._budget.reserve_items(1, 80)
                     chosen.append(item)
         finally:
             self._scope = outer
@@ -198,13 +198,13 @@ class Interpreter:
         if not isinstance(name, str) or name.startswith("_"):
             raise refuse("names an attribute of a namespace with an underscore first")
         if name not in namespace.values:
-            self._budget.has(1, 200)
+            self._budget.reserve_items(1, 200)
         namespace.values[name] = value
 
     # ---------------------------------------------------------------- functions
 
     def _macro(self, node: nodes.Macro | nodes.CallBlock, name: str) -> Function:
-        self._budget.has(1, 1024)
+        self._budget.reserve_items(1, 1024)
         scope = self._scope
         parameters = [argument.name for argument in node.args]
         defaults = dict(zip(parameters[len(parameters) - len(node.defaults) :], node.defaults, strict=True))
@@ -260,7 +260,7 @@ class Interpreter:
         pairs: list[tuple[Any, Any]] = []
         for given in (*args, kwargs):
             if isinstance(given, dict):
-                self._budget.has(len(given), 80)
+                self._budget.reserve_items(len(given), 80)
                 pairs += given.items()
             else:
                 for pair in self._values.turns(given):
@@ -269,14 +269,14 @@ class Interpreter:
         return self._values.dictionary(pairs)
 
     def _namespace(self, *args: Any, **kwargs: Any) -> Namespace:
-        self._budget.has(1, 300)
+        self._budget.reserve_items(1, 300)
         namespace = Namespace({})
         for name, value in self._dict(*args, **kwargs).items():
             self._set(namespace, name, value)
         return namespace
 
     def _joiner(self, sep: Any = ", ") -> Function:
-        self._budget.has(1, 600)
+        self._budget.reserve_items(1, 600)
         texts = iter([""])
         return Function("joiner", lambda: next(texts, sep))
 
@@ -300,9 +300,9 @@ class Interpreter:
             given = self._value(node.dyn_kwargs)
             if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
                 raise TypeError("arguments by name are expected as a mapping from names")
-            self._budget.has(len(given), 120)
+            self._budget.reserve_items(len(given), 120)
             kwargs |= given
-        self._budget.has(len(args) + len(kwargs), 16)
+        self._budget.reserve_items(len(args) + len(kwargs), 16)
         return tuple(args), kwargs
 
     # ---------------------------------------------------------------- expressions

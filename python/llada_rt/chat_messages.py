@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .chat_budget import MAX_INTEGER_BITS
+from .chat_budget import MAX_INTEGER_BITS, Budget
 from .chat_template import ChatTemplate, RefusalError
 from .errors import ChatRoleError, ChatTemplateError, InvalidRequestError
 
@@ -19,23 +19,26 @@ _MARK = " \N{REPLACEMENT CHARACTER}"
 def render_chat(template: ChatTemplate, messages: object, variables: object = None) -> str:
     """Text of a conversation and the header of the answer, or up to where its last message, the answer, has got.
 
-    `variables`: what else the template may ask for (`chat_template_kwargs`).
+    `variables`: what else the template may ask for (`chat_template_kwargs`). All renderings that this takes share one
+    budget.
     """
     checked = check_messages(messages)
     known = check_variables(variables)
+    budget = Budget()
     _check_known_roles(template, checked)
     fitted = checked if template.reads_parts else [{**m, "content": text_of(m["content"])} for m in checked]
     try:
-        text = _render(template, fitted, known)
+        text = _render(template, fitted, known, budget)
     except RefusalError as error:
-        role = _refused_role(template, fitted, known)
+        role = _refused_role(template, fitted, known, budget)
         if role is None:
             raise
         raise ChatRoleError(
             f"messages: the chat template takes no role {role!r}: {error.message}", param="messages"
         ) from error
     for role in _rare_roles(fitted):
-        if _render(template, [_marked(m) if m["role"] == role else m for m in fitted], known) == text:
+        marked = [_marked(m) if m["role"] == role else m for m in fitted]
+        if _render(template, marked, known, budget) == text:
             raise ChatRoleError(
                 f"messages: the chat template leaves out what has the role {role!r}",
                 param="messages",
@@ -44,13 +47,13 @@ def render_chat(template: ChatTemplate, messages: object, variables: object = No
     return text
 
 
-def _render(template: ChatTemplate, messages: list[dict[str, Any]], variables: dict[str, Any]) -> str:
+def _render(template: ChatTemplate, messages: list[dict[str, Any]], variables: dict[str, Any], budget: Budget) -> str:
     last = messages[-1]
     if last["role"] != "assistant":
-        return template.render(messages, variables=variables)
+        return template.render(messages, variables=variables, budget=budget)
     if not text_of(last["content"]):
-        return template.render(messages[:-1], variables=variables)
-    return template.render_begun(messages, variables=variables)
+        return template.render(messages[:-1], variables=variables, budget=budget)
+    return template.render_begun(messages, variables=variables, budget=budget)
 
 
 def _rare_roles(messages: list[dict[str, Any]]) -> list[str]:
@@ -68,13 +71,15 @@ def _check_known_roles(template: ChatTemplate, messages: list[dict[str, Any]]) -
             )
 
 
-def _refused_role(template: ChatTemplate, messages: list[dict[str, Any]], variables: dict[str, Any]) -> str | None:
+def _refused_role(
+    template: ChatTemplate, messages: list[dict[str, Any]], variables: dict[str, Any], budget: Budget
+) -> str | None:
     """The role without whose messages the template would have been content."""
     for role in _rare_roles(messages):
         others = [message for message in messages if message["role"] != role]
         try:
             if others:
-                _render(template, others, variables)
+                _render(template, others, variables, budget)
                 return role
         except ChatTemplateError:
             continue

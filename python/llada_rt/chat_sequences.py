@@ -11,6 +11,8 @@ from jinja2.exceptions import TemplateRuntimeError
 from .chat_types import Lazy, check_defined, refuse
 from .chat_values import Values
 
+_MAX_ATTRIBUTE = 200  # characters
+
 
 def _length(values: Values, value: Any) -> int:
     return len(check_sized(value))
@@ -53,9 +55,8 @@ def _pairs(values: Values, value: Any) -> list[Any]:
 
 
 def _sort_key(values: Values, case_sensitive: Any, attribute: Any) -> Callable[[Any], Any]:
-    getters = (
-        [getter_of(values, part) for part in str(attribute).split(",")] if attribute is not None else [lambda x: x]
-    )
+    names = [] if attribute is None else _attribute_text(attribute).split(",")
+    getters = [getter_of(values, name) for name in names] or [lambda item: item]
 
     def key(item: Any) -> Any:
         found = [getter(item) for getter in getters]
@@ -73,7 +74,7 @@ def _sorted(values: Values, items: list[Any], key: Callable[[Any], Any], reverse
         keys.append(key(item))
         for _ in range(rounds):  # each is compared about so often
             values.budget.weigh(keys[-1])
-    values.budget.has(2 * len(items), 16)
+    values.budget.reserve_items(2 * len(items), 16)
     order = sorted(range(len(items)), key=keys.__getitem__, reverse=bool(reverse))
     return [items[index] for index in order]
 
@@ -100,7 +101,7 @@ def _unique(values: Values, value: Any, case_sensitive: Any = False, attribute: 
         found = values.budget.weigh(key(item))
         if found is not None and not isinstance(found, (str, int, float)):
             raise refuse(f"looks for unique values of type {type(found).__name__.lower()}")
-        values.budget.has(1, 120)
+        values.budget.reserve_items(1, 120)
         if found not in seen:
             seen.add(found)
             unique.append(item)
@@ -119,9 +120,9 @@ def _extreme(pick: Callable[..., Any]) -> Callable[..., Any]:
 
 def _batch(values: Values, value: Any, linecount: int, fill_with: Any = None) -> Lazy:
     items = values.items(value)
-    if linecount < 1:
+    if not isinstance(linecount, int) or linecount < 1:
         raise ValueError("batch takes a positive length")
-    values.budget.has(len(items) // linecount + 1, 80)
+    values.budget.reserve_items(len(items) // linecount + 1, 80)
     rows = [items[at : at + linecount] for at in range(0, len(items), linecount)]
     if fill_with is not None and rows and len(rows[-1]) < linecount:
         values.budget.reserve_list(linecount)
@@ -130,8 +131,10 @@ def _batch(values: Values, value: Any, linecount: int, fill_with: Any = None) ->
 
 
 def _slice(values: Values, value: Any, slices: int, fill_with: Any = None) -> Lazy:
+    if not isinstance(slices, int) or slices < 1:
+        raise ValueError("slice takes a positive number of lists")
     items = values.items(value)
-    values.budget.has(slices, 80)
+    values.budget.reserve_items(slices, 80)
     each, more = divmod(len(items), slices)
     rows, at = [], 0
     for index in range(slices):
@@ -143,10 +146,16 @@ def _slice(values: Values, value: Any, slices: int, fill_with: Any = None) -> La
     return Lazy(rows)
 
 
+def _attribute_text(attribute: Any) -> str:
+    """ "a.b.0,c" or an index as text."""
+    text = str(attribute) if isinstance(attribute, (str, int)) else ""
+    if not 0 < len(text) <= _MAX_ATTRIBUTE:
+        raise refuse("reaches for an attribute that is no short name")
+    return text
+
+
 def getter_of(values: Values, attribute: Any, default: Any = None) -> Callable[[Any], Any]:
-    parts = [int(part) if part.isdigit() else part for part in str(attribute).split(".")]
-    if len(parts) > 32:
-        raise refuse("reaches for an attribute of many parts")
+    parts = [int(part) if part.isdigit() else part for part in _attribute_text(attribute).split(".")]
 
     def get(item: Any) -> Any:
         for part in parts:

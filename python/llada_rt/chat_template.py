@@ -87,15 +87,17 @@ class ChatTemplate:
         *,
         add_generation_prompt: bool = True,
         variables: Mapping[str, Any] | None = None,
+        budget: Budget | None = None,
     ) -> str:
         """Text of a conversation and, with `add_generation_prompt`, the header of the answer.
 
-        `variables`: more that the template may ask for. Messages and variables are plain JSON values.
+        `variables`: more that the template may ask for. Messages and variables are plain JSON values. `budget`: what
+        is left of one that several renderings share; by default a fresh one.
         """
         known = {"tools": None, "documents": None, **self._special_tokens, **(variables or {})}
         known |= {"messages": [dict(message) for message in messages], "add_generation_prompt": add_generation_prompt}
         try:
-            return Interpreter(known, Budget()).run(self._tree)
+            return Interpreter(known, budget or Budget()).run(self._tree)
         except ChatTemplateError:
             raise
         except RecursionError:
@@ -104,7 +106,13 @@ class ChatTemplate:
             reason = f"{type(error).__name__}: {error}"
             raise ChatTemplateError(f"the chat template fails: {reason[:500]}") from error
 
-    def render_begun(self, messages: Sequence[Mapping[str, Any]], *, variables: Mapping[str, Any] | None = None) -> str:
+    def render_begun(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        variables: Mapping[str, Any] | None = None,
+        budget: Budget | None = None,
+    ) -> str:
         """Text of a conversation up to the end of the last message, which is to be continued."""
         *before, last = (dict(message) for message in messages)
         content = last["content"]
@@ -113,7 +121,7 @@ class ChatTemplate:
         else:
             *parts, part = content
             last["content"] = [*parts, {**part, "text": part["text"] + CONTINUE_TAG}]
-        text = self.render([*before, last], add_generation_prompt=False, variables=variables)
+        text = self.render([*before, last], add_generation_prompt=False, variables=variables, budget=budget)
         place = text.rfind(CONTINUE_TAG.strip())
         if place < 0:
             raise ChatTemplateError(

@@ -27,9 +27,11 @@ _QUESTIONS = frozenset(
 )
 _PARTS = frozenset(["lstrip", "partition", "removeprefix", "removesuffix", "rpartition", "rstrip", "strip"])
 _SPLITS = frozenset(["rsplit", "split", "splitlines"])
+_FROM_THE_END = frozenset(["rfind", "rindex", "rpartition", "rsplit"])
 _PADDED = frozenset(["center", "ljust", "rjust", "zfill"])
 TEXT_METHODS = _SAME_LENGTH | _QUESTIONS | _PARTS | _SPLITS | _PADDED | {"format", "join", "replace"}
-_PRINTF = re.compile(r"%(?:\((\w+)\))?[#0\- +]*(\d*)(?:\.(\d*))?([sdiufFgGexXr%])")
+# Possessive, so that a text of zeros is not tried as flags and as a width in all ways.
+_PRINTF = re.compile(r"%(?:\((\w++)\))?[#0\- +]*+(\d*+)(?:\.(\d*+))?([sdiufFgGexXr%])")
 _FORMAT_FIELD = re.compile(r"\{(\d*|\w+)(?::([<>=^]?[+\- ]?0?(\d*),?(?:\.(\d+))?[sdfgex%]?))?\}")
 
 
@@ -39,10 +41,6 @@ class Texts:
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
 
-    def items(self, value: Any) -> list[Any]:
-        """What a value holds, as a new list."""
-        raise NotImplementedError
-
     # ---------------------------------------------------------------- printing
 
     def text(self, value: Any) -> str:
@@ -51,6 +49,7 @@ class Texts:
             self.budget.work(1 + len(value) // 64)
             return value
         if isinstance(value, str):
+            self.budget.reserve_text(len(value), value)  # str() of a subclass is a copy
             return str(value)
         if isinstance(value, Undefined):
             if value._undefined_exception is SecurityError:
@@ -88,7 +87,7 @@ class Texts:
             raise refuse(f"prints a {type(value).__name__.lower()}")
 
     def _piece(self, text: str, pieces: list[str]) -> None:
-        self.budget.has(1, 80)
+        self.budget.reserve_items(1, 80)
         pieces.append(text)
 
     def concat(self, pieces: list[str]) -> str:
@@ -126,23 +125,26 @@ class Texts:
     def _call_text(self, text: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         budget = self.budget
         budget.work(1 + len(text) // 64)
+        sought = args[0] if args else kwargs.get("sep")
+        if name in _FROM_THE_END and isinstance(sought, str):
+            budget.work(len(text) * len(sought) // 64)  # CPython compares at each place, where `find` would skip
         if name == "replace":
             return self.replace(text, *args, **kwargs)
         if name == "join":
-            (items,) = args
-            return self.join([_only_text(item) for item in self.items(items)], text)
+            (texts,) = args
+            return self.join(texts, text)
         if name == "format":
             return self.format(text, args, kwargs)
         if name in _PADDED:
             width = args[0] if args else 0
             if not isinstance(width, int):
                 raise TypeError(f"{name} takes an integer")
-            budget.reserve_text(max(width, len(text)), text, *map(_only_text, args[1:]))
+            budget.reserve_text(max(width, len(text)), text, *map(only_text, args[1:]))
         elif name in _SAME_LENGTH:
             budget.reserve_text(len(text) * (1 if text.isascii() else 3), text)
         elif name in _PARTS:
             if name in ("strip", "lstrip", "rstrip") and args and args[0] is not None:
-                budget.work(len(text) * (len(_only_text(args[0])) + 63) // 64)
+                budget.work(len(text) * (len(only_text(args[0])) + 63) // 64)
             budget.reserve_text(len(text), text)
         elif name in _SPLITS:
             self._reserve_split(text, name, args, kwargs)
@@ -157,14 +159,14 @@ class Texts:
         else:
             separator = kwargs.get("sep", args[0] if args else None)
             most = kwargs.get("maxsplit", args[1] if len(args) > 1 else -1)
-            count = len(text) // 2 + 1 if separator is None else text.count(_only_text(separator))
+            count = len(text) // 2 + 1 if separator is None else text.count(only_text(separator))
             if isinstance(most, int) and most >= 0:
                 count = min(count, most)
         self.budget.reserve_text(len(text), text)
         self.budget.reserve_list(count + 1, 8 + 64 if text.isascii() else 8 + 80)
 
     def replace(self, text: str, old: Any, new: Any, count: int = -1) -> str:
-        old, new = _only_text(old), _only_text(new)
+        old, new = only_text(old), only_text(new)
         found = text.count(old)
         times = found if not isinstance(count, int) or count < 0 else min(found, count)
         self.budget.reserve_text(len(text) + times * max(len(new) - len(old), 0), text, new)
@@ -211,7 +213,7 @@ class Texts:
         return value if isinstance(value, (int, float)) and not isinstance(value, bool) else self.text(value)
 
 
-def _only_text(value: Any) -> str:
+def only_text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"expected text, got {type(value).__name__}")
     return value

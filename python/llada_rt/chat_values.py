@@ -14,7 +14,7 @@ from jinja2 import Undefined
 from jinja2.exceptions import SecurityError
 
 from .chat_budget import MAX_INTEGER_BITS
-from .chat_text import TEXT_METHODS, Texts
+from .chat_text import TEXT_METHODS, Texts, only_text
 from .chat_types import Function, Lazy, Loop, Namespace, Safe, check_defined, refuse
 from .errors import ChatTemplateError
 
@@ -40,7 +40,7 @@ class Values(Texts):
     # ---------------------------------------------------------------- parts of values
 
     def undefined(self, name: object, of: Any = None) -> Undefined:
-        self.budget.has(1, 256)
+        self.budget.reserve_items(1, 256)
         return Undefined(f"{str(name)[:100]!r} is undefined" + ("" if of is None else f" in a {type(of).__name__}"))
 
     def turns(self, value: Any) -> Iterator[Any]:
@@ -59,7 +59,7 @@ class Values(Texts):
         if isinstance(value, (str, list, tuple, dict, range)):
             self.budget.reserve_list(len(value), 8 if isinstance(value, (list, tuple, dict)) else 40)
             if isinstance(value, str) and not value.isascii():
-                self.budget.has(len(value), 80)
+                self.budget.reserve_items(len(value), 80)
         return list(self.turns(value))
 
     def attribute(self, value: Any, name: str) -> Any:
@@ -99,11 +99,11 @@ class Values(Texts):
             if name in _LOOP_VALUES:
                 return getattr(value, name)
             if name in _LOOP_METHODS:
-                self.budget.has(1, 300)
+                self.budget.reserve_items(1, 300)
                 return Function(name, lambda *args: getattr(value, name)(*self.budget.weigh(args)))
         kind = str if isinstance(value, str) else type(value)
         if name in _METHODS.get(kind, ()):
-            self.budget.has(1, 300)
+            self.budget.reserve_items(1, 300)
             return Function(name, lambda *args, **kwargs: self._call_method(value, name, args, kwargs))
         if isinstance(value, Undefined):
             if name.startswith("__"):
@@ -131,6 +131,8 @@ class Values(Texts):
         self.budget.weigh(args)
         self.budget.weigh(kwargs)
         if isinstance(value, str):
+            if name == "join":
+                args = ([only_text(item) for item in self.items(*args)],)
             return self.call_text(value, name, args, kwargs)
         if kwargs:
             raise TypeError(f"{name} takes no arguments by name")
@@ -189,6 +191,8 @@ class Values(Texts):
         if sign in ("lt", "lteq", "gt", "gteq"):
             check_defined(left)
             check_defined(right)
+        if sign in ("in", "notin") and isinstance(right, (Lazy, range)):
+            return any(self.compare("eq", left, item) for item in self.turns(right)) == (sign == "in")
         self.budget.weigh(left)
         self.budget.weigh(right)
         return bool(_COMPARISONS[sign](left, right))
