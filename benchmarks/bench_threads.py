@@ -61,7 +61,7 @@ class Worker:
 
 
 def seconds(workers: list[Worker], step: str) -> float:
-    """Of a step in all workers at once: until the last one is through."""
+    """Seconds of a step in all workers at once: until the last one is through."""
     for worker in workers:
         worker.commands.send(step)
     return max(worker.commands.recv() for worker in workers)

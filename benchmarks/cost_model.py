@@ -42,7 +42,7 @@ class ModelShape:
         return float(self.d_model * self.vocab_size)
 
     def kv_bytes(self, element_bytes: float) -> float:
-        """Of one position, over all layers."""
+        """Bytes of one position, over all layers."""
         return 2 * self.n_layers * self.d_model * self.kv_share * element_bytes
 
 
@@ -63,7 +63,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of one or several forwards."""
+    """What one or several forwards cost."""
 
     operations: float
     num_bytes: float
@@ -131,7 +131,7 @@ def answer_cost(model: ModelShape, machine: Machine, work: Work, mode: Mode, tok
     for start, stop in work.blocks():
         block = stop - start
         num_steps = max(1.0, block / tokens_per_step)
-        # Of block, block - tokens, ... masks in turn the mean.
+        # The mean over block, block - tokens, ... masks.
         head = (block + min(tokens_per_step, block)) / 2 if work.masked_head else block
         if mode == "block_causal":
             total += step(block, stop, head).times(num_steps) + step(block, stop, 0)

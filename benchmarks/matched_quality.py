@@ -75,7 +75,7 @@ def run(plan: Plan) -> Report:
 
 
 def fastest(rows: Sequence[Row], package: str) -> Row | None:
-    """Of a package, whatever its number of threads."""
+    """The fastest row of a package, whatever its number of threads."""
     found = [row for row in rows if row["system"].split("@")[0] == package]
     return max(found, key=lambda row: row["tokens_per_s"], default=None)
 

@@ -26,7 +26,7 @@ def any_answer(answers: Sequence[Answer]) -> str | None:
 
 
 def all_tokens(num_tokens: int) -> Check:
-    """Of fixed work: every answer has as many tokens as were asked."""
+    """The check of fixed work: every answer has as many tokens as were asked."""
 
     def check(answers: Sequence[Answer]) -> str | None:
         odd = [answer.num_tokens for answer in answers if answer.num_tokens != num_tokens]
@@ -98,7 +98,7 @@ class Measured:
 
     @property
     def padding_share(self) -> float | None:
-        """Of the tokens written, those that are no text."""
+        """The share of the tokens written that are no text."""
         return 1 - self.tokens / self.written_tokens if self.written_tokens else None
 
     @property

@@ -24,7 +24,7 @@ H100, H200, B200 = (
 )
 GPUS = (H100, H200, B200)
 CORE_COUNTS = (2, 4, 8, 16, 32, 64)
-# Of one core: int8 operations a second of a register-only loop (bfloat16 has half), and bytes a second that it reads.
+# What one core does a second: int8 operations of a register-only loop (bfloat16 has half), and bytes that it reads.
 CORE_INT8_PEAK, CORE_BANDWIDTH, SOCKET_BANDWIDTH = 473e9, 23e9, 460.8e9
 TOKENS_PER_STEP = 2.8  # what threshold 0.9 gave LLaDA-8B on GSM8K without further training (Fast-dLLM)
 SHARE = 0.6  # of both limits: what whole steps reach here

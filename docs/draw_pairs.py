@@ -18,7 +18,7 @@ PANELS = {  # file -> title
 
 
 def share(point: dict[str, float]) -> float:
-    """Of a curve whose counts were not kept, the share alone is there."""
+    """Where the counts of a curve were not kept, the share alone is there."""
     return point["share"] if "share" in point else point["right"] / point["asked"]
 
 

@@ -48,7 +48,7 @@ def _compile(compiler: str, source: Path, folder: Path) -> Path:
 
 
 def _version() -> str:
-    """Of everything that goes in."""
+    """A hash of everything that goes in."""
     seen = hashlib.sha256(" ".join(FLAGS).encode())
     for folder in (ROOT / "csrc", ROOT / "tests/cpp"):
         for path in sorted(folder.rglob("*")):

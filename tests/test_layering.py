@@ -25,6 +25,7 @@ CSRC = {
 FLOORS = [
     {"errors", "_core"},
     {"params", "config", "plan", "device", "chat_template", "memory", "transcript", "foreign"}
+    | {"option_checks", "precedence", "characters", "expression"}
     | {f"chat_{part}" for part in ("budget", "types", "text", "values", "numbers", "sequences", "tests", "filters")}
     | {"chat_interpreter", "chat_messages"},
     {"grammar", "audit"},
@@ -36,6 +37,7 @@ FLOORS = [
     {"jobs", "inspection"},
     {"stepper", "convert"},
     {"dispatcher"},
+    {"intake"},
     {"engine"},
     {"async_engine"},
     {"animate", "options", "console"},

@@ -179,7 +179,7 @@ def log_likelihoods(
 
 @dataclass(frozen=True, slots=True)
 class Perplexity:
-    """Of answers given their prompts. `standard_error` is that of nats_per_token over the rows asked."""
+    """The perplexity of answers given their prompts. `standard_error` is that of nats_per_token over the rows asked."""
 
     nats_per_token: float
     standard_error: float

@@ -122,9 +122,9 @@ class BatchConfig:
 class RowBatches:
     """Rows of a store (questions and answers, dialogues, templates), padded with EOS to the longest of the batch.
 
-    An epoch visits every row once, in an order drawn anew; its last batch may be short. Of a row with several examples
-    (the replies of a dialogue) each visit draws one. Padding after an answer may be hidden and counts in the loss, as
-    LLaDA's fine-tuning has it; padding after a template may not: nothing there was asked for.
+    An epoch visits every row once, in an order drawn anew; its last batch may be short. Each visit of a row with
+    several examples (the replies of a dialogue) draws one. Padding after an answer may be hidden and counts in the
+    loss, as LLaDA's fine-tuning has it; padding after a template may not: nothing there was asked for.
     """
 
     def __init__(self, store: TokenStore, config: BatchConfig, *, seed: int, eos_id: int) -> None:

@@ -106,7 +106,7 @@ def segments(canvas: Sequence[int], mask_id: int) -> list[list[int] | int]:
 def load_items(
     task: str, tokenizer: Tokenizer, *, num: int, seed: int, chat: bool, gen_length: int | None, split: Split = "test"
 ) -> tuple[list[Item], list[tuple[tuple[int, ...], tuple[int, ...]]]]:
-    """The questions, and (prompt, answer) tokens of each for the likelihood. Of a file, the first `num` rows."""
+    """The questions, and (prompt, answer) tokens of each for the likelihood. `num`: rows taken of a file."""
     config = RowConfig(chat=chat)
     if task in TASK_NAMES:
         chosen = find_task(task)

@@ -48,7 +48,7 @@ FIXED_FIELDS = {
     "scale_logits": False,
     "use_cache": False,
 }
-# Of these, the ones that would change the forward pass if they had another value.
+# Those of these that would change the forward pass if they had another value.
 MEANINGFUL_FIELDS = {
     *("block_type", "block_group_size", "activation_type", "include_bias", "include_qkv_bias"),
     *("layer_norm_type", "layer_norm_with_affine", "bias_for_layer_norm", "attention_layer_norm", "input_emb_norm"),

@@ -90,8 +90,8 @@ class BlockCausalObjective(MaskedObjective):
 class NextTokenObjective:
     """Cross-entropy of the next token, for the ARM of a comparison (a model with `causal`), on the same rows.
 
-    Targets are the tokens that a masked model may hide, except the first of a row, which nothing predicts. Of the EOS
-    that fills a row only the first is a target: an ARM stops there, and what comes after would only dilute its loss.
+    Targets are the tokens that a masked model may hide, except the first of a row, which nothing predicts. Only
+    the first EOS of those that fill a row is a target: an ARM stops there, and what comes after would dilute its loss.
     """
 
     eos_id: int

@@ -42,7 +42,7 @@ REDUCTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Of pairs of answers under one model; bounds in nats per token, mean over answers' tokens, end token included."""
+    """Pairs of answers under one model; bounds in nats per token, mean over answers' tokens, end token included."""
 
     win_rate: float  # share of pairs whose better answer has the higher bound; ties count half
     better: float
@@ -52,7 +52,7 @@ class Ranking:
 
     @property
     def standard_error(self) -> float:
-        """Of the win rate, as an estimate of that over all such pairs."""
+        """The standard error of the win rate, as an estimate of that over all such pairs."""
         return math.sqrt(self.win_rate * (1 - self.win_rate) / self.num_pairs)
 
 

@@ -95,9 +95,11 @@ def check_characters(value: object, place: str) -> None:
     while left:
         part = left.pop()
         if isinstance(part, str):
-            half = next((index for index, character in enumerate(part) if "\ud800" <= character <= "\udfff"), None)
-            if half is not None:
-                raise DataError(f"{place}: character {half} is half a character, {part[half]!a}")
+            try:
+                part.encode()
+            except UnicodeEncodeError as error:
+                half = error.start
+                raise DataError(f"{place}: character {half} is half a character, {part[half]!a}") from None
         elif isinstance(part, Mapping):
             left += [*part.keys(), *part.values()]
         elif isinstance(part, list):

@@ -296,7 +296,7 @@ class Trainer:
         self._saved = self.step
 
     def _frozen_sum(self) -> float:
-        """Of absolute values; 0 where everything learns. Frozen weights are not in a checkpoint."""
+        """The sum of absolute values; 0 where everything learns. Frozen weights are not in a checkpoint."""
         frozen = [local(parameter) for parameter in self.model.parameters() if not parameter.requires_grad]
         return self.world.sum([float(sum(part.detach().abs().sum(dtype=torch.float64) for part in frozen))])[0]
 

@@ -13,6 +13,7 @@ Exit codes: 0 all is well, 1 a claim does not hold or a stage failed, 4 no GPU.
 """
 
 import argparse
+import functools
 import os
 import shutil
 import signal
@@ -200,8 +201,7 @@ def main() -> None:
 
     from benchmarks.gpu.modules import prepare
 
-    say = lambda words: print(words, flush=True)  # noqa: E731
-    site = prepare(ROOT, say)
+    site = prepare(ROOT, functools.partial(print, flush=True))
     passed = True
     for call in options.calls:
         budget = options.budget or (LONGEST_DRY_S if options.dry else 270)

@@ -2,10 +2,11 @@
 at once, so that a stage that is cut short has still told what it knew.
 """
 
+import functools
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from benchmarks.shapes import EIGHT_B, Shape
 
 RESULTS = "results.jsonl"
 
-# Of a dry run: every path of the 8B shape, heads of 128 among them, at what the imitation does in seconds.
+# The shape of a dry run: every path of the 8B shape, heads of 128 among them, at what the imitation does in seconds.
 DRY = Shape("dry", d_model=256, n_layers=2, mlp_hidden_size=96, vocab_size=320, head_dim=128)
 
 
@@ -68,6 +69,11 @@ class Flight:
             yield
         except Exception as error:
             self.claim(what, False, error=f"{type(error).__name__}: {error}"[:2000])
+
+    def normals(self, seed: int) -> Callable[..., torch.Tensor]:
+        """normals(seed)(rows, ...): float32 on the device, the next ones of the seed's at each call."""
+        generator = torch.Generator(self.device).manual_seed(seed)
+        return functools.partial(torch.randn, generator=generator, device=self.device)
 
     def wait(self) -> None:
         """Until the device has done everything that torch asked of it."""

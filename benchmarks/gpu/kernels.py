@@ -16,7 +16,7 @@ from benchmarks.gpu.steps import Sizes, Steps
 PROFILED_STEPS = 3
 MOST_LETTERS = 90
 
-# Of a profiler that is started twice in one process beside graphs: without them the second start may crash.
+# A profiler may crash when it is started a second time in one process beside graphs; with these it does not.
 SAFE = {"TEARDOWN_CUPTI": "0", "DISABLE_CUPTI_LAZY_REINIT": "1"}
 
 
@@ -56,8 +56,8 @@ def activity_of(events: Iterable[Event]) -> Activity:
 
 
 def short_name(name: str) -> str:
-    """A kernel's name without namespaces and arguments. Of a long one the beginning, the sizes of CUTLASS's tile, and a
-    number that keeps it apart from others.
+    """A kernel's name without namespaces and arguments. A long one keeps its beginning, the sizes of
+    CUTLASS's tile, and a number that keeps it apart from others.
     """
     if name.startswith("Mem"):  # Memcpy, Memset: what is in parentheses says between what
         return name

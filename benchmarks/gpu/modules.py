@@ -12,7 +12,7 @@ from benchmarks.gpu.sources import sources_hash
 
 
 def hash_of(site: Path) -> str | None:
-    """Of the sources that a folder's modules were made from; None if they don't load."""
+    """The hash of the sources that a folder's modules were made from; None if they don't load."""
     code = "from llada_rt import _core; print(_core.build_info()['sources'])"
     environment = {**os.environ, "PYTHONPATH": str(site)}
     command = [sys.executable, "-c", code]

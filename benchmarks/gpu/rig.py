@@ -48,7 +48,7 @@ def table_of(flight: Flight) -> str:
 
 @contextmanager
 def variables(values: Mapping[str, str]) -> Iterator[None]:
-    """Of the environment, for a moment."""
+    """Variables of the environment that hold for a moment."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -80,7 +80,7 @@ class Samples:
         return statistics.median(each.wall for each in self.taken)
 
     def fields(self, parts: int = 1) -> dict[str, Any]:
-        """Of a record: medians, for each of the `parts` that a run has."""
+        """Fields of a record: medians, for each of the `parts` that a run has."""
         walls = [each.wall for each in self.taken]
         on_device = [each.device for each in self.taken if each.device is not None]
         median = statistics.median(walls)
@@ -131,7 +131,7 @@ class Rig:
 
 
 def free_bytes() -> int | None:
-    """Of the GPU's memory, by anyone's account; None without a GPU."""
+    """Bytes of the GPU that nobody has taken; None without a GPU."""
     return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None
 
 

@@ -42,9 +42,7 @@ def measure_roofs(flight: Flight) -> Roofs | None:
         "read, GB/s": lambda: importlib.import_module("llada_rt._cuda").read_bandwidth(0),
         "copy in torch, GB/s read and written": copy_bandwidth,
         "product in torch, bfloat16, TFLOP/s": product_rate,
-        "arithmetic alone, bfloat16, TFLOP/s": lambda: (
-            _core.Ops(device.CUDA_TABLE, 1).measure_peak("bfloat16") / 1e3  # type: ignore[attr-defined]
-        ),
+        "arithmetic alone, bfloat16, TFLOP/s": lambda: _core.Ops(device.CUDA_TABLE, 1).measure_peak("bfloat16") / 1e3,
     }
     values = {}
     for of, measure in parts.items():
@@ -75,7 +73,7 @@ def product_rate(size: int = 8192) -> float:
 
 
 def median_s(run: Callable[[], object]) -> float:
-    """Of ten runs on the GPU, after five that warm up."""
+    """The median of ten runs on the GPU, after five that warm up."""
     times = []
     for round_ in range(15):
         torch.cuda.synchronize()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def sources_hash(root: Path) -> str:
-    """Of the checkout at `root`, 16 hexadecimal digits."""
+    """The hash of the checkout at `root`, 16 hexadecimal digits."""
     paths = [path for path in (root / "csrc").rglob("*") if path.is_file()]
     paths += [*(root / "cmake").rglob("*.cmake"), root / "CMakeLists.txt"]
     names = sorted(path.relative_to(root).as_posix() for path in paths)

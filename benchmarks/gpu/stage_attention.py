@@ -31,18 +31,18 @@ DRY_HEADS = (Heads(2, 2, 128), Heads(4, 1, 64))
 
 def drawn(flight: Flight, heads: Heads, rows: int, keys: int) -> tuple[Tensor, Tensor, Tensor]:
     """q (rows, heads, head_dim), k, v (keys, K/V heads, head_dim): float32 with values of bfloat16."""
-    generator = torch.Generator(flight.device).manual_seed(rows + keys)
+    draw = flight.normals(rows + keys)
     shapes = ((rows, heads.num_heads), (keys, heads.num_kv_heads), (keys, heads.num_kv_heads))
-    draw = lambda shape: torch.randn(*shape, heads.head_dim, generator=generator, device=flight.device)  # noqa: E731
-    return tuple(draw(shape).bfloat16().float() for shape in shapes)  # type: ignore[return-value]
+    q, k, v = (draw(*shape, heads.head_dim).bfloat16().float() for shape in shapes)
+    return q, k, v
 
 
 def torch_attention(q: Tensor, k: Tensor, v: Tensor, dtype: torch.dtype) -> Tensor:
     """(rows, heads, head_dim), computed in dtype."""
     groups = q.shape[1] // k.shape[1]
-    of_heads = lambda t: t.to(dtype).transpose(0, 1).unsqueeze(0)  # noqa: E731
     k, v = (t.repeat_interleave(groups, dim=1) for t in (k, v))
-    return F.scaled_dot_product_attention(of_heads(q), of_heads(k), of_heads(v))[0].transpose(0, 1).float()
+    heads_first = (t.to(dtype).transpose(0, 1).unsqueeze(0) for t in (q, k, v))
+    return F.scaled_dot_product_attention(*heads_first)[0].transpose(0, 1).float()
 
 
 def check(flight: Flight, ops: "_core.Ops", heads: Heads, rows: int, keys: int) -> None:

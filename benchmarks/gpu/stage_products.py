@@ -34,8 +34,8 @@ def weights_of(flight: Flight) -> dict[str, tuple[int, int, str]]:
     }
 
 
-# Of the sum of absolute terms. Sums of tensor cores are cut, not rounded, after each 16 inputs; those of float8 on
-# sm_90 keep 12 bits behind the point of the largest until they are added to float32, every 128 inputs.
+# Shares of the sum of absolute terms. Sums of tensor cores are cut, not rounded, after each 16 inputs; those of float8
+# on sm_90 keep 12 bits behind the point of the largest until they are added to float32, every 128 inputs.
 FLOAT8_SUMS = 2.0**-12
 
 
@@ -60,8 +60,7 @@ class Case:
     def __init__(self, flight: Flight, compute_type: str, name: str, most_rows: int) -> None:
         self.flight, self.compute_type, self.name = flight, compute_type, name
         outputs, inputs, self.end = weights_of(flight)[name]
-        generator = torch.Generator(flight.device).manual_seed(len(name) + outputs)
-        draw = lambda *size: torch.randn(*size, generator=generator, device=flight.device)  # noqa: E731
+        draw = flight.normals(len(name) + outputs)
         drawn = (draw(outputs, inputs) * inputs**-0.5).bfloat16().float()
         self.weight = weight_of(drawn, compute_type, paired=self.end == "swiglu")
         self.values = draw(most_rows, inputs)

@@ -23,8 +23,7 @@ class Turns:
     """A product whose weights are copied, each copy used once in a graph."""
 
     def __init__(self, flight: Flight, compute_type: str, rows: int, outputs: int, inputs: int, end: str) -> None:
-        generator = torch.Generator(flight.device).manual_seed(0)
-        draw = lambda *size: torch.randn(*size, generator=generator, device=flight.device)  # noqa: E731
+        draw = flight.normals(0)
         drawn = (draw(outputs, inputs) * inputs**-0.5).bfloat16().float()
         weight = weight_of(drawn, compute_type, paired=end == "swiglu")
         self.weight_bytes = weight.stored.nbytes

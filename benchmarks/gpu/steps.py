@@ -24,14 +24,14 @@ class Sizes:
         return self.canvas // 2
 
     def gen_length(self, batch: int) -> int:
-        """Of the answers of `batch` canvases: the half of one, at least two blocks of each. All blocks cost the same,
-        since K and V of the whole canvas are visible from each.
+        """Positions of the answers of `batch` canvases: half of one canvas for all, at least two blocks of each. All
+        blocks cost the same, since K and V of the whole canvas are visible from each.
         """
         return max(2, self.prompt // self.block // batch) * self.block
 
     @property
     def mean_masks(self) -> float:
-        """Of the refine steps that are timed: what still wants logits, after the refresh has committed one."""
+        """Masks that still want logits in the refine steps that are timed, after the refresh has committed one."""
         return self.block - (self.steps + 1) / 2
 
 
@@ -39,9 +39,9 @@ SMALL = Sizes(canvas=32, block=8, steps=4)  # of a dry run
 
 
 def num_steps(block: int, k: float) -> int:
-    """Of a block, its refresh among them, to commit k tokens a step in the mean. Only whole steps exist, so the nearest
-    number is taken, and the first steps of a block commit one token more than the last: 32 tokens at 4.2 a step are 8
-    steps of 4, at 3 a step 10 of 3 and one of 2. `tokens_per_step` is what it comes to.
+    """Steps of a block, its refresh among them, to commit k tokens a step in the mean. Only whole steps exist, so
+    the nearest number is taken, and the first steps of a block commit one token more than the last: 32 tokens at 4.2 a
+    step are 8 steps of 4, at 3 a step 10 of 3 and one of 2. `tokens_per_step` is what it comes to.
     """
     return max(1, round(block / k))
 
@@ -51,7 +51,7 @@ def tokens_per_step(block: int, k: float) -> float:
 
 
 def _plan(shape: Shape, slots: list[int]) -> np.ndarray:
-    """Of canvases that step together, without guidance: the block's surest tokens, as many as its schedule says."""
+    """A row for each of the canvases that step together, without guidance: the schedule's number of surest tokens."""
     plan = np.zeros(len(slots), _core.SEQUENCE_DTYPE)
     plan["slot"], plan["guide_slot"], plan["mask_id"] = slots, -1, shape.config.mask_token_id
     for name in ("suppressed_token", "unconfident_token_0", "unconfident_token_1"):

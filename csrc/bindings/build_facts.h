@@ -7,7 +7,7 @@ namespace llada {
 // differ, don't meet.
 inline constexpr char kTableName[] = "llada_rt.Ops/" LLADA_OPS_HASH;
 
-// Of everything that is compiled and of how.
+// The hash of everything that is compiled and of how.
 extern const char* const kSourcesHash;
 
 }  // namespace llada

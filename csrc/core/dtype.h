@@ -22,10 +22,10 @@ LLADA_INLINE bool is_float(DType dtype) {
   return dtype == DType::kFloat32 || dtype == DType::kBFloat16 || dtype == DType::kFloat16;
 }
 
-// Of one element; an int4 has none of its own.
+// Bytes of one element; an int4 has none of its own.
 LLADA_INLINE std::int64_t size_of(DType dtype) { return dtype == DType::kFloat32 ? 4 : is_float(dtype) ? 2 : 1; }
 
-// Of `count` elements in a row.
+// Bytes of `count` elements in a row.
 LLADA_INLINE std::int64_t bytes_of(DType dtype, std::int64_t count) {
   return dtype == DType::kInt4 ? (count + 1) / 2 : count * size_of(dtype);
 }

@@ -39,7 +39,7 @@ void matmul(Stream stream, ConstTensor x, const PackedWeight& weight, bool accum
           return;
         }
         // With a residual the product is summed by itself and added last: the small terms would be lost one
-        // by one in a large residual. Of integers the sums are read again and again, so they lie close
+        // by one in a large residual. Sums of integers are read again and again, so they lie close
         // together.
         const PanelSums product = panel_product(panel_rows(x, row, num_rows, sums, kPanel), x, weight, panel, wide);
         for (std::int64_t r = 0; r < num_rows; ++r) {

@@ -51,8 +51,8 @@ constexpr std::int32_t attention_keys(DType dtype, std::int64_t head_dim) {
   return dtype == DType::kFloat32 || head_dim > 128 ? 32 : 64;
 }
 
-// Of one block: queries, in float32 the exponentials of a tile, two stages of keys and values. Rows have 16 bytes more
-// than they need, so that neighbours lie in different banks.
+// The shared memory of one block: queries, in float32 the exponentials of a tile, two stages of keys and values. Rows
+// have 16 bytes more than they need, so that neighbours lie in different banks.
 constexpr std::int32_t attention_shared_bytes(DType dtype, std::int64_t head_dim, std::int32_t lines) {
   const std::int32_t size = dtype == DType::kFloat32 ? 4 : 2, keys = attention_keys(dtype, head_dim);
   const std::int32_t key_step = attention_head_dim(head_dim) * size + 16;

@@ -49,8 +49,8 @@ __device__ __forceinline__ void sort_by_block(const Sorted& sorted, std::int32_t
   __syncthreads();
 }
 
-// candidates, chosen: (num_candidates); groups: one for each block. Of more than `capacity` candidates, which the
-// shared memory has room for, the order is found in `memory`: (most_candidates) keys, then as many indices.
+// candidates, chosen: (num_candidates); groups: one for each block. Shared memory has room for `capacity`
+// candidates; the order of more is found in `memory`: (most_candidates) keys, then as many indices.
 __global__ void __launch_bounds__(kCommitThreads)
     commit_kernel(Candidate* candidates, const CommitGroup* groups, std::int32_t capacity, double* memory,
                   std::int64_t most_candidates, std::int64_t* chosen) {

@@ -118,7 +118,7 @@ class ProductTile {
     });
   }
 
-  // Of a paired weight: function(row, output, gate, next gate, up, next up), with `output` among the gates.
+  // For a paired weight: function(row, output, gate, next gate, up, next up), with `output` among the gates.
   template <class Function>
   __device__ __forceinline__ void for_each_gated_pair(const ProductInput& input, std::int64_t row0,
                                                       std::int64_t output0, const Function& function) const {

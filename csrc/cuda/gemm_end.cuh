@@ -42,7 +42,7 @@ __device__ __forceinline__ void put_activated_pair(const ProductOutput& out, std
   if (col + 1 < out.num_values) at[1] = float_to_bf16(b);
 }
 
-// Of a row, behind what SwiGLU gives.
+// Zeros at the end of a row, behind what SwiGLU gives.
 __device__ __forceinline__ void clear_further_columns(const ProductOutput& out, std::int64_t row) {
   for (std::int64_t col = out.num_values; col < out.cols; ++col) {
     if (out.dtype == DType::kFloat32)

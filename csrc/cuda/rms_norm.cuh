@@ -20,7 +20,7 @@ struct RmsNormArgs {
   float eps;
 };
 
-// Of dynamic shared memory: a row of whole quads, and the weight.
+// Dynamic shared memory: a row of whole quads, and the weight.
 constexpr std::int64_t rms_norm_shared_bytes(std::int64_t cols) { return 2 * ((cols + 3) / 4 * 16); }
 
 template <DType kOut>

@@ -152,7 +152,7 @@ class Session {
   bool step_by_step_ = false;
 };
 
-// Of an op's stream; its device becomes that of the calling thread.
+// The session of an op's stream; its device becomes that of the calling thread.
 Session& session_of(const Stream& stream);
 
 }  // namespace llada::cuda

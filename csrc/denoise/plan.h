@@ -33,8 +33,8 @@ struct SequencePlan {
   std::int32_t suppressed_token;
   std::int32_t unconfident_token_0, unconfident_token_1;
   std::int32_t propose_mask;
-  // Of the next spans only the candidates of the step before are recomputed: what is still masked, and what that step
-  // committed, for its final K and V.
+  // Only the candidates of the step before are recomputed of the next spans: what is still masked, and what that
+  // step committed, for its final K and V.
   std::int32_t compact;
   // Range of the plan's targets, one for each position of the canvas: the sequence is scored. One step gives the
   // log-probability of each position with a target (not -1), nothing is committed. Empty: it is decoded.

@@ -54,7 +54,7 @@ class Fields {
   std::int64_t token_id(const char* key, std::int64_t vocab_size) const {
     const Json* value = optional(key);
     if (value == nullptr) return -1;
-    // Of several the first one stands for them here.
+    // A list of ids is as good as one: here its first id stands for all of them.
     if (value->is_array()) {
       const auto& ids = value->as_array(where(key));
       check(!ids.empty(), ErrorKind::kModelFormat, where(key), ": expected a token id or some, got an empty list");

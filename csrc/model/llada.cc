@@ -106,7 +106,7 @@ void Llada::attend(Stream stream, const LayerWeights& w, const Tensor& queries) 
   ops_.matmul(stream, as_operand(stream, attended), w.attn_out, /*accumulate=*/true, x_);
 }
 
-// Of rows that no op can quantise as it writes them, since their scale is known only when all of its units are done.
+// The type of rows that no op can quantise as it writes them: their scale is known only when all units are done.
 DType Llada::before_product() const {
   return is_float(weights_.type.operand) ? weights_.type.operand : DType::kFloat32;
 }

@@ -131,7 +131,7 @@ LLADA_INLINE double confidence_of(const RowState& state, const SamplingRule& rul
   return probability;
 }
 
-// Of a token with this logit. One that was left out of the softmax counts for itself.
+// The log-probability of a token with this logit. A token that was left out of the softmax counts for itself.
 LLADA_INLINE double log_prob_of(const RowState& state, const SamplingRule& rule, std::int32_t token, float logit,
                                 double log_sum) {
   const double d = static_cast<double>(logit) - static_cast<double>(state.largest);

@@ -31,9 +31,9 @@ class Memory {
   void copy(const void* from, std::int64_t num_bytes, void* to) const;  // within it
   // Drops work that waits for `finish`.
   void discard() const;
-  // Of the device that nobody has taken; -1 for the processor's.
+  // Memory of the device that nobody has taken; -1 for the processor's.
   std::int64_t free_bytes() const { return device_ != nullptr ? device_->free_bytes(session_) : -1; }
-  // Of the session; zeros for the processor.
+  // What the session has done; zeros for the processor.
   DeviceCounts counts() const { return device_ != nullptr ? device_->counts(session_) : DeviceCounts{}; }
 
  private:

@@ -61,8 +61,8 @@ class AsyncEngine:
         request_ids: SequenceOf[str] | None = None,
     ) -> list[RequestOutput]:
         """As Engine.generate: QueueFullError if the first finds the queue full; the later ones wait for a place."""
-        make = functools.partial(self.engine._generate_jobs, prompts, params, request_ids)
-        jobs = await self._made(make, is_quick=_is_quick(prompts, params or self.engine.default_params))
+        make = functools.partial(self.engine._intake.generate_jobs, prompts, params, request_ids)
+        jobs = await self._made(make, is_quick=_is_quick(prompts, params, self.engine.default_params))
         await self._run(jobs)
         return [job.result() for job in jobs]
 
@@ -119,10 +119,10 @@ class AsyncEngine:
         Raises at once what can be seen at once, QueueFullError too; the rest comes before the first event.
         """
         engine = self.engine
-        engine._check_stream(params, mode, request_id)
+        engine._intake.check_stream(params, mode, request_id)
         self._dispatcher.check_room()
-        make = functools.partial(engine._stream_job, prompt, params, mode, request_id)
-        if _is_quick(prompt, params or engine.default_params):
+        make = functools.partial(engine._intake.stream_job, prompt, params, mode, request_id)
+        if _is_quick(prompt, params, engine.default_params):
             job = make()
             return EventStream(self._dispatcher, lambda: job, is_quick=True)
         return EventStream(self._dispatcher, make, is_quick=False)
@@ -140,7 +140,7 @@ class AsyncEngine:
     ) -> ScoreOutput:
         """As Engine.score."""
         make = functools.partial(
-            self.engine._score_job,
+            self.engine._intake.score_job,
             prompt,
             answer,
             mc_num=mc_num,
@@ -280,11 +280,13 @@ class _Bell:
         self._event.clear()
 
 
-def _is_quick(prompts: object, params: object) -> bool:
+def _is_quick(prompts: object, params: object, defaults: SamplingParams) -> bool:
     """Whether the requests are made in less time than another thread takes to begin."""
-    many = params if isinstance(params, (list, tuple)) else [params]
-    for one in many:
-        if not isinstance(one, SamplingParams) or one.regex is not None or one.choice or one.n > _QUICK_SAMPLES:
+    for given in params if isinstance(params, (list, tuple)) else [params or defaults]:
+        if not isinstance(given, SamplingParams):
+            return False
+        one = given.over(defaults)
+        if one.regex is not None or one.choice or one.n > _QUICK_SAMPLES:
             return False
     if isinstance(prompts, str):
         return len(prompts) <= _QUICK_CHARS

@@ -260,7 +260,7 @@ def info(
 
 
 def _gpu_rows(facts: dict[str, Any]) -> dict[str, str]:
-    """Of the table of info: what was built for GPUs, which there are, what has run on one."""
+    """Rows of the table of info: what was built for GPUs, which there are, what has run on one."""
     from .device import missing_cuda
 
     build, missing = facts["build"]["cuda"], missing_cuda()

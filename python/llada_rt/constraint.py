@@ -15,8 +15,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .characters import Characters, CharacterTable
 from .errors import InvalidRequestError, TokenizerError
-from .grammar import Characters, CharacterTable, Grammar, States
+from .expression import States
+from .grammar import Grammar
 from .plan import Commit, QuerySpan, SequencePlan, SequenceResult, Span
 
 FILL_STEP = -1  # `step` of a commit that only fills what the text has left over
@@ -44,7 +46,7 @@ class Alphabet:
         self.decode = decode
         self.firsts = CharacterTable(dict.fromkeys(text[0] for text in texts if text))
         index = {character: number for number, character in enumerate(self.firsts.characters)}
-        # Of each token its first character as an index into these; the last index is that of tokens without text.
+        # The first character of each token as an index into these; tokens without text have the last index.
         self.first_of = np.array([index[text[0]] if text else len(index) for text in texts], dtype=np.int64)
         self._alone = CharacterTable(text for text in dict.fromkeys(texts) if len(text) == 1)
         self._is_written: dict[str, bool] = {}  # of characters that are no token

@@ -61,7 +61,7 @@ class Detokenizer:
         return str(self._decoder.decode(tokens))
 
     def control_stops(self, strings: Sequence[str]) -> tuple[ControlStop, ...]:
-        """Of stop strings those that name control tokens, which the text never shows, taken apart."""
+        """The stop strings that name control tokens, which the text never shows, taken apart."""
         by_name = {name: token for token, name in self.control_tokens.items() if name}
         if not by_name or not strings:
             return ()

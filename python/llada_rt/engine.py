@@ -5,16 +5,13 @@ from __future__ import annotations
 import atexit
 import dataclasses
 import difflib
-import functools
 import inspect
-import itertools
 import os
-import secrets
 import weakref
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
 from types import TracebackType
-from typing import Any, Literal, get_args, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,25 +19,16 @@ from numpy.typing import NDArray
 from . import foreign
 from .config import DEMO_DIR, EngineConfig
 from .dispatcher import Dispatcher
-from .errors import ConfigError, InvalidRequestError, LladaRtError
-from .jobs import Event, GenerateJob, ScoreJob, StreamMode
+from .errors import ConfigError, InvalidRequestError
+from .intake import Intake
+from .jobs import Event, StreamMode
 from .model_files import check_folder, default_params, special_ids
 from .outputs import EngineStats, RequestOutput, ScoreOutput, StepEvent, TextEvent
 from .params import SamplingParams
-from .requests import (
-    Prompt,
-    RequestReader,
-    Segments,
-    make_sequence,
-    split_prompts,
-    without_what_prompt_excludes,
-)
+from .requests import Prompt, RequestReader, Segments
 from .runner import Runner
-from .score import ScoredDraw, draw_noise, guide_of, replay_noise
-from .template import variants
 from .tokenizer import Tokenizer
 
-_OWN_NAMES = "unnamed:"  # requests without a name get one that no caller can have taken
 # Engines to close at exit: a daemon thread must not be inside the compiled loop when the interpreter is taken down.
 _open_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
@@ -94,7 +82,9 @@ class Engine:
             max_length=int(self._runner.config["max_sequence_length"]),
         )
         self._dispatcher = Dispatcher(self.config, self._runner)
-        self._counter = itertools.count()
+        self._intake = Intake(
+            self._reader, self.tokenizer, self._special, self.default_params, self._dispatcher, self._runner.recall
+        )
         _open_engines.add(self)
 
     # ---------------------------------------------------------------- what it is
@@ -199,7 +189,7 @@ class Engine:
         Raises InvalidRequestError (ContextLengthError, ...) or RequestTooLargeError before any work; one bad request
         and none is run. Raises QueueFullError if the first finds the queue full; the later ones wait for a place.
         """
-        jobs = self._generate_jobs(prompts, params, request_ids)
+        jobs = self._intake.generate_jobs(prompts, params, request_ids)
         self._dispatcher.run(jobs)
         return [job.result() for job in jobs]
 
@@ -284,7 +274,7 @@ class Engine:
         Raises as `generate` does, QueueFullError too if the queue is full now. The request is queued when the first
         event is asked for; if the queue has filled by then, that raises.
         """
-        job = self._stream_job(prompt, params, mode, request_id)
+        job = self._intake.stream_job(prompt, params, mode, request_id)
         self._dispatcher.check_room(len(job.sources))
         return self._dispatcher.events(job)
 
@@ -341,7 +331,7 @@ class Engine:
         of `mc_num` draws from `seed`. The draws run beside the generations; the result is the same in any company.
         Raises RequestCancelledError if it is aborted.
         """
-        job = self._score_job(
+        job = self._intake.score_job(
             prompt, answer, mc_num=mc_num, seed=seed, noise=noise, cfg_scale=cfg_scale, request_id=request_id
         )
         self._dispatcher.run([job])
@@ -359,131 +349,6 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    # ---------------------------------------------------------------- the way of a request
-
-    def _params_of(self, params: object, count: int) -> list[SamplingParams]:
-        if params is None:
-            return [self.default_params] * count
-        if isinstance(params, SamplingParams):
-            return [params.over(self.default_params)] * count
-        if isinstance(params, (list, tuple)) and all(isinstance(one, SamplingParams) for one in params):
-            if len(params) != count:
-                raise InvalidRequestError(
-                    f"params: expected one, or one for each of {count} prompts, got {len(params)}", param="params"
-                )
-            return [one.over(self.default_params) for one in params]
-        raise InvalidRequestError(f"params: expected SamplingParams, got {type(params).__name__}", param="params")
-
-    def _generate_jobs(
-        self, prompts: object, params: object, request_ids: SequenceOf[str] | None = None
-    ) -> list[GenerateJob]:
-        """Checked requests, not queued yet."""
-        many = split_prompts(prompts)
-        each = self._params_of(params, len(many))
-        names: SequenceOf[str | None] = [None] * len(many) if request_ids is None else request_ids
-        if request_ids is not None and len({*request_ids}) != len(many):
-            raise InvalidRequestError(
-                f"request_ids: expected {len(many)} different names, got {len({*request_ids})}", param="request_ids"
-            )
-        jobs = []
-        for index, (prompt, chosen, name) in enumerate(zip(many, each, names, strict=True)):
-            try:
-                jobs.append(self._generate_job(prompt, chosen, name))
-            except LladaRtError as error:
-                if len(many) == 1:
-                    raise
-                raise error.within(f"prompts[{index}]") from error
-        return jobs
-
-    def _stream_job(
-        self, prompt: object, params: SamplingParams | None, mode: StreamMode, request_id: str | None
-    ) -> GenerateJob:
-        (chosen,) = self._check_stream(params, mode, request_id)
-        return self._generate_job(prompt, chosen, request_id, mode)
-
-    def _check_stream(
-        self, params: SamplingParams | None, mode: StreamMode, request_id: str | None
-    ) -> list[SamplingParams]:
-        """What can be seen of a stream without reading its prompt."""
-        self._dispatcher.check_open()
-        if mode not in get_args(StreamMode):
-            raise InvalidRequestError(f"mode: expected append or denoise, got {mode!r}", param="mode")
-        self._check_name(request_id)
-        return self._params_of(params, 1)
-
-    def _generate_job(
-        self, prompt: object, params: SamplingParams, request_id: str | None, stream: StreamMode | None = None
-    ) -> GenerateJob:
-        self._dispatcher.check_open()
-        params = without_what_prompt_excludes(prompt, params)
-        if params.seed is None:
-            params = params.replace(seed=secrets.randbits(63))
-        name = self._name(request_id)
-        requests = [self._reader.read(variant, params, name) for variant in variants(prompt)]
-        if len(requests) > 1 and stream is not None:
-            raise InvalidRequestError(
-                "a hole of bounded length cannot be streamed: expected a length", param="segments"
-            )
-        sequences = [
-            make_sequence(request, params, self._special, seed=params.seed_of(index))
-            for index in range(params.n)
-            for request in requests
-        ]
-        recall = functools.partial(self._runner.recall, mask_id=self._special.mask) if len(requests) > 1 else None
-        job = GenerateJob(requests, params, sequences, self.tokenizer, stream, recall)
-        self._dispatcher.check_fits(job)
-        return job
-
-    def _score_job(
-        self,
-        prompt: str | SequenceOf[int],
-        answer: str | SequenceOf[int],
-        *,
-        mc_num: int,
-        seed: int,
-        noise: SequenceOf[Mapping[str, object]] | None,
-        cfg_scale: float,
-        request_id: str | None,
-    ) -> ScoreJob:
-        self._dispatcher.check_open()
-        reader, mask_id = self._reader, self._special.mask
-        prompt_ids, answer_ids = reader.ids_of(prompt, "prompt"), reader.ids_of(answer, "answer")
-        if not answer_ids:
-            raise InvalidRequestError("answer: expected at least one token, got none", param="answer")
-        for name, ids in (("prompt", prompt_ids), ("answer", answer_ids)):
-            if mask_id in ids:
-                raise InvalidRequestError(f"{name}: holds the mask token {mask_id}", param=name)
-        reader.check_length(len(prompt_ids), len(answer_ids), "the answer")
-        cfg_scale = SamplingParams(cfg_scale=cfg_scale).cfg_scale
-        if noise is None:
-            draws = draw_noise(prompt_ids, answer_ids, mc_num=mc_num, seed=seed, mask_id=mask_id)
-        else:
-            draws = replay_noise(prompt_ids, answer_ids, noise, mask_id=mask_id)
-        guides = [guide_of(draw, len(prompt_ids), mask_id) if cfg_scale else None for draw in draws]
-        members = [ScoredDraw(draw, guide, cfg_scale) for draw, guide in zip(draws, guides, strict=True)]
-        job = ScoreJob(self._name(request_id), draws, members)
-        self._dispatcher.check_fits(job)
-        return job
-
-    def _name(self, request_id: str | None) -> str:
-        if request_id is None:
-            return f"{_OWN_NAMES}{next(self._counter)}"
-        self._check_name(request_id)
-        return request_id
-
-    def _check_name(self, request_id: str | None) -> None:
-        if request_id is None:
-            return
-        if not isinstance(request_id, str) or not 1 <= len(request_id) <= 256:
-            raise InvalidRequestError(
-                f"request_id: expected a text of 1 to 256 characters, got {str(request_id)[:40]!r}", param="request_id"
-            )
-        if request_id.startswith(_OWN_NAMES):
-            raise InvalidRequestError(
-                f"request_id: names that begin with {_OWN_NAMES!r} are the engine's own, got {request_id[:40]!r}",
-                param="request_id",
-            )
 
 
 def _one(request_id: str | None) -> list[str] | None:

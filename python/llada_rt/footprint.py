@@ -82,7 +82,7 @@ _SIZE = {"float32": 4, "bfloat16": 2}
 
 
 def _row_bytes(dtype: str, cols: int) -> int:
-    """Of a row of activations; one of int8 ends with a whole pack of 4 and its scale, of float8 with 16 and 16."""
+    """Bytes of a row of activations; int8 ends with a whole pack of 4 and its scale, float8 with 16 and 16."""
     if dtype == "float8":
         return _round_up(cols, 16) + 16
     return _round_up(cols, 4) + 4 if dtype == "int8" else cols * _SIZE[dtype]

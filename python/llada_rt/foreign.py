@@ -11,7 +11,7 @@ _PENALTY = f"not supported, because {_ORDER}: what was said so far is no prefix;
 _BEAMS = f"not supported, because {_ORDER}; n gives several samples"
 _TOOLS = "not supported, because the models are not trained for it; regex and choice give answers of a fixed form"
 
-# Of a request. Each sentence goes on from "'top_p' is".
+# Options of a request. Each sentence goes on from "'top_p' is".
 PARAMS: Mapping[str, str] = MappingProxyType(
     dict.fromkeys(
         ("top_p", "top_k", "min_p", "typical_p", "top_a", "tfs", "epsilon_cutoff", "mirostat", "mirostat_tau"), _CUT
@@ -56,7 +56,7 @@ PARAMS: Mapping[str, str] = MappingProxyType(
     | {"skip_special_tokens": "not supported, because texts never hold special tokens; token_ids do"}
 )
 
-# Of an engine.
+# Options of an engine.
 ENGINE: Mapping[str, str] = MappingProxyType(
     dict.fromkeys(
         ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "tp_size", "device_map"),

@@ -100,7 +100,7 @@ class GenerateJob(Job):
     """One prompt; `params.n` samples. `stream`: events are made too.
 
     `requests`: one, or one for each combination of lengths that the prompt's holes may have. `sequences`: for each
-    sample one of each request, in this order. Of them the one that fits its template best becomes the sample's
+    sample one of each request, in this order. The one that fits its template best becomes the sample's
     completion: `recall` gives the mean log-probability of the tokens at some positions of a canvas.
     """
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .errors import ConfigError
 
-# Of the machine's or the container's memory, without a memory_limit: the rest is for Python and for the program.
+# Share of the machine's or the container's memory, without a memory_limit; the rest is for Python and the program.
 _SHARE = 0.9
 
 

@@ -68,7 +68,7 @@ class CompletionOutput:
 
     `token_ids`: in the reference preset all response positions, as the published loop returns them; otherwise those
     before the first end token (EOS or EoT, left out). `text` never shows special tokens, and is empty without a
-    tokenizer. Of an infill both hold the whole template, filled.
+    tokenizer. For an infill both hold the whole template, filled.
     A stop of the caller ends both; `token_ids` then are the fewest that hold the text. A response that ended before
     its canvas was full has the ids before the first mask.
     """

@@ -19,7 +19,8 @@ from .chat_messages import check_messages, text_of
 from .constraint import Alphabet, Constraint
 from .decoders import decoder_of
 from .errors import ContextLengthError, InvalidRequestError, TokenizerError
-from .grammar import Grammar, regex_of
+from .expression import regex_of
+from .grammar import Grammar
 from .model_files import SpecialIds
 from .params import SamplingParams
 from .plan import SamplingRule, Span
@@ -140,7 +141,7 @@ class RequestReader:
     def _grammars(
         self, start: int, template: Template | None, params: SamplingParams
     ) -> tuple[tuple[Span, Grammar, Alphabet], ...]:
-        """Of a template those of its holes, of a generation that of the response."""
+        """The grammars of a template's holes, or that of a generated response."""
         rule = regex_of(params.choice) if params.choice else params.regex
         if template is None:
             rules = [(Span(0, params.gen_length), rule)] if rule is not None else []

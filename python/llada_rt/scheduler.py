@@ -185,7 +185,7 @@ class Sequence:
         )
 
     def _compacted(self, spans: tuple[QuerySpan, ...]) -> tuple[QuerySpan, ...]:
-        """Of the spans, the candidates of the last step: as the compiled loop does between the steps of a call."""
+        """The last step's candidates within the spans, as the compiled loop finds them between steps of a call."""
 
         def was_masked(position: int) -> bool:
             return self.canvas.tokens[position] == self.canvas.mask_id or position in self.last_committed

@@ -169,8 +169,8 @@ def estimate(draws: Sequence[Draw], log_probs: Sequence[Sequence[float]]) -> Sco
     """The mean over draws of sum(log p) / mask ratio, and its standard error.
 
     The draws of a group are spread evenly over the mask counts from one random start, so they are not independent; the
-    groups are. The standard error is therefore that of the weighted mean of group means, as for a cluster sample. Of a
-    single group it is the successive-difference estimate of a systematic sample, in order of mask counts (Wolter,
+    groups are. The standard error is therefore that of the weighted mean of group means, as for a cluster sample. For
+    a single group it is the successive-difference estimate of a systematic sample, in order of mask counts (Wolter,
     Introduction to Variance Estimation, ch. 8). nan for a single draw.
     """
     values = np.array([sum(row) / draw.mask_ratio for draw, row in zip(draws, log_probs, strict=True)])

@@ -75,7 +75,7 @@ class Stepper:
             self._scheduler.add(source)
 
     def kv_bytes_of(self, member: Member) -> int:
-        """Of K/V memory, while it has its slots."""
+        """K/V memory that it holds while it has its slots."""
         return self.runner.slot_bytes(member.length) * (2 if member.is_guided else 1)
 
     def step(self) -> None:
@@ -138,7 +138,7 @@ class Stepper:
         return StepPlan(tuple(rows), plan.max_steps)
 
     def _max_seconds(self) -> float:
-        """Of a call: for other callers, and for the next deadline. One step is always run."""
+        """How long a call may last, for other callers and for the next deadline. One step is always run."""
         soonest = min((job.deadline for job in list(self.jobs.values())), default=float("inf"))
         return max(1e-6, min(_CALL_SECONDS, soonest - time.monotonic()))
 

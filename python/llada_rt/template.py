@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from .errors import ContextLengthError, InvalidRequestError
-from .grammar import regex_of
+from .expression import regex_of
 from .plan import Span
 
 MAX_VARIANTS = 64  # templates that the bounded holes of one request may make

@@ -90,7 +90,7 @@ class Tokenizer:
         return frozenset(self._detokenizer.control_tokens)
 
     def control_stops(self, strings: Sequence[str]) -> tuple[ControlStop, ...]:
-        """Of stop strings those that name control tokens, taken apart."""
+        """The stop strings that name control tokens, taken apart."""
         return self._detokenizer.control_stops(strings)
 
     def token_text(self, token: int) -> str:

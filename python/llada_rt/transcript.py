@@ -71,7 +71,7 @@ class Mark(NamedTuple):
 
 
 class ControlMatch(NamedTuple):
-    """Where a ControlStop was found. Of several the least: the first to be complete, then the first to begin."""
+    """Where a ControlStop was found. The least of several is the first to be complete, then the first to begin."""
 
     after: int  # index of the id after its last, so far as it is known
     end: int  # characters of the text up to its end

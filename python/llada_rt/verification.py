@@ -57,7 +57,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Of a model with its source, over `num_positions` masked positions."""
+    """How a model agrees with its source, over `num_positions` masked positions."""
 
     num_positions: int
     top1: float  # share of positions with the same largest logit

@@ -39,7 +39,7 @@ class Call(ctypes.Structure):
 
 
 class DeviceCall(ctypes.Structure):
-    """Of arrays that lie on the device already, with the weight packed."""
+    """The same for arrays that lie on the device already, with the weight packed."""
 
     _fields_ = [
         *[(name, ctypes.c_void_p) for name in ("x", "weight", "out", "sums")],

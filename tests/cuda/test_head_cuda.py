@@ -138,7 +138,7 @@ def test_the_guide_counts_as_written(cuda):
 )
 @pytest.mark.parametrize("temperature", [0.0, 1e-300])
 def test_ties(cuda, dtype, tied, temperature):
-    """Of one lane, of two, of two chunks, of two threads that merge. Noise too small to see leaves a tie a tie."""
+    """Ties of one lane, of two, of two chunks, of two threads that merge. Noise too small to see leaves a tie a tie."""
     head = np.zeros((2500, 8), np.float32)
     head[tied] = 0.5
     for mask_id in (-1, *tied):

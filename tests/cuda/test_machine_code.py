@@ -41,7 +41,7 @@ def module_path() -> Path | None:
 
 
 def tool_folder() -> str | None:
-    """Of cuobjdump, with nvdisasm beside it: from PATH or from the package."""
+    """The folder of cuobjdump, with nvdisasm beside it: from PATH or from the package."""
     wheel = importlib.util.find_spec("nvidia")
     places = [f"{root}/cu13/bin" for root in (wheel.submodule_search_locations or [])] if wheel is not None else []
     path = os.pathsep.join([os.environ.get("PATH", ""), *places])

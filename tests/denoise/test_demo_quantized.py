@@ -35,7 +35,7 @@ def items() -> list[Item]:
 
 
 def best_tokens(engine: Engine, items: list[Item]) -> np.ndarray:
-    """Of each masked position of each canvas, as it stands."""
+    """The best token of each masked position of each canvas, as it stands."""
     masked = [np.array(item.canvas) == engine.mask_token_id for item in items]
     return np.concatenate([engine.forward(i.canvas).argmax(-1)[at] for i, at in zip(items, masked, strict=True)])
 

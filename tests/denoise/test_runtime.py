@@ -97,7 +97,7 @@ def test_a_compact_plan_recomputes_the_candidates_of_the_step_before(runtime, pr
 
 
 def test_a_step_without_rows(runtime):
-    """Of a span without candidates a compact plan leaves nothing: such steps commit nothing, and the schedule ends."""
+    """A compact plan leaves nothing of a span without candidates: such steps commit nothing, and the schedule ends."""
     slot = runtime.open_slot(CANVAS)
     outcomes, commits = runtime.denoise(*plan(slot, spans=((0, LENGTH, LENGTH), (0, 3, LENGTH)), compact=1), 100)
     assert outcomes[["num_query_rows", "num_steps", "num_masked", "block_done"]].tolist() == [(LENGTH, 8, 14, 1)]

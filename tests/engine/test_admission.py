@@ -140,7 +140,7 @@ def test_names_that_callers_choose_never_meet_those_that_they_do_not(engine: Eng
 
 @pytest.mark.parametrize("kind", [Engine, AsyncEngine])
 def test_a_deadline_holds_for_those_that_wait_for_a_place(kind):
-    """Of one call with many prompts the last are not even queued when their time is over, whoever else is served."""
+    """The last of many prompts in one call are not even queued when their time is over, whoever else is served."""
     engine = kind(CHECKPOINT, **SMALL, max_num_seqs=1, max_num_queued_reqs=2)
     runner = (engine if kind is Engine else engine.engine)._runner
     denoise = runner.denoise

@@ -40,7 +40,7 @@ class Tally(NamedTuple):
 
     @property
     def standard_error(self) -> float:
-        """Of the share, as an estimate of the share of all such questions."""
+        """The standard error of the share, as an estimate of the share of all such questions."""
         return (self.share * (1 - self.share) / self.asked) ** 0.5
 
 

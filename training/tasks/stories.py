@@ -5,7 +5,7 @@ with which thing), not by spotting the one color in the text. `guess` is what sp
 
 Four tasks, in the order in which they are learnt (training/recipes/STORIES.md says why):
 
-    facts_infill     a few facts, told twice in another order, then questions. Of each fact one word is hidden in one of
+    facts_infill     a few facts, told twice in another order, then questions. One word of each fact is hidden in one of
                      its two places; of the answers all that matters
     stories_infill   a whole story, then questions. Words that were said before are hidden where they come again
     stories          a whole story and one question
@@ -193,7 +193,7 @@ def draw_facts_infill(rng: random.Random, belongs: Callable[[str], bool]) -> Rec
 
 
 def draw_stories_infill(rng: random.Random, belongs: Callable[[str], bool]) -> Record | None:
-    """Of the words that come again, each is hidden with one chance in two; at least one is."""
+    """Each of the words that come again is hidden with one chance in two; at least one is."""
     story = draw_story(rng)
     if not belongs(story.text):
         return None

@@ -28,7 +28,7 @@ LLADA_INLINE std::int64_t panel_bytes(const PackedWeight& weight) {
   return num_packs_of(weight) * kPanel * 4 + (weight.dtype == DType::kInt8 ? 2 * kPanel * 4 : 0);
 }
 
-// Of the first num_inputs inputs (whole groups) in a panel of int8 or int4.
+// The bytes of the first num_inputs inputs (whole groups) in a panel of int8 or int4.
 LLADA_INLINE std::int64_t inputs_bytes(DType dtype, std::int64_t num_inputs) {
   return dtype == DType::kInt8 ? num_inputs * kPanel : num_inputs / kGroup * kInt4GroupBytes;
 }
