@@ -1,4 +1,4 @@
-"""AsyncEngine: the verbs of Engine for asyncio. A thread of its own steps; the event loop never waits for a step."""
+"""AsyncEngine: the verbs of Engine for asyncio. The engine's thread steps; the event loop never waits for a step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, Literal, Self, TypeVar, cast, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from .dispatcher import Dispatcher
+from .dispatcher import LOOK_AGAIN_S, Dispatcher, Owner
 from .engine import Engine
 from .jobs import GenerateJob, Job, StreamMode
 from .outputs import EngineStats, RequestOutput, ScoreOutput, StepEvent, TextEvent
@@ -26,7 +26,6 @@ Given = TypeVar("Given", StepEvent, TextEvent)
 Result = TypeVar("Result")
 _QUICK_CHARS = 1000  # text that is encoded, and samples that are made, faster than a thread is asked to do it
 _QUICK_SAMPLES = 16
-_LOOK_AGAIN_S = 0.05  # for a place in a queue that is full of other callers' requests
 
 
 class AsyncEngine:
@@ -42,11 +41,6 @@ class AsyncEngine:
     def __init__(self, model_dir: str | os.PathLike[str] | None = None, **options: Any) -> None:
         self.engine = Engine(model_dir, **options)
         self._dispatcher = self.engine._dispatcher
-        try:
-            self._thread = self._dispatcher.start_thread()
-        except BaseException:
-            self.engine.close()
-            raise
 
     @classmethod
     async def open(cls, model_dir: str | os.PathLike[str] | None = None, **options: Any) -> Self:
@@ -172,7 +166,6 @@ class AsyncEngine:
     async def close(self) -> None:
         """As Engine.close: what is under way ends with EngineClosedError."""
         await asyncio.to_thread(self.engine.close)
-        await asyncio.to_thread(self._thread.join)
 
     async def __aenter__(self) -> AsyncEngine:
         self._dispatcher.check_open()
@@ -191,16 +184,16 @@ class AsyncEngine:
     async def _run(self, jobs: SequenceOf[Job]) -> None:
         """Queue the jobs as there is room and wait until all are done; whatever ends the wait early takes them out."""
         waiting, under_way = deque(jobs), list[Job]()
-        bell = _Bell()
+        owner, bell = Owner(), _Bell()
         for job in jobs:
             job.notify = bell.ring
         try:
             while True:
-                under_way = [job for job in under_way if not job.is_done]
-                self._dispatcher.top_up(waiting, under_way, is_first=len(waiting) == len(jobs), to_thread=True)
+                under_way = [job for job in under_way if not job.has_ended]
+                self._dispatcher.top_up(waiting, under_way, owner, is_first=len(waiting) == len(jobs))
                 if not under_way and not waiting:
                     return
-                await bell.rung(_LOOK_AGAIN_S if waiting else None)
+                await bell.rung(LOOK_AGAIN_S if waiting else None)
         finally:
             for job in jobs:
                 self._dispatcher.drop(job)
@@ -224,7 +217,7 @@ class EventStream(AsyncIterator[Given]):
                 job = self._make() if self._is_quick else await asyncio.to_thread(self._make)
                 if self._is_closed:  # meanwhile
                     return self
-                self._dispatcher.submit(job, to_thread=True)
+                self._dispatcher.submit(job, self)
             except BaseException:
                 self._close()
                 raise
@@ -240,7 +233,7 @@ class EventStream(AsyncIterator[Given]):
                 self._bell = _Bell()
                 self._job.notify = self._bell.ring
             while not self._job.events:
-                if self._job.is_done and not self._job.events:
+                if self._job.has_ended and not self._job.events:
                     self._job.result()
                     raise StopAsyncIteration
                 await self._bell.rung()
@@ -258,9 +251,6 @@ class EventStream(AsyncIterator[Given]):
         if self._job is not None:
             self._dispatcher.drop(self._job)
 
-    def __del__(self) -> None:
-        self._close()
-
 
 class _Bell:
     """Wakes the event loop when a job has something new."""
@@ -270,7 +260,7 @@ class _Bell:
         self._event = asyncio.Event()
 
     def ring(self) -> None:
-        """From whatever thread steps."""
+        """From the thread that steps."""
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
             self._loop.call_soon_threadsafe(self._event.set)
 

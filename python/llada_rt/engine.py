@@ -33,12 +33,17 @@ from .tokenizer import Tokenizer
 _open_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
+def _before_fork() -> None:
+    for engine in list(_open_engines):
+        engine._dispatcher.before_fork()
+
+
 def _after_fork() -> None:
     for engine in list(_open_engines):
         engine._dispatcher.forked()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(before=_before_fork, after_in_child=_after_fork)
 
 
 @atexit.register
@@ -48,7 +53,11 @@ def _close_engines() -> None:
 
 
 class Engine:
-    """A model, loaded, and the requests that run on it. A context manager; safe to use from several threads.
+    """A model, loaded, and the requests that run on it. A context manager.
+
+    A thread of the engine's own runs the steps. Any thread may call the engine, and so may a signal handler, whatever
+    it has interrupted; an exception in the middle of a call, KeyboardInterrupt too, takes out that call's requests
+    after the step under way. The child of a fork may go on with an engine that was idle at the fork.
 
     `model_dir`: folder in the published Hugging Face layout; None: the demo model that comes with the package.
     The other options are the fields of EngineConfig.
@@ -82,6 +91,11 @@ class Engine:
             max_length=int(self._runner.config["max_sequence_length"]),
         )
         self._dispatcher = Dispatcher(self.config, self._runner)
+        try:
+            self._dispatcher.start_thread()
+        except BaseException:
+            self._runner.close()
+            raise
         self._intake = Intake(
             self._reader, self.tokenizer, self._special, self.default_params, self._dispatcher, self._runner.recall
         )

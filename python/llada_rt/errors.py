@@ -144,7 +144,7 @@ class EngineClosedError(LladaRtError):
 
 
 class EngineStuckError(LladaRtError):
-    """The compiled loop has not come back for longer than it should."""
+    """The compiled loop has not come back for longer than it should, or a call would wait for itself."""
 
     code = "engine_stuck"
 

@@ -46,7 +46,10 @@ class Job:
         self.arrived = time.monotonic()
         self.deadline = math.inf if timeout_s is None else self.arrived + timeout_s
         self.error: Exception | None = None
-        self.notify: Callable[[], None] | None = None  # called by whoever steps, when there is something new
+        self.notify: Callable[[], None] | None = None  # called by the thread that steps, when there is something new
+        self.claim: object = None  # the dispatcher's, while the job is registered
+        self.is_dropped = False  # nobody waits for it any more, and the thread may not know yet
+        self.has_ended = False  # set last of all: nothing more will be told of it
 
     @property
     def sources(self) -> SequenceOf[Sequence | Draws]:
@@ -67,7 +70,18 @@ class Job:
         raise NotImplementedError
 
     @property
+    def num_waiting(self) -> int:
+        """Sources with something that has not been admitted yet."""
+        raise NotImplementedError
+
+    @property
+    def has_events(self) -> bool:
+        """There is something to be told before the end."""
+        return False
+
+    @property
     def is_done(self) -> bool:
+        """As the thread that steps sees it; others wait for `has_ended`."""
         return self.has_result or self.error is not None
 
     def admitted(self, member: Member) -> None:
@@ -117,6 +131,7 @@ class GenerateJob(Job):
         self.request = requests[0]  # what they have in common
         self.params = params
         self.events: deque[Event] = deque()
+        self.num_admitted = 0
         self.output: RequestOutput | None = None
         self._tokenizer = tokenizer
         self._stream = stream
@@ -162,6 +177,14 @@ class GenerateJob(Job):
         return self.sources
 
     @property
+    def num_waiting(self) -> int:
+        return len(self._samples) - self.num_admitted
+
+    @property
+    def has_events(self) -> bool:
+        return bool(self.events)
+
+    @property
     def has_result(self) -> bool:
         return self.output is not None
 
@@ -177,6 +200,7 @@ class GenerateJob(Job):
         return self.output
 
     def admitted(self, member: Member) -> None:
+        self.num_admitted += 1
         if self._queue_s is None:
             self._queue_s = time.monotonic() - self.arrived
 
@@ -383,6 +407,10 @@ class ScoreJob(Job):
     @property
     def members(self) -> SequenceOf[Member]:
         return self._members
+
+    @property
+    def num_waiting(self) -> int:
+        return 1 if self._source.members else 0
 
     @property
     def has_result(self) -> bool:

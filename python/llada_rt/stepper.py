@@ -1,11 +1,10 @@
 """Stepper: admits, runs, takes over. One call into the compiled loop for whoever is due, and what it means for jobs.
 
-Whoever calls it has the dispatcher's lock.
+One thread calls it, the dispatcher's. From others only `jobs`, `call_began`, `num_running` and `stats` may be read.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
 from dataclasses import replace
@@ -29,8 +28,7 @@ class Stepper:
 
     def __init__(self, config: EngineConfig, runner: Runner) -> None:
         self.runner = runner
-        self.queue_lock = threading.RLock()  # over the scheduler's queue and `jobs`
-        self.jobs: dict[str, Job] = {}  # submitted and not done, by request id
+        self.jobs: dict[str, Job] = {}  # submitted and not done, by request id; callers put them in
         self.call_began: float | None = None  # the call under way
         self._scheduler = Scheduler(
             max_num_seqs=config.max_num_seqs, max_num_batched_tokens=config.max_num_batched_tokens
@@ -46,8 +44,9 @@ class Stepper:
         return self._scheduler.num_running
 
     @property
-    def num_waiting(self) -> int:
-        return self._scheduler.num_waiting
+    def has_work(self) -> bool:
+        """Somebody waits or runs."""
+        return bool(self._job_of)
 
     def stats(self, *, num_waiting: int) -> EngineStats:
         """From any thread."""
@@ -69,7 +68,9 @@ class Stepper:
         )
 
     def add(self, job: Job) -> None:
-        """Queue what the job is made of."""
+        """Queue what the job is made of, if it is still registered."""
+        if self.jobs.get(job.request_id) is not job:
+            return
         self._job_of.update((member, job) for member in job.members)
         for source in job.sources:
             self._scheduler.add(source)
@@ -112,8 +113,7 @@ class Stepper:
             except Exception as error:
                 self.fail(job, error)
             else:
-                with self.queue_lock:
-                    self._scheduler.start(member, *slots)
+                self._scheduler.start(member, *slots)
                 self._kv_bytes[member] = self.kv_bytes_of(member)
                 job.admitted(member)
 
@@ -250,6 +250,7 @@ class Stepper:
             job.error = InternalError("dropped")  # nobody will see it
             self._num["dropped"] += 1
             self._forget(job)
+            job.has_ended = True
 
     def _tell(self, job: Job) -> None:
         """The job has something new; if it is done, forget it first."""
@@ -259,24 +260,24 @@ class Stepper:
             else:
                 self._num["failed"] += 1
             self._forget(job)
-        if job.notify is not None:
+            job.has_ended = True
+        if job.notify is not None and (job.has_ended or job.has_events):
             job.notify()
 
     def _forget(self, job: Job) -> None:
-        with self.queue_lock:
-            if self.jobs.get(job.request_id) is job:
-                del self.jobs[job.request_id]
-            for source in job.sources:
-                self._scheduler.remove(source)
+        if self.jobs.get(job.request_id) is job:
+            del self.jobs[job.request_id]
+        for source in job.sources:
+            self._scheduler.remove(source)
         for member in job.members:
             self._release(member)
+        job.claim = None
 
     def _release(self, member: Member) -> None:
         """Forget a member, and free its slots."""
         if self._job_of.pop(member, None) is None:
             return
-        with self.queue_lock:
-            self._scheduler.remove(member)
+        self._scheduler.remove(member)
         self._kv_bytes.pop(member, None)
         slots = member.slot, member.guide_slot
         member.slot = member.guide_slot = -1

@@ -1,6 +1,9 @@
 """Engines on the tiny checkpoint. One per test session: a test must leave it idle, and the fixture checks that."""
 
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,7 +31,30 @@ def text_engine(text_folder: Path) -> Iterator[Engine]:
 
 
 def check_idle(engine: Engine) -> None:
-    assert (engine.num_running, engine.num_waiting, engine.num_open_slots) == (0, 0, 0)
+    """At the latest when the step under way is over."""
+    until, stepper = time.monotonic() + 10, engine._dispatcher._stepper
+    while (
+        state := (engine.num_running, engine.num_waiting, engine.num_open_slots, len(stepper.jobs), stepper.has_work)
+    ) != (0, 0, 0, 0, False):
+        assert time.monotonic() < until, state
+        time.sleep(0.001)
+
+
+@contextmanager
+def held(engine: Engine) -> Iterator[Callable[[], None]]:
+    """The thread that steps waits before each call into the compiled loop; what is given lets one pass."""
+    gate, denoise = threading.Semaphore(0), engine._runner.denoise
+
+    def gated(plan):
+        assert gate.acquire(timeout=30)
+        return denoise(plan)
+
+    engine._runner.denoise = gated
+    try:
+        yield gate.release
+    finally:
+        engine._runner.denoise = denoise
+        gate.release(1000)
 
 
 @pytest.fixture

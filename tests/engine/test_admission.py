@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -20,7 +21,7 @@ from llada_rt import (
 )
 from llada_rt.memory import machine_bytes
 from tests.data.make_goldens import CHECKPOINT
-from tests.engine.conftest import check_idle
+from tests.engine.conftest import check_idle, held
 
 PARAMS = SamplingParams(gen_length=16, block_length=4, preset="quality")
 SMALL = {"compute_type": "float32", "threads": 1, "max_num_batched_tokens": 256}
@@ -98,20 +99,28 @@ def test_forward_waits_for_memory(needs):
 def test_the_queue_is_bounded(engine: Engine):
     with Engine(CHECKPOINT, **SMALL, max_num_seqs=1, max_num_queued_reqs=2) as small:
         streams = [small.stream([n], PARAMS, request_id=str(n)) for n in range(5)]
-        next(streams[0])
-        for stream in streams[1:3]:
-            queue_without_stepping(small, stream)
-        assert small.num_waiting == 2
-        with pytest.raises(QueueFullError, match="2 requests wait, and 2 may"):
-            next(streams[3])
-        with pytest.raises(QueueFullError):
-            small.generate([[1]], PARAMS)
-        with pytest.raises(QueueFullError):
-            small.score([1], [2])
-        with pytest.raises(RequestTooLargeError, match="3 samples are more than the 2"):
-            small.generate([[1]], PARAMS.replace(n=3))
-        for name in "012":
-            assert small.abort(name)
+        with held(small) as go_on:
+            go_on()
+            next(streams[0])
+            readers = [threading.Thread(target=list, args=(stream,)) for stream in streams[1:3]]
+            for reader in readers:
+                reader.start()
+            while small.num_waiting < 2:
+                time.sleep(0.001)
+            with pytest.raises(QueueFullError, match="2 requests wait, and 2 may"):
+                next(streams[3])
+            with pytest.raises(QueueFullError):
+                small.generate([[1]], PARAMS)
+            with pytest.raises(QueueFullError):
+                small.score([1], [2])
+            with pytest.raises(QueueFullError):
+                small.stream([9], PARAMS)
+            with pytest.raises(RequestTooLargeError, match="3 samples are more than the 2"):
+                small.generate([[1]], PARAMS.replace(n=3))
+            for name in "012":
+                assert small.abort(name)
+        for reader in readers:
+            reader.join()
         check_idle(small)
         prompts = [[n] for n in range(20)]  # a call with many prompts queues them as there is room
         assert tokens(small.generate(prompts, PARAMS)) == tokens(engine.generate(prompts, PARAMS))
@@ -161,15 +170,6 @@ def test_a_deadline_holds_for_those_that_wait_for_a_place(kind):
     engine.close() if kind is Engine else asyncio.run(engine.close())
 
 
-def queue_without_stepping(engine, stream):
-    """As another thread would that has not had its turn yet."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine._dispatcher, "_step", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
-        patch.setattr(engine._dispatcher, "drop", lambda job: None)
-        with pytest.raises(KeyboardInterrupt):
-            next(stream)
-
-
 def test_a_large_call_leaves_room_for_others():
     with Engine(CHECKPOINT, **SMALL, max_num_seqs=2, max_num_queued_reqs=8) as small:
         waiting = []
@@ -179,23 +179,27 @@ def test_a_large_call_leaves_room_for_others():
         assert max(waiting) <= 4
 
 
-def test_a_fault_in_the_plan_of_one_ends_that_one(engine: Engine, monkeypatch):
+def test_a_fault_in_the_plan_of_one_ends_that_one(engine: Engine):
     expected = tokens(engine.generate([[1], [2], [3]], PARAMS))
-    streams = [engine.stream([n], PARAMS) for n in (1, 2, 3)]
-    firsts = [next(stream) for stream in streams]
-    victim = next(job for job in engine._dispatcher._stepper.jobs.values() if job.request.prompt_token_ids == (2,))
-    (sequence,) = victim.sources
 
     class Broken:
         def select(self, canvas, steps_done):
             raise ValueError("planted")
 
-    sequence.decoder = Broken()
-    assert list(streams[0])[-1].output.outputs[0].token_ids == expected[0]
-    with pytest.raises(ValueError, match="planted"):
-        list(streams[1])
-    assert list(streams[2])[-1].output.outputs[0].token_ids == expected[2]
-    assert len(firsts) == 3
+    def read(number):
+        try:
+            return list(engine.stream([number], PARAMS))[-1].output.outputs[0].token_ids
+        except ValueError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(3) as pool:
+        with held(engine):
+            answers = [pool.submit(read, number) for number in (1, 2, 3)]
+            while len(jobs := list(engine._dispatcher._stepper.jobs.values())) < 3:
+                time.sleep(0.001)
+            (victim,) = (job for job in jobs if job.request.prompt_token_ids == (2,))
+            victim.sources[0].decoder = Broken()
+        assert [answer.result(30) for answer in answers] == [expected[0], "planted", expected[2]]
     check_idle(engine)
 
 

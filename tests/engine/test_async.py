@@ -163,7 +163,7 @@ def test_close_ends_what_is_under_way():
         with pytest.raises(EngineClosedError):
             async with service:
                 pass
-        assert not service._thread.is_alive()
+        assert not service.engine._dispatcher.thread.is_alive()
 
     asyncio.run(main())
 

@@ -58,33 +58,30 @@ def test_a_panic_in_a_step_is_told_to_all_and_the_next_request_is_answered():
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("place", ["step", "_settle", "in_turn", "get"])
+@pytest.mark.parametrize("place", ["serve", "_read", "_run_errands"])
 def test_when_the_thread_ends_so_do_its_requests_and_health_says_so(place, monkeypatch):
     async def main():
         async with AsyncEngine(CHECKPOINT, **OPTIONS) as service:
             dispatcher = service.engine._dispatcher
-            thread = service._thread
+            thread, faults = dispatcher.thread, iter([SystemExit(), MemoryError("planted")])
+            original = getattr(dispatcher, place)
 
             def end(*args):
-                if threading.current_thread() is thread:
-                    raise SystemExit if place == "step" else MemoryError("planted")
+                if fault := next(faults, None):
+                    raise fault
+                return original(*args)
 
-            def in_turn(original=dispatcher.in_turn):
-                end()
-                return original()
-
-            owner, name, fault = {
-                "step": (dispatcher._stepper, "step", end),
-                "_settle": (dispatcher, "_settle", end),
-                "in_turn": (dispatcher, "in_turn", in_turn),
-                "get": (dispatcher, "serve_all", end),
-            }[place]
-            monkeypatch.setattr(owner, name, fault)
+            monkeypatch.setattr(dispatcher, place, end)
 
             async def read():
                 return [event async for event in service.stream([1], LONG)]
 
-            calls = [service.generate([[1], [2]], LONG), service.score([1], [2], mc_num=500), read()]
+            calls = [
+                service.generate([[1], [2]], LONG),
+                service.score([1], [2], mc_num=500),
+                read(),
+                service.forward([1]),
+            ]
             for result in await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 30):
                 assert isinstance(result, InternalError), result
             monkeypatch.undo()
@@ -96,7 +93,9 @@ def test_when_the_thread_ends_so_do_its_requests_and_health_says_so(place, monke
             for call in (service.generate([1], PARAMS), service.score([1], [2]), anext(service.stream([1], PARAMS))):
                 with pytest.raises(InternalError, match="has ended"):
                     await asyncio.wait_for(call, 10)
-            assert service.engine.generate([1], PARAMS)  # who steps needs no thread
+            for call in (lambda: service.engine.generate([1], PARAMS), lambda: service.engine.forward([1])):
+                with pytest.raises(InternalError, match="has ended"):
+                    call()
 
     asyncio.run(main())
 
@@ -142,7 +141,9 @@ def test_dropped_without_close_it_is_freed(engine: Engine):
         service = AsyncEngine(CHECKPOINT, **OPTIONS)
         if number:
             asyncio.run(service.generate([[1]], PARAMS))
-        gone.append((weakref.ref(service.engine), weakref.ref(service.engine._runner), service._thread))
+        gone.append(
+            (weakref.ref(service.engine), weakref.ref(service.engine._runner), service.engine._dispatcher.thread)
+        )
         del service
     gc.collect()
     for engine_ref, runner, thread in gone:

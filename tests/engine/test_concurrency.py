@@ -102,19 +102,6 @@ def test_a_tokenizer_that_fails_ends_its_request_only(speaker: Engine, monkeypat
     assert after > 2
 
 
-def test_an_interrupt_leaves_the_engine_usable(engine: Engine, monkeypatch):
-    with monkeypatch.context() as patch:
-
-        def interrupt(plan):
-            raise KeyboardInterrupt
-
-        patch.setattr(engine._runner, "denoise", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            engine.generate([[1], [2]], PARAMS[0])
-    check_idle(engine)
-    assert engine.generate([[1]], PARAMS[0])
-
-
 def test_without_memory_for_all_the_rest_waits(engine: Engine, monkeypatch):
     requests = [[n] for n in range(6)]
     expected = tokens(engine.generate(requests, PARAMS[0]))

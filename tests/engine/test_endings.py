@@ -8,6 +8,7 @@ import pytest
 
 from llada_rt import Engine, InvalidRequestError, RequestCancelledError, SamplingParams, TokenizerError
 from tests.data.make_goldens import IDS
+from tests.engine.conftest import check_idle, held
 
 PARAMS = SamplingParams(gen_length=24, preset="quality", block_length=6, eos_early_stop=False)
 
@@ -134,10 +135,13 @@ def test_abort_from_another_thread(engine: Engine, monkeypatch):
 
 def test_abort_of_a_stream_and_of_a_score(engine: Engine, monkeypatch):
     events = engine.stream([1], PARAMS, request_id="mine")
-    next(events)
-    assert engine.abort("mine")
-    assert engine.num_open_slots == 0
-    (last,) = events
+    with held(engine) as go_on:
+        go_on()
+        next(events)
+        assert engine.abort("mine")
+        go_on()
+        *_, last = events
+        assert engine.num_open_slots == 0
     assert (last.finished, last.unmasked) == (True, [])
     assert last.output.outputs[0].finish_reason == "abort"
 
@@ -214,11 +218,14 @@ def test_engine_stats_count(engine: Engine):
     engine.generate([[1], [2, 3]], PARAMS.replace(stop_token_ids=[]))
     engine.generate([[1]], PARAMS.replace(max_nfe=1))
     engine.score([1], [2, 3], mc_num=3)
-    next(stream := engine.stream([1], PARAMS))
-    during = engine.stats()
-    assert (during.num_running, during.num_waiting) == (1, 0)
-    assert during.kv_used_bytes == engine._runner.slot_bytes(25)
-    stream.close()
+    with held(engine) as go_on:
+        go_on()
+        next(stream := engine.stream([1], PARAMS))
+        during = engine.stats()
+        assert (during.num_running, during.num_waiting) == (1, 0)
+        assert during.kv_used_bytes == engine._runner.slot_bytes(25)
+        stream.close()
+    check_idle(engine)
     after = engine.stats()
     assert after.num_finished.get("score", 0) == before.num_finished.get("score", 0) + 1
     assert after.num_finished["max_nfe"] == before.num_finished.get("max_nfe", 0) + 1
@@ -253,10 +260,12 @@ def test_request_ids_are_one_for_each_and_not_in_use(engine: Engine):
     for names in (["a"], ["a", "a"], ["a", "b", "c"]):
         with pytest.raises(InvalidRequestError, match="request_ids: expected 2"):
             engine.generate([[1], [2]], PARAMS, request_ids=names)
-    next(stream := engine.stream([1], PARAMS, request_id="a"))
-    with pytest.raises(InvalidRequestError, match="in use"):
-        engine.generate([[1]], PARAMS, request_ids=["a"])
-    stream.close()
+    with held(engine) as go_on:
+        go_on()
+        next(stream := engine.stream([1], PARAMS, request_id="a"))
+        with pytest.raises(InvalidRequestError, match="in use"):
+            engine.generate([[1]], PARAMS, request_ids=["a"])
+        stream.close()
     with pytest.raises(InvalidRequestError, match="append or denoise"):
         engine.stream([1], PARAMS, mode="tokens")
 

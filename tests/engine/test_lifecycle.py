@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from llada_rt import (
     foreign,
 )
 from tests.data.make_goldens import CHECKPOINT, IDS
+from tests.engine.conftest import held
 from tests.engine.models import write_folder
 
 SHORT = SamplingParams(gen_length=4)
@@ -35,8 +37,13 @@ SHORT = SamplingParams(gen_length=4)
 def test_close_twice_and_use_after():
     engine = Engine(CHECKPOINT, threads=1)
     events = engine.stream([1], SamplingParams(gen_length=16))
-    next(events)
-    engine.close()
+    with held(engine) as go_on:
+        go_on()
+        next(events)
+        closing = threading.Thread(target=engine.close)
+        closing.start()
+        go_on()
+        closing.join()
     engine.close()
     for use in (
         lambda: engine.generate([1], SHORT),
@@ -44,7 +51,7 @@ def test_close_twice_and_use_after():
         lambda: engine.forward([1]),
         lambda: engine.score([1], [2]),
         lambda: engine.__enter__(),
-        lambda: next(events),
+        lambda: list(events),
     ):
         with pytest.raises(EngineClosedError):
             use()

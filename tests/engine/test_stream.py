@@ -1,12 +1,13 @@
 """stream: joined it is generate, closing it cancels, and others go on beside it."""
 
 import gc
+import time
 
 import pytest
 
 from llada_rt import Engine, InternalError, SamplingParams
 from tests.data.make_goldens import IDS
-from tests.engine.conftest import check_idle
+from tests.engine.conftest import check_idle, held
 
 VARIETY = [
     SamplingParams(gen_length=16, block_length=8, steps=8),
@@ -57,10 +58,13 @@ def test_events_tell_the_canvas(speaker: Engine):
 
 def test_closing_cancels(engine: Engine):
     events = engine.stream([1, 2], SamplingParams(gen_length=32, cfg_scale=1.0))
+    time.sleep(0.01)
     assert engine.num_open_slots == 0  # nothing runs before the first event is asked for
-    next(events)
-    assert engine.num_open_slots == 2
-    events.close()
+    with held(engine) as go_on:
+        go_on()
+        next(events)
+        assert engine.num_open_slots == 2
+        events.close()
     check_idle(engine)
     assert list(events) == []
 
@@ -68,12 +72,17 @@ def test_closing_cancels(engine: Engine):
 def test_an_abandoned_stream_is_cancelled(engine: Engine):
     def start():
         events = engine.stream([1, 2], SamplingParams(gen_length=32))
+        go_on()
         next(events)
         assert engine.num_open_slots == 1
 
-    start()
-    gc.collect()
-    check_idle(engine)
+    dropped = engine.stats().num_dropped
+    with held(engine) as go_on:
+        start()
+        gc.collect()
+        go_on()
+        check_idle(engine)
+    assert engine.stats().num_dropped == dropped + 1
     never_started = engine.stream([1, 2], SamplingParams(gen_length=32))
     del never_started
     check_idle(engine)
@@ -121,9 +130,16 @@ def test_an_infill_can_be_streamed(speaker: Engine):
 
 def test_a_fault_in_the_loop_ends_the_stream_with_it(engine: Engine, monkeypatch):
     events = engine.stream([1], SamplingParams(gen_length=16))
-    next(events)
+    calls, denoise = iter(range(1)), engine._runner.denoise
+
+    def fail_at_the_second(plan):
+        if next(calls, None) is None:
+            raise InternalError("planted")
+        return denoise(plan)
+
     with monkeypatch.context() as patch:
-        patch.setattr(engine._runner, "denoise", lambda plan: (_ for _ in ()).throw(InternalError("planted")))
+        patch.setattr(engine._runner, "denoise", fail_at_the_second)
+        next(events)
         with pytest.raises(InternalError, match="planted"):
             next(events)
     check_idle(engine)
