@@ -9,6 +9,7 @@ goes on where it was; `--again` makes it anew. `--trial` is quick and writes els
 
 import argparse
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -92,11 +93,19 @@ def main() -> None:
     for name in options.parts.split(","):
         if name not in PARTS:
             parser.error(f"--parts: expected some of {', '.join(PARTS)}, got {name!r}")
+    try:
+        record_parts(options, folder)
+    except KeyboardInterrupt:
+        print(f"interrupted: the parts that were whole are kept in {folder}; the same command goes on", file=sys.stderr)
+        sys.exit(130)
+
+
+def record_parts(options: argparse.Namespace, folder: Path) -> None:
     for name in options.parts.split(","):
         if not options.trial and not options.again and is_recorded(folder / f"{name}.json"):
             print(f"{name}: recorded at this commit")
             continue
-        plan = make_plan({}, repeats=1, against=None)
+        plan = make_plan({}, repeats=1, against=None)  # says on stderr how far it is
         plan.quick = options.trial
         print(f"{name}: {record(name, plan, folder)}", flush=True)
 

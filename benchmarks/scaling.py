@@ -25,8 +25,8 @@ COLUMNS: tuple[Column, ...] = (
     ("system", lambda r: r["system"]),
     ("tokens/s", speed),
     SPREAD,
-    ("ceiling", lambda r: number(r["model_tokens_per_s"])),
-    ("share", lambda r: percent(r["share_of_roof"])),
+    ("ceiling", lambda r: number(r.get("model_tokens_per_s"))),
+    ("share", lambda r: percent(r.get("share_of_roof"))),
     LATENCY,
 )
 
@@ -48,20 +48,20 @@ class Point:
         return Work(self.prompt_length, self.gen_length, self.block_length, self.batch, masked_head=True)
 
 
-def points(threads: int, quick: bool) -> Iterator[Point]:
-    """The quick version: batches up to 8."""
+def points(threads: int, quick: bool) -> Iterator[list[Point]]:
+    """Those of a list are measured in turn, in the same rounds. The quick version: batches up to 8."""
     for batch in BATCHES[:4] if quick else BATCHES:
-        yield Point("batch", batch, threads, batch=batch)
+        yield [Point("batch", batch, threads, batch=batch)]
     if quick:
         return
     for length in CONTEXTS:
-        yield Point("prompt_length", length, threads, prompt_length=length)
+        yield [Point("prompt_length", length, threads, prompt_length=length)]
     for length in RESPONSES:
-        yield Point("gen_length", length, threads, gen_length=length)
+        yield [Point("gen_length", length, threads, gen_length=length)]
     for length in BLOCKS:
-        yield Point("block_length", length, threads, gen_length=128, block_length=length)
-    for count in range(1, threads + 1):
-        yield Point("threads", count, count, gen_length=64)
+        yield [Point("block_length", length, threads, gen_length=128, block_length=length)]
+    # What is compared here is threads with threads, so a change of load must hit all of them.
+    yield [Point("threads", count, count, gen_length=64) for count in range(1, threads + 1)]
 
 
 def run(plan: Plan, shape: str = "s") -> Report:
@@ -69,28 +69,36 @@ def run(plan: Plan, shape: str = "s") -> Report:
         "scaling", f"Scaling: shape {shape}, random weights, dual cache, {TOKENS_PER_STEP} tokens a step (an ARM: one)"
     )
     limits = {plan.threads: report.machine}
-    for point in points(plan.threads, plan.quick):
-        limits.setdefault(point.threads, measure_machine(point.threads))
-        for row in _measure(plan, shape, point, report):
-            annotate(row, limits[point.threads], point.work)
+    for together in points(plan.threads, plan.quick):
+        for point in together:
+            limits.setdefault(point.threads, measure_machine(point.threads))
+        for row in _measure(plan, shape, together, report):
+            of = next(point for point in together if point.value == row["setting"]["value"])
+            annotate(row, limits[of.threads], of.work)
     return report
 
 
-def _measure(plan: Plan, shape: str, point: Point, report: Report) -> Sequence[dict[str, Any]]:
-    said = {"axis": point.axis, "value": point.value, "tokens_per_step": TOKENS_PER_STEP}
+def _measure(plan: Plan, shape: str, together: Sequence[Point], report: Report) -> Sequence[dict[str, Any]]:
+    """The points differ in their threads alone."""
+    first = together[0]
+    said = {"axis": first.axis, "value": first.value, "tokens_per_step": TOKENS_PER_STEP}
     with shape_workload(
-        shape, prompt_length=point.prompt_length, num_tokens=point.gen_length, count=point.batch
+        shape, prompt_length=first.prompt_length, num_tokens=first.gen_length, count=first.batch
     ) as work:
         entries = [
             work.ours(
-                f"ours {compute_type}",
+                f"ours {compute_type}" + (f", {point.axis} {point.value}" if len(together) > 1 else ""),
                 plan.engines,
                 {"compute_type": compute_type, "threads": point.threads, "max_num_seqs": max(8, point.batch)},
                 fixed_params(point.gen_length, TOKENS_PER_STEP, block=point.block_length),
-                said,
+                said | {"value": point.value},
             )
+            for point in together
             for compute_type in COMPUTE_TYPES
         ]
-        if point.axis in ("batch", "prompt_length"):
+        if first.axis in ("batch", "prompt_length"):
             entries += plan.against(work, RIVALS, said | {"tokens_per_step": 1})
-        return add(report, plan.measure(work, entries, batch=point.batch, repeats=plan.rounds(2)))
+        rows = add(report, plan.measure(work, entries, batch=first.batch, repeats=plan.rounds(2)))
+    for row in rows:
+        row["system"] = row["system"].partition(", ")[0]  # what is varied is in its setting
+    return rows
