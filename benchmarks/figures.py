@@ -28,7 +28,7 @@ COLOURS = {
 }
 OTHER = "#777777"
 MARKERS = "ovPX*<>^"  # of others that share a colour
-NOISY = f"noisy: spread over {MOST_SPREAD:.0%}, or others took over {MOST_FOREIGN:.0%} of the processors"
+NOISY = f"noisy: differs by over {MOST_SPREAD:.0%}, or others took over {MOST_FOREIGN:.0%} of the processors"
 
 
 def colour_of(row: Row) -> str:

@@ -1,7 +1,8 @@
-"""What makes a figure doubtful: rounds that differ much, and other programs that ran while it was timed.
+"""What makes a figure doubtful: rounds that differ much, the same work at two speeds in one run, and other programs that
+ran while it was timed.
 
-A row says what was seen (`spread`, `foreign_share`) and, in `noisy`, why it should not be trusted. Tables mark such
-figures with MARK, and no ratio with one of them is called met, won or lost.
+A row says what was seen (`spread`, `drift`, `foreign_share`) and, in `noisy`, why it should not be trusted. Tables mark
+such figures with MARK, and no ratio with one of them is called met, won or lost.
 """
 
 import contextlib
@@ -15,19 +16,23 @@ MOST_SPREAD = 0.3  # (largest - smallest) / median of the rounds
 MOST_FOREIGN = 0.1  # of the processors: what other programs may take meanwhile
 MARK = "~"
 MEANING = (
-    f"{MARK} noisy: the rounds spread over more than {MOST_SPREAD:.0%}, or other programs took more than "
-    f"{MOST_FOREIGN:.0%} of the processors meanwhile; no ratio with such a figure counts as met, won or lost"
+    f"{MARK} noisy: rounds, or the same work at two times of a run, differ by more than {MOST_SPREAD:.0%}, or other "
+    f"programs took more than {MOST_FOREIGN:.0%} of the processors; no ratio with such a figure counts as met, won or "
+    "lost"
 )
 PROC = Path("/proc")
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def reasons(spread: float | None, foreign_share: float | None) -> list[str]:
+def reasons(spread: float | None, foreign_share: float | None, drift: float | None = None) -> list[str]:
+    """`drift`: by what share the same work was faster elsewhere in the run."""
     found = []
     if spread is not None and spread > MOST_SPREAD:
         found.append(f"spread {spread:.0%}")
     if foreign_share is not None and foreign_share > MOST_FOREIGN:
         found.append(f"other programs took {foreign_share:.0%} of the processors")
+    if drift is not None and drift > MOST_SPREAD:
+        found.append(f"the same work differs by {drift:.0%} within the run")
     return found
 
 
@@ -37,7 +42,7 @@ def doubts(*rows: Mapping[str, Any]) -> list[str]:
     def most(name: str) -> float | None:
         return max((row[name] for row in rows if row.get(name) is not None), default=None)
 
-    return reasons(most("spread"), most("foreign_share"))
+    return reasons(most("spread"), most("foreign_share"), most("drift"))
 
 
 def mark(*rows: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Scaling: tokens a second against batch, context, response, block and threads; measured, beside the cost model."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from benchmarks.cost_model import Work
 from benchmarks.fixed_work import fixed_params
 from benchmarks.machine import measure_machine
+from benchmarks.noise import doubts
 from benchmarks.plan import Plan, add
 from benchmarks.report import LATENCY, SPREAD, Column, Report, number, percent, speed
 from benchmarks.roof import annotate
@@ -19,6 +21,7 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64)
 CONTEXTS = (16, 64, 256, 768)
 RESPONSES = (32, 64, 128, 256, 512)
 BLOCKS = (8, 16, 32, 64, 128)
+OF_AN_AXIS = ("axis", "value", "max_num_seqs")  # of a setting: what the work is the same without
 
 COLUMNS: tuple[Column, ...] = (
     ("varied", lambda r: f"{r['setting']['axis'].replace('_', ' ')} {r['setting']['value']}"),
@@ -75,7 +78,22 @@ def run(plan: Plan, shape: str = "s") -> Report:
         for row in _measure(plan, shape, together, report):
             of = next(point for point in together if point.value == row["setting"]["value"])
             annotate(row, limits[of.threads], of.work)
+    mark_drift(report.rows)
     return report
+
+
+def mark_drift(rows: Sequence[dict[str, Any]]) -> None:
+    """Axes cross: where the same work was measured for two of them, minutes apart, it must be as fast both times."""
+    same: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["tokens_per_s"]:
+            setting = {name: value for name, value in row["setting"].items() if name not in OF_AN_AXIS}
+            same.setdefault(json.dumps([row["system"], row["batch"], setting], sort_keys=True), []).append(row)
+    for those in same.values():
+        speeds = [row["tokens_per_s"] for row in those]
+        for row in those:
+            row["drift"] = max(speeds) / min(speeds) - 1 if len(those) > 1 else None
+            row["noisy"] = doubts(row)
 
 
 def _measure(plan: Plan, shape: str, together: Sequence[Point], report: Report) -> Sequence[dict[str, Any]]:

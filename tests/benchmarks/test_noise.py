@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import fixed_work, harness, matched_quality
+from benchmarks import fixed_work, harness, matched_quality, scaling
 from benchmarks.harness import Timing, interleave
 from benchmarks.noise import MARK, MEANING, TICKS, Neighbours, because, doubts, mark
 from benchmarks.progress import Progress
@@ -102,6 +102,23 @@ def test_a_timing_says_what_others_took(monkeypatch):
         "foreign_share": 0.25,
         "noisy": ["other programs took 25% of the processors"],
     }
+
+
+def test_the_same_work_at_two_speeds_is_noise():
+    """One value on two axes: a batch of one, and prompts of 64."""
+
+    def at(axis: str, value: int, speed: float, **more) -> dict:
+        setting = {"axis": axis, "value": value, "prompt_length": 64, "threads": 2, **more}
+        return row("ours int8", "mdm", speed, **setting)
+
+    rows = [at("batch", 1, 100.0, max_num_seqs=8), at("prompt_length", 64, 131.0), at("threads", 1, 50.0, threads=1)]
+    rows.append(at("gen_length", 32, None))
+    scaling.mark_drift(rows)
+    assert [mark(each) for each in rows] == [MARK, MARK, "", ""]
+    assert rows[0]["noisy"] == rows[1]["noisy"] == ["the same work differs by 31% within the run"]
+    rows[1]["tokens_per_s"] = 129.0
+    scaling.mark_drift(rows)
+    assert [each["noisy"] for each in rows[:3]] == [[], [], []]
 
 
 # ---------------------------------------------------------------- what is said of it
