@@ -108,9 +108,7 @@ def run_to_the_end(main: Callable[[], None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        kept = (
-            f"the {_num_stored} results that were whole are kept in {_stored_in}" if _stored_in else "nothing is kept"
-        )
+        kept = f"results that were whole are kept in {_stored_in}: {_num_stored}" if _stored_in else "nothing is kept"
         print(f"interrupted: {kept}", file=sys.stderr)
         sys.exit(130)
 

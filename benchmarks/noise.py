@@ -1,5 +1,5 @@
-"""What makes a figure doubtful: rounds that differ much, the same work at two speeds in one run, and other programs that
-ran while it was timed.
+"""What makes a figure doubtful: rounds that differ much, the same work at two speeds in one run, and other programs
+that ran while it was timed.
 
 A row says what was seen (`spread`, `drift`, `foreign_share`) and, in `noisy`, why it should not be trusted. Tables mark
 such figures with MARK, and no ratio with one of them is called met, won or lost.

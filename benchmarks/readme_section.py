@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import predictions, roof, scaling
+from benchmarks import bench_service, predictions, roof, scaling
 from benchmarks.harness import ROOT
 from benchmarks.matched_quality import TARGET, fastest
 from benchmarks.noise import MEANING, because, mark
@@ -303,11 +303,25 @@ def trace_details(report: Report) -> list[str]:
     return [*title, *markdown(report.rows, (SYSTEM, SPEED, first, LATENCY)), *bullets(report)]
 
 
+def service_details(report: Report) -> list[str]:
+    title = [
+        "### A service",
+        "",
+        f"{stamp(report)}. FastAPI on uvicorn around `AsyncEngine`, httpx over loopback, both on these processors.",
+        f"Clients ask the demo model `{bench_service.QUESTION}` with the preset `{bench_service.PARAMS['preset']}`,",
+        "and again as soon as they have the answer (`bench_service.py`). By CPU: in a second of the server's processor",
+        "time.",
+        "",
+    ]
+    return [*title, *markdown(report.rows, bench_service.COLUMNS), *bullets(report)]
+
+
 DETAILED: Mapping[str, Callable[[Report], list[str]]] = {
     "matched-quality": quality_details,
     "roof": roof_details,
     "scaling": scaling_details,
     "serve-trace": trace_details,
+    "service": service_details,
 }
 
 

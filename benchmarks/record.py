@@ -17,11 +17,12 @@ from typing import Any
 
 from matplotlib import pyplot
 
-from benchmarks import fixed_work, matched_quality, roof, scaling, serve_trace
+from benchmarks import bench_service, fixed_work, matched_quality, roof, scaling, serve_trace
 from benchmarks.cli import make_plan
 from benchmarks.figures import draw
 from benchmarks.fixed_work import fixed_params
 from benchmarks.harness import ROOT
+from benchmarks.noise import mark
 from benchmarks.plan import Plan
 from benchmarks.report import Report, load_report, show
 from benchmarks.workloads import shape_workload
@@ -46,6 +47,7 @@ PARTS: Mapping[str, tuple[Callable[[Plan], Report], int]] = {  # what makes it, 
     "roof": (roof.run, 3),
     "scaling": (scaling.run, 3),
     "serve-trace": (record_trace, 1),
+    "service": (bench_service.run, 5),
 }
 
 
@@ -56,6 +58,10 @@ def rounded(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: rounded(each) for key, each in value.items()}
     return [rounded(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+
+def rate(row: Mapping[str, Any]) -> str:
+    return f"{row.get('requests_per_s') or row.get('tokens_per_s') or 0:.1f}{mark(row)}"
 
 
 def is_recorded(path: Path) -> bool:
@@ -72,7 +78,7 @@ def record(name: str, plan: Plan, folder: Path) -> Path:
     began = time.perf_counter()
     report = make(plan)
     report.options = {**report.options, "measured_s": round(time.perf_counter() - began)}
-    show(report, [("system", lambda r: r["system"]), ("tokens/s", lambda r: f"{r['tokens_per_s'] or 0:.1f}")])
+    show(report, [("system", lambda r: r["system"]), ("a second", rate)])
     report.rows = rounded(report.rows)
     report.machine = rounded(report.machine)
     path = report.save(folder, lines=False)

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.noise import MEANING, mark
+from benchmarks.noise import MEANING, MOST_FOREIGN, mark
 from llada_rt import ConfigError, OutputError
 
 Row = Mapping[str, Any]
@@ -120,7 +120,10 @@ def faults(rows: Iterable[Row]) -> list[str]:
     rows = list(rows)
     lines = [f"{row['system']}: check failed, no speed: {row['check']}" for row in rows if row["check"]]
     lines += [f"{row['system']}: partial (*): {row['partial']}" for row in rows if row["partial"]]
-    return lines + ([MEANING] if any(mark(row) for row in rows) else [])
+    if not any(mark(row) for row in rows):
+        return lines
+    others = max((row.get("foreign_share") or 0.0 for row in rows), default=0.0)
+    return [*lines, MEANING + (f". Here others took up to {others:.0%}" if others > MOST_FOREIGN else "")]
 
 
 def plain_console() -> Console:

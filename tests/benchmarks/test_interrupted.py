@@ -124,4 +124,4 @@ def test_a_benchmark_of_its_own_says_where_its_results_are(tmp_path, capsys, mon
     with pytest.raises(SystemExit) as leaving:
         harness.run_to_the_end(main)
     assert leaving.value.code == 130
-    assert f"the 1 results that were whole are kept in {tmp_path / 'runs.jsonl'}" in capsys.readouterr().err
+    assert f"interrupted: results that were whole are kept in {tmp_path / 'runs.jsonl'}: 1\n" in capsys.readouterr().err

@@ -129,6 +129,7 @@ def test_a_noisy_figure_is_marked_in_the_table():
     assert (speed(quiet), speed(noisy)) == ("100", f"100{MARK}")
     assert faults([quiet]) == []
     assert faults([quiet, noisy]) == [MEANING]
+    assert faults([quiet | {"foreign_share": 0.86}]) == [f"{MEANING}. Here others took up to 86%"]
 
 
 @pytest.mark.parametrize("place", [0, 5])  # ours, llama.cpp's
