@@ -20,6 +20,7 @@ MEANING = (
     f"programs took more than {MOST_FOREIGN:.0%} of the processors; no ratio with such a figure counts as met, won or "
     "lost"
 )
+LEAST_S = 0.5  # of the processors: the system counts in hundredths of a second
 PROC = Path("/proc")
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -65,14 +66,16 @@ class Neighbours:
 
     def share(self) -> float | None:
         """A mean since then, 0 to 1. This process and those that it started are not others; time that the host took
-        from a virtual machine is. None where the system does not tell.
+        from a virtual machine is. None where the system does not tell, or too little time has passed for its clock.
         """
         now = self._now()
         if self._began is None or now is None:
             return None
         (began, busy_before, own_before), (ended, busy, own) = self._began, now
         whole = (ended - began) * len(os.sched_getaffinity(0))
-        return min(1.0, max(0.0, (busy - busy_before) - (own - own_before)) / whole) if whole > 0 else None
+        if whole < LEAST_S:
+            return None
+        return min(1.0, max(0.0, (busy - busy_before) - (own - own_before)) / whole)
 
     def _now(self) -> tuple[float, float, float] | None:
         """Seconds: of the clock, of the processors at work, of those our own."""

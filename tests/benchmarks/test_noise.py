@@ -71,6 +71,16 @@ def test_what_others_took_is_what_neither_we_nor_our_children_did(tmp_path, monk
     assert neighbours.share() == pytest.approx((5 - 3) / (10 * cores))
 
 
+def test_a_moment_is_too_short_to_tell(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("benchmarks.noise.time.perf_counter", lambda: now[0])
+    write_stat(tmp_path, busy=0, own=0, child=0, other=0)
+    neighbours = Neighbours(tmp_path)
+    now[0] = 0.4 / len(os.sched_getaffinity(0))
+    write_stat(tmp_path, busy=1, own=0, child=0, other=1)
+    assert neighbours.share() is None
+
+
 def test_where_the_system_does_not_tell(tmp_path):
     assert Neighbours(tmp_path).share() is None
     (tmp_path / "stat").write_text("nonsense\n")
