@@ -4,7 +4,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from llada_rt import AsyncEngine, RequestOutput, SamplingParams
@@ -36,8 +36,10 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return sorted(values)[math.ceil(percent / 100 * len(values)) - 1]
 
 
-async def serve(engine: AsyncEngine, work: Work, times: Sequence[float]) -> list[Latency]:
-    """Streams each request from its time on.
+async def serve(
+    engine: AsyncEngine, work: Work, times: Sequence[float], *, done: Callable[[Latency], object] = lambda latency: None
+) -> list[Latency]:
+    """Streams each request from its time on; `done` hears of each that is through.
 
     Waits are counted from the time a request was due, not from when the client got round to sending it.
     """
@@ -55,6 +57,8 @@ async def serve(engine: AsyncEngine, work: Work, times: Sequence[float]) -> list
                 first_text = min(first_text, waited)
             if engine.engine.mask_token_id not in block:
                 first_block = min(first_block, waited)
-        return Latency(first_text, first_block, time.perf_counter() - due, output)
+        latency = Latency(first_text, first_block, time.perf_counter() - due, output)
+        done(latency)
+        return latency
 
     return await asyncio.gather(*(one(at, *each) for at, each in zip(times, work, strict=True)))

@@ -21,10 +21,12 @@ import torch
 from benchmarks.baselines.check import check_baselines
 from benchmarks.baselines.fast_dllm_torch import DualCacheLoop
 from benchmarks.baselines.llada_torch import FullLoop
-from benchmarks.harness import ROOT, Timing, environment, interleave, last_runs, store
+from benchmarks.harness import ROOT, Timing, environment, interleave, last_runs, run_to_the_end, store
+from benchmarks.noise import MEANING, mark
 from benchmarks.shapes import BLOCK_LENGTH, CANVAS_LENGTH, SHAPES, Shape
-from llada_rt import ConfigError, Engine, RequestOutput, SamplingParams, _core
+from llada_rt import ConfigError, Engine, RequestOutput, SamplingParams
 from llada_rt.caches import CACHES
+from llada_rt.runner import default_num_threads
 from training.model import LLaDA
 
 LLADA, FAST_DLLM, LEAN = "torch LLaDA", "torch Fast-dLLM", "torch lean"
@@ -135,7 +137,7 @@ def row(
         "query_rows": sum(each.num_query_rows for each in stats) or None,
         "wall_s": timing.wall_s,
         "cpu_s": timing.cpu_s,
-        "spread": timing.spread,
+        **timing.noise,
         "tokens_per_s": num_tokens / timing.wall_s,
         "tokens_per_cpu_s": num_tokens / timing.cpu_s,
     }
@@ -151,7 +153,7 @@ def ratio_text(run: Mapping[str, dict], slow: str, fast: str) -> str:
     text = "{:.2f} ({:.2f})".format(*(run[slow][unit] / run[fast][unit] for unit in ("wall_s", "cpu_s")))
     if slow + COMPILED in run:
         text += " / compiled {:.2f}".format(run[slow + COMPILED]["wall_s"] / run[fast]["wall_s"])
-    return text
+    return text + mark(run[slow], run[fast])
 
 
 def print_table(path: Path) -> None:
@@ -180,7 +182,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="them compiled too")
     parser.add_argument("--blocks", type=int, choices=[1, 2, 3, 4], default=1)
     parser.add_argument("--batch", type=int, default=1, help="requests at once; torch runs one")
-    parser.add_argument("--threads", type=int, default=_core.default_num_threads())
+    parser.add_argument("--threads", type=int, default=default_num_threads())
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "bench_engine.jsonl")
     parser.add_argument("--table", action="store_true", help="print the ratios of what has been measured, and leave")
@@ -191,6 +193,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     facts = environment(options.threads)
     print(", ".join(f"{key} {value}" for key, value in facts.items()))
+    print(MEANING)
     if options.torch:
         check_baselines(compile=options.compile)
     print("| shape | who | forwards | rows | s | CPU s | spread | token/s | token/CPU s |")
@@ -202,11 +205,12 @@ def main() -> None:
         for r in results:
             print(
                 f"| {r['shape']} | {r['who']} | {r['nfe'] or '-'} | {r['query_rows'] or '-'} | {r['wall_s']:.3f} | "
-                f"{r['cpu_s']:.3f} | {r['spread']:.0%} | {r['tokens_per_s']:.1f} | {r['tokens_per_cpu_s']:.1f} |",
+                f"{r['cpu_s']:.3f} | {r['spread']:.0%}{mark(r)} | {r['tokens_per_s']:.1f} | "
+                f"{r['tokens_per_cpu_s']:.1f} |",
                 flush=True,
             )
             store(options.out, {"bench": "engine", **facts, **r})
 
 
 if __name__ == "__main__":
-    main()
+    run_to_the_end(main)

@@ -20,9 +20,11 @@ import numpy as np
 import torch
 
 from benchmarks.bench_step import check_logits
-from benchmarks.harness import ROOT, environment, store
+from benchmarks.harness import ROOT, Timing, environment, run_to_the_end, store
+from benchmarks.noise import MEANING, Neighbours, mark
 from benchmarks.shapes import SHAPES, Shape
 from llada_rt import _core
+from llada_rt.runner import default_num_threads
 from training.model import LLaDA
 
 
@@ -60,25 +62,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", default=",".join(SHAPES), help="of " + ", ".join(SHAPES))
     parser.add_argument("--compute-type", default="bfloat16")
-    parser.add_argument("--threads", type=int, default=_core.default_num_threads())
+    parser.add_argument("--threads", type=int, default=default_num_threads())
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "bench_load.jsonl")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     facts = environment(options.threads)
     print(", ".join(f"{key} {value}" for key, value in facts.items()))
+    print(MEANING)
     print("| shape | who | s, median | s, best | program | system |")
     print("|---" * 6 + "|")
     for name in options.shapes.split(","):
         with tempfile.TemporaryDirectory() as folder:
+            neighbours = Neighbours()
             taken = measure(SHAPES[name], SHAPES[name].write(Path(folder)), options)
+        foreign = neighbours.share()
         for who, times in taken.items():
             wall, program, system = (statistics.median(column) for column in zip(*times, strict=True))
             best = min(times)[0]
-            print(f"| {name} | {who} | {wall:.2f} | {best:.2f} | {program:.2f} | {system:.2f} |", flush=True)
+            noise = Timing(tuple(time[0] for time in times), (), foreign).noise
+            print(
+                f"| {name} | {who} | {wall:.2f}{mark(noise)} | {best:.2f} | {program:.2f} | {system:.2f} |", flush=True
+            )
             result = {"shape": name, "who": who, "wall_s": wall, "best_s": best, "user_s": program, "system_s": system}
+            result |= noise
             store(options.out, {"bench": "load", "compute_type": options.compute_type, **facts, **result})
 
 
 if __name__ == "__main__":
-    main()
+    run_to_the_end(main)

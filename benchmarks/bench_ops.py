@@ -22,9 +22,11 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.harness import ROOT, environment, store
+from benchmarks.harness import ROOT, Timing, environment, run_to_the_end, store
+from benchmarks.noise import MEANING, Neighbours, mark
 from benchmarks.shapes import CANVAS_LENGTH, SHAPES, Shape
 from llada_rt import _core, quantize
+from llada_rt.runner import default_num_threads
 from tests.ops.precision import normal
 from tests.reference.attention import attention
 from tests.reference.candidates import candidates
@@ -258,7 +260,10 @@ def measure_copy(threads: int) -> float:
     return best
 
 
-def measure(case: Case, timed: "_core.Ops", rounds: int, threads: int, peak: float, copy: float) -> dict:
+def measure(
+    case: Case, timed: "_core.Ops", rounds: int, threads: int, peak: float, copy: float, foreign: float | None = None
+) -> dict:
+    """`foreign`: what other programs took of the processors."""
     samples = []
     for _ in range(rounds + 1):
         timed.trace()
@@ -267,13 +272,13 @@ def measure(case: Case, timed: "_core.Ops", rounds: int, threads: int, peak: flo
         samples.append((wall_ns / calls / 1e9, cpu_ns / calls / 1e9))
     wall, cpu = (statistics.median(column) for column in zip(*samples[1:], strict=True))
     gflops, gb = case.flops / wall / 1e9, case.num_bytes / wall / 1e9
-    walls = [sample[0] for sample in samples[1:]]
+    walls = tuple(sample[0] for sample in samples[1:])
     return {
         "op": case.op,
         "size": case.size,
         "wall_us": wall * 1e6,
         "cpu_us": cpu * 1e6,
-        "spread": (max(walls) - min(walls)) / wall,
+        **Timing(walls, (), foreign).noise,
         "gflops": gflops if case.flops else None,
         "gb_per_s": gb,
         "of": "multiply-adds" if case.flops else "copying",
@@ -289,7 +294,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=list(SHAPES), default="m")
     parser.add_argument("--compute-type", default="bfloat16", help="of " + ", ".join(PEAK))
     parser.add_argument("--table", choices=_core.tables(), default=_core.tables()[0])
-    parser.add_argument("--threads", type=int, default=_core.default_num_threads())
+    parser.add_argument("--threads", type=int, default=default_num_threads())
     parser.add_argument("--repeats", type=int, default=20, help="runs of an op in a call")
     parser.add_argument("--rounds", type=int, default=5, help="calls")
     parser.add_argument("--json", action="store_true", help="one JSON object per line in place of the table")
@@ -301,9 +306,11 @@ def main() -> None:
     ops = _core.Ops(options.table, options.threads)
     timed = _core.Ops(options.table, options.threads, repeats=options.repeats)
     facts = environment(options.threads) | {"table": options.table}
+    neighbours = Neighbours()  # of the whole run: an op takes no longer than the system's clock tells apart
     copy = measure_copy(options.threads)
     if not options.json:
         print(", ".join(f"{key} {value}" for key, value in facts.items()))
+        print(MEANING)
     failed = 0
     for index, kind in enumerate(options.compute_type.split(",")):
         peak = ops.measure_peak(PEAK[kind])
@@ -322,19 +329,20 @@ def main() -> None:
                     failed += 1
                     print(f"{kind} {case.op} {case.size}: wrong, not timed: {error}", file=sys.stderr)
                     continue
-                r = measure(case, timed, options.rounds, options.threads, peak, copy)
+                r = measure(case, timed, options.rounds, options.threads, peak, copy, neighbours.share())
                 store(options.out, {"bench": "ops", "shape": options.shape, "compute_type": kind, **facts, **r})
                 if options.json:
                     print(json.dumps({"compute_type": kind, **facts, **r}), flush=True)
                     continue
                 gflops, by_cpu = (f"{r['gflops']:.0f}", f"{r['cpu_share']:.0%}") if r["gflops"] else ("", "")
                 print(
-                    f"| {r['op']} | {r['size']} | {r['wall_us']:.1f} | {r['cpu_us']:.1f} | {r['spread']:.0%} | "
-                    f"{gflops} | {r['gb_per_s']:.1f} | {r['share']:.0%} | {by_cpu} | {r['of']} |",
+                    f"| {r['op']} | {r['size']} | {r['wall_us']:.1f} | {r['cpu_us']:.1f} | "
+                    f"{r['spread']:.0%}{mark(r)} | {gflops} | {r['gb_per_s']:.1f} | "
+                    f"{r['share']:.0%} | {by_cpu} | {r['of']} |",
                     flush=True,
                 )
     sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":
-    main()
+    run_to_the_end(main)

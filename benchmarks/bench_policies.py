@@ -19,7 +19,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from benchmarks.harness import ROOT, environment, store
+from benchmarks.harness import ROOT, environment, run_to_the_end, store
 from llada_rt import CacheAudit, CompletionOutput, Engine, SamplingParams
 from llada_rt.caches import CACHES
 from llada_rt.config import DEMO_DIR
@@ -160,4 +160,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_to_the_end(main)

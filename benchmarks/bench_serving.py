@@ -31,9 +31,11 @@ import torch
 from benchmarks.arrivals import Work, arrival_times, percentile, serve
 from benchmarks.baselines.check import check_padded_batch
 from benchmarks.baselines.padded_batch import PaddedBatch
-from benchmarks.harness import ROOT, Timing, environment, interleave, last_runs, store
+from benchmarks.harness import ROOT, Timing, environment, interleave, last_runs, run_to_the_end, store
+from benchmarks.noise import MEANING, Neighbours, mark, reasons
 from benchmarks.shapes import BLOCK_LENGTH, PROMPT_LENGTH, SHAPES, Shape
-from llada_rt import AsyncEngine, Engine, SamplingParams, _core
+from llada_rt import AsyncEngine, Engine, SamplingParams
+from llada_rt.runner import default_num_threads
 from training.model import LLaDA
 
 TOKENS_PER_STEP = 3
@@ -155,7 +157,7 @@ def row(shape: Shape, who: str, timing: Timing, num_tokens: int, options: argpar
         "tokens": num_tokens,
         "wall_s": timing.wall_s,
         "cpu_s": timing.cpu_s,
-        "spread": timing.spread,
+        **timing.noise,
         "tokens_per_s": num_tokens / timing.wall_s,
     }
 
@@ -165,14 +167,14 @@ def measure_arrivals(shape: Shape, folder: Path, cache: str, rate: float, option
     work = work_of(shape, cache, options.arrivals, seed=1)
     times = arrival_times(rate, options.arrivals)
 
-    async def run() -> tuple[list, float]:
+    async def run() -> tuple[list, float, float | None]:
         sizes = {"max_num_seqs": options.requests, "max_num_queued_reqs": options.arrivals}
         async with AsyncEngine(folder, compute_type=options.dtype, threads=options.threads, **sizes) as engine:
             await engine.generate(*work[0])
-            began = time.perf_counter()
-            return await serve(engine, work, times), time.perf_counter() - began
+            began, neighbours = time.perf_counter(), Neighbours()
+            return await serve(engine, work, times), time.perf_counter() - began, neighbours.share()
 
-    latencies, spent = asyncio.run(run())
+    latencies, spent, foreign = asyncio.run(run())
     waits = {
         f"p{percent}_{name}": percentile([getattr(each, name) for each in latencies], percent)
         for name in WAITS
@@ -188,6 +190,8 @@ def measure_arrivals(shape: Shape, folder: Path, cache: str, rate: float, option
         "rate": rate,
         "wall_s": spent,
         "tokens_per_s": num_tokens / spent,
+        "foreign_share": foreign,
+        "noisy": reasons(None, foreign),
         **waits,
     }
 
@@ -198,7 +202,7 @@ def print_rows(results: list[dict]) -> None:
     for r in results:
         if "rate" in r:
             continue
-        line = f"| {r['shape']} | {r['who']} | {r['wall_s']:.2f} | {r['cpu_s']:.2f} | {r['spread']:.0%} | "
+        line = f"| {r['shape']} | {r['who']} | {r['wall_s']:.2f} | {r['cpu_s']:.2f} | {r['spread']:.0%}{mark(r)} | "
         line += f"{r['tokens_per_s']:.1f} | "
         if "overhead" in r:
             line += f"{r['forwards']} | {r['rows_per_forward']:.0f} | {r['overhead']:.1%} |"
@@ -216,7 +220,7 @@ def print_waits(results: list[dict]) -> None:
     print("|---|---|---|---|---|---|---|---|")
     for r in arrivals:
         waits = [f"{r[f'p50_{name}']:.2f}, {r[f'p99_{name}']:.2f}" for name in WAITS]
-        line = f"| {r['shape']} | {r['who']} | {r['requests']} | {r['rate']:.2f} | {r['load']:.0%} | "
+        line = f"| {r['shape']} | {r['who']}{mark(r)} | {r['requests']} | {r['rate']:.2f} | {r['load']:.0%} | "
         print(line + " | ".join(waits) + " |")
 
 
@@ -228,6 +232,7 @@ def ratio_text(run: Mapping[str, dict], slow: str, fast: str, asked: float | Non
     if slow not in run or fast not in run:
         return "-"
     text = "{:.2f} ({:.2f})".format(*(run[slow][unit] / run[fast][unit] for unit in ("wall_s", "cpu_s")))
+    text += mark(run[slow], run[fast])
     return text if asked is None else f"{text}, asked {asked}"
 
 
@@ -268,7 +273,7 @@ def main() -> None:
     parser.add_argument("--arrivals", type=int, default=48, help="requests that come as a Poisson process; 0: none")
     parser.add_argument("--load", type=float, default=0.7, help="share of the capacity at which they come")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
-    parser.add_argument("--threads", type=int, default=_core.default_num_threads())
+    parser.add_argument("--threads", type=int, default=default_num_threads())
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "bench_serving.jsonl")
     parser.add_argument("--table", action="store_true", help="print the ratios of what has been measured, and leave")
@@ -281,6 +286,7 @@ def main() -> None:
     facts = environment(options.threads)
     facts["machine_load"] = facts.pop("load")  # `load` is that of the arrivals
     print(", ".join(f"{key} {value}" for key, value in facts.items()))
+    print(MEANING)
     if options.torch:
         check_padded_batch(STEPS_PER_BLOCK)
     for name in options.shapes.split(","):
@@ -293,4 +299,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_to_the_end(main)

@@ -25,9 +25,11 @@ import torch
 from torch import nn
 
 from benchmarks.baselines.fast_dllm_torch import DualCacheLoop
-from benchmarks.harness import ROOT, Timing, environment, interleave, store
+from benchmarks.harness import ROOT, Timing, environment, interleave, run_to_the_end, store
+from benchmarks.noise import MARK, MEANING, doubts, mark
 from benchmarks.shapes import BLOCK_LENGTH, CANVAS_LENGTH, PROMPT_LENGTH, SHAPES, Shape
 from llada_rt import _core, quantize
+from llada_rt.runner import default_num_threads
 from training.model import LLaDA
 
 BLOCK = (PROMPT_LENGTH, PROMPT_LENGTH + BLOCK_LENGTH)
@@ -194,12 +196,13 @@ def row(shape: Shape, step: str, who: str, timing: Timing, ours: Timing, flops: 
         "who": who,
         "wall_ms": timing.wall_s / num_steps(step) * 1e3,
         "cpu_ms": timing.cpu_s / num_steps(step) * 1e3,
-        "spread": timing.spread,
+        **timing.noise,
         "gflops": statistics.median(rates),
         "peak_gflops": statistics.median(peaks),
         "share": statistics.median(rate / peak for rate, peak in zip(rates, peaks, strict=True)),
         "over_ours_wall": timing.wall_s / ours.wall_s,
         "over_ours_cpu": timing.cpu_s / ours.cpu_s,
+        "over_ours_noisy": doubts(timing.noise, ours.noise),
     }
 
 
@@ -207,13 +210,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", default=",".join(SHAPES), help="of " + ", ".join(SHAPES))
     parser.add_argument("--compute-type", choices=list(PEAK), default="bfloat16")
-    parser.add_argument("--threads", type=int, default=_core.default_num_threads())
+    parser.add_argument("--threads", type=int, default=default_num_threads())
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "bench_step.jsonl")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     facts = environment(options.threads)
     print(", ".join(f"{key} {value}" for key, value in facts.items()))
+    print(MEANING)
     phases = [*PHASES, "rest"]
     print("| shape | step | who | ms | CPU ms | spread | GFLOP/s | of peak | time / ours | CPU / ours | ", end="")
     print(" | ".join(phases), "|")
@@ -225,7 +229,8 @@ def main() -> None:
         for r in results:
             print(
                 f"| {r['shape']} | {r['step']} | {r['who']} | {r['wall_ms']:.1f} | {r['cpu_ms']:.1f} | "
-                f"{r['spread']:.0%} | {r['gflops']:.0f} | {r['share']:.0%} | {r['over_ours_wall']:.2f} | "
+                f"{r['spread']:.0%}{mark(r)} | {r['gflops']:.0f} | {r['share']:.0%} | {r['over_ours_wall']:.2f}"
+                f"{MARK if r['over_ours_noisy'] else ''} | "
                 f"{r['over_ours_cpu']:.2f} | "
                 + " | ".join(f"{r['phases_cpu_ms'][phase]:.2f}" if "phases_cpu_ms" in r else "" for phase in phases)
                 + " |",
@@ -235,4 +240,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_to_the_end(main)

@@ -12,22 +12,28 @@ the same tokens.
 import argparse
 import contextlib
 import multiprocessing
+import signal
 import statistics
 import tempfile
 import time
+from collections.abc import Iterable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from benchmarks.bench_step import CompiledLoop, num_steps
-from benchmarks.harness import ROOT, environment, store
+from benchmarks.harness import ROOT, Timing, environment, run_to_the_end, store
+from benchmarks.noise import MEANING, Neighbours, mark
+from benchmarks.progress import Progress
 from benchmarks.shapes import SHAPES, Shape
 from llada_rt import _core
+from llada_rt.runner import default_num_threads
 
 STEPS = ("refresh", "refine")  # in this order: refining needs a block that was refreshed
 
 
 def serve(commands: Connection, shape: Shape, folder: Path, compute_type: str, num_threads: int) -> None:
     """Runs each step asked for and sends its seconds, or sends the tokens of the canvas, until None comes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that will say None
     loop = CompiledLoop(
         _core.Runtime(str(folder), compute_type=compute_type, num_threads=num_threads),
         shape,
@@ -82,10 +88,14 @@ def measure(shape: Shape, folder: Path, options: argparse.Namespace) -> list[dic
             seconds([*single, team], step)
         if any(worker.tokens() != team.tokens() for worker in single):
             raise SystemExit(f"{shape.name}: one thread and {options.threads} wrote different tokens: not timed")
+        neighbours, progress = Neighbours(), Progress(shape.name, options.repeats)
+        started.callback(progress.close)
         for _ in range(options.repeats):
+            progress.step("threads in turn")
             for kind, workers in {"one": single[:1], "apart": single, "team": [team]}.items():
                 for step in STEPS:
                     taken[step][kind].append(seconds(workers, step))
+        foreign = neighbours.share()
     return [
         {
             "shape": shape.name,
@@ -96,21 +106,28 @@ def measure(shape: Shape, folder: Path, options: argparse.Namespace) -> list[dic
             "machine": statistics.median(
                 options.threads * a / b for a, b in zip(times["one"], times["apart"], strict=True)
             ),
+            **noise_of(times.values(), foreign),
         }
         for step, times in taken.items()
     ]
+
+
+def noise_of(times: Iterable[list[float]], foreign: float | None) -> dict[str, object]:
+    """Of ratios between them: the largest spread counts."""
+    return max((Timing(tuple(each), (), foreign) for each in times), key=lambda timing: timing.spread).noise
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", default=",".join(SHAPES), help="of " + ", ".join(SHAPES))
     parser.add_argument("--compute-type", default="bfloat16")
-    parser.add_argument("--threads", type=int, default=_core.default_num_threads())
+    parser.add_argument("--threads", type=int, default=default_num_threads())
     parser.add_argument("--repeats", type=int, default=11)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "bench_threads.jsonl")
     options = parser.parse_args()
     facts = environment(options.threads)
     print(", ".join(f"{key} {value}" for key, value in facts.items()))
+    print(MEANING)
     print(f"| shape | step | 1 thread, ms | {options.threads} threads, ms | speed-up | machine |")
     print("|---" * 6 + "|")
     for name in options.shapes.split(","):
@@ -118,12 +135,12 @@ def main() -> None:
             results = measure(SHAPES[name], SHAPES[name].write(Path(folder)), options)
         for r in results:
             print(
-                f"| {name} | {r['step']} | {r['one_ms']:.1f} | {r['team_ms']:.1f} | {r['speed_up']:.2f} | "
-                f"{r['machine']:.2f} |",
+                f"| {name} | {r['step']} | {r['one_ms']:.1f} | {r['team_ms']:.1f} | {r['speed_up']:.2f}{mark(r)} | "
+                f"{r['machine']:.2f}{mark(r)} |",
                 flush=True,
             )
             store(options.out, {"bench": "threads", "compute_type": options.compute_type, **facts, **r})
 
 
 if __name__ == "__main__":
-    main()
+    run_to_the_end(main)

@@ -18,7 +18,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks.harness import ROOT, environment, interleave, store
+from benchmarks.harness import ROOT, environment, interleave, run_to_the_end, store
+from benchmarks.noise import because
 from training.config import TrainConfig
 from training.data import Batch, Noise
 from training.masking import forward_process
@@ -149,15 +150,15 @@ def main() -> None:
             "tokens_per_s": tokens / timing.wall_s,
             "tokens_per_cpu_s": tokens / timing.cpu_s,
             "cpu_of_plain": timing.cpu_s / timings["plain"].cpu_s,
-            "spread": timing.spread,
+            **timing.noise,
         }
         store(ROOT / "runs" / "bench_training.jsonl", {**record, **facts})
         print(
             f"{name:10} {record['tokens_per_s']:8,.0f} tokens/s  {record['tokens_per_cpu_s']:8,.0f} a CPU second  "
-            f"{record['cpu_of_plain']:.3f} of plain's CPU time  spread {timing.spread:.0%}"
+            f"{record['cpu_of_plain']:.3f} of plain's CPU time  spread {timing.spread:.0%}{because(record)}"
         )
     print(f"checkpoint: the loop waits {checkpoint['blocked_ms']:.0f} ms, {checkpoint['cpu_ms']:.0f} ms of CPU in all")
 
 
 if __name__ == "__main__":
-    main()
+    run_to_the_end(main)

@@ -1,7 +1,8 @@
 """llada-rt bench: latency | throughput | serve-trace | compare.  Also: python -m benchmarks
 
-Tables on stdout; with --output also JSON, JSON lines, PNG and one HTML page that needs nothing else. With --baseline
-exit code 7 if something is slower than an earlier report allows.
+Tables on stdout, how far it is on stderr; with --output also JSON, JSON lines, PNG and one HTML page that needs nothing
+else. With --baseline exit code 7 if something is slower than an earlier report allows. Ctrl-C leaves with 130, after
+what had been measured is shown and written like a whole report.
 """
 
 import enum
@@ -50,6 +51,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+INTERRUPTED = 130  # exit code
+
 PairName = enum.Enum("PairName", {name: name for name in PAIRS})
 ShapeName = enum.Enum("ShapeName", {name: name for name in SHAPES})
 Kind = enum.Enum("Kind", {name: name for name in ("matched-quality", "fixed-work", "roof", "scaling")})
@@ -95,7 +98,8 @@ def latency(
     plan = make_plan(engine_options, repeats=repeats, against=against)
     with workload(model, pair, shape, prompt_length, params_options, questions) as work:
         report = plan.report("latency", f"Latency: {work.about}, {len(work.questions)} questions, batch 1")
-        add(report, plan.measure(work, entries(work, plan, engine_options, params_options)))
+        with kept_on_interrupt(plan, COLUMNS, output, as_json):
+            add(report, plan.measure(work, entries(work, plan, engine_options, params_options)))
     finish(report, columns(report, COLUMNS), output, baseline, allow, as_json)
 
 
@@ -123,8 +127,9 @@ def throughput(
     engine_options = {"max_num_seqs": max(sizes), **engine_options}
     with workload(model, pair, shape, prompt_length, params_options, max(sizes)) as work:
         report = plan.report("throughput", f"Throughput: {work.about}, {len(work.questions)} questions")
-        for size in sizes:
-            add(report, plan.measure(work, entries(work, plan, engine_options, params_options), batch=size))
+        with kept_on_interrupt(plan, COLUMNS, output, as_json):
+            for size in sizes:
+                add(report, plan.measure(work, entries(work, plan, engine_options, params_options), batch=size))
     finish(report, columns(report, COLUMNS), output, baseline, allow, as_json)
 
 
@@ -163,7 +168,8 @@ def serve(
         recorded = None if trace is None else serve_trace.read_trace(trace, work.vocabulary)
         server = None if endpoint is None else open_endpoint(work, endpoint)
         asked = serve_trace.Trace(recorded, requests, rate, load, server)
-        report = serve_trace.run(plan, work, engine_options, decoding(work, params_options), asked)
+        with kept_on_interrupt(plan, COLUMNS, output, as_json):
+            report = serve_trace.run(plan, work, engine_options, decoding(work, params_options), asked)
     finish(report, columns(report, COLUMNS), output, baseline, allow, as_json)
 
 
@@ -192,7 +198,9 @@ def compare(
         if name not in COMPARISONS:
             raise ConfigError(f"baseline: expected a report of one of {', '.join(COMPARISONS)}, got one of {name}")
         run, shown = COMPARISONS[name]
-        finish(run(plan), shown, output, baseline, allow, as_json)
+        with kept_on_interrupt(plan, shown, output, as_json):
+            report = run(plan)
+        finish(report, shown, output, baseline, allow, as_json)
 
 
 QUALITY: tuple[Column, ...] = (
@@ -274,6 +282,22 @@ def parse_batches(text: str) -> list[int]:
 def columns(report: Report, usual: Sequence[Column]) -> Sequence[Column]:
     """With the share right where it is known."""
     return (usual[0], RIGHT, *usual[1:]) if any(row["right"] is not None for row in report.rows) else usual
+
+
+@contextmanager
+def kept_on_interrupt(plan: Plan, usual: Sequence[Column], output: Path | None, as_json: bool) -> Iterator[None]:
+    """Ctrl-C in the block shows and writes what had been measured, and leaves with 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        report = plan.under_way
+        if report is None or not report.rows:
+            say("interrupted before anything was measured")
+        else:
+            report.skipped.append("interrupted: what is missing was not measured")
+            say(f"interrupted: keeping {len(report.rows)} rows that had been measured")
+            finish(report, columns(report, usual), output, None, 0.0, as_json)
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def finish(

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.baselines.check import check_baselines
 from benchmarks.cost_model import break_even
+from benchmarks.noise import because
 from benchmarks.plan import Plan, add
 from benchmarks.report import Report, Row
 from benchmarks.shapes import BLOCK_LENGTH, GEN_LENGTH, PROMPT_LENGTH
@@ -57,6 +57,8 @@ def run(plan: Plan, shapes: Sequence[str] = ("s", "m")) -> Report:
         f"{BLOCK_LENGTH}",
     )
     if not plan.quick:
+        from benchmarks.baselines.check import check_baselines  # which needs torch
+
         plan.say("checking the loops in torch against the engine")
         check_baselines()
     for shape in shapes[:1] if plan.quick else shapes:
@@ -108,7 +110,12 @@ def findings(shape: str, rows: Sequence[Row]) -> list[str]:
         points = measured_points(timed, compute_type)
         if not points:
             continue
-        against = [f"{row['system']} {break_even_text(points, row['wall_s'])}" for row in timed if row["kind"] == "arm"]
+        ours = [row for row in timed if row["setting"].get("line") == compute_type]
+        against = [
+            f"{row['system']} {break_even_text(points, row['wall_s'])}{because(row, *ours)}"
+            for row in timed
+            if row["kind"] == "arm"
+        ]
         if against:
             lines.append(f"break-even tokens a step, shape {shape}, ours {compute_type}: " + "; ".join(against))
     return lines

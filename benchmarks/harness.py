@@ -9,13 +9,16 @@ import os
 import platform
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from llada_rt import _core
+from benchmarks.noise import Neighbours, reasons
+from benchmarks.progress import Progress
+from llada_rt import LladaRtError, _core
 
 ROOT = Path(__file__).resolve().parents[1]
 VARIABLES = ("OMP_NUM_THREADS", "GOMP_SPINCOUNT")  # which change how packages with OpenMP wait
@@ -28,6 +31,7 @@ class Timing:
 
     wall: tuple[float, ...]
     cpu: tuple[float, ...]
+    foreign_share: float | None = None  # of the processors, that other programs took meanwhile; None: not known
 
     @property
     def wall_s(self) -> float:
@@ -42,6 +46,15 @@ class Timing:
         """(largest - smallest) / median of the wall times."""
         return (max(self.wall) - min(self.wall)) / self.wall_s
 
+    @property
+    def noise(self) -> dict[str, object]:
+        """What a row says of how far it can be trusted (noise.py)."""
+        return {
+            "spread": self.spread,
+            "foreign_share": self.foreign_share,
+            "noisy": reasons(self.spread, self.foreign_share),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Clock:
@@ -52,21 +65,52 @@ class Clock:
 
 
 def interleave(
-    runs: Mapping[str, Callable[[], object]], *, repeats: int, warm_up: bool = True, clock: Clock | None = None
+    runs: Mapping[str, Callable[[], object]],
+    *,
+    repeats: int,
+    warm_up: bool = True,
+    clock: Clock | None = None,
+    what: str = "timing",
 ) -> dict[str, Timing]:
-    """Times the runs in turn, `repeats` rounds: a change of load hits all alike.
+    """Times the runs in turn, `repeats` rounds: a change of load hits all alike. Long ones say on stderr how far it is.
 
     `warm_up`: after a round that is thrown away; without it the caller has run everything once.
     """
     clock = clock or Clock()
     samples: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
-    for round_ in range(0 if warm_up else 1, repeats + 1):
-        for name, run in runs.items():
-            wall, cpu = clock.wall(), clock.cpu()
-            run()
-            if round_:
-                samples[name].append((clock.wall() - wall, clock.cpu() - cpu))
-    return {name: Timing(*(tuple(column) for column in zip(*taken, strict=True))) for name, taken in samples.items()}
+    rounds = range(0 if warm_up else 1, repeats + 1)
+    progress = Progress(what, len(rounds) * len(runs))
+    neighbours = Neighbours()
+    try:
+        for round_ in rounds:
+            if round_ == 1:
+                neighbours = Neighbours()  # what went on while the runs warmed up does not matter
+            for name, run in runs.items():
+                progress.step(name)
+                wall, cpu = clock.wall(), clock.cpu()
+                run()
+                if round_:
+                    samples[name].append((clock.wall() - wall, clock.cpu() - cpu))
+    finally:
+        progress.close()
+    foreign = neighbours.share()
+    return {
+        name: Timing(*(tuple(column) for column in zip(*taken, strict=True)), foreign_share=foreign)
+        for name, taken in samples.items()
+    }
+
+
+def run_to_the_end(main: Callable[[], None]) -> None:
+    """The whole of a benchmark that stores each result as it comes: Ctrl-C says what is kept and leaves with 130."""
+    try:
+        main()
+    except LladaRtError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        kept = f"results that were whole are kept in {_stored_in}: {_num_stored}" if _stored_in else "nothing is kept"
+        print(f"interrupted: {kept}", file=sys.stderr)
+        sys.exit(130)
 
 
 def environment(threads: int) -> dict[str, object]:
@@ -105,8 +149,13 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+_num_stored, _stored_in = 0, None  # by this process: what an interrupted run says is kept
+
+
 def store(path: Path, record: Mapping[str, object]) -> None:
     """Appends one JSON line."""
+    global _num_stored, _stored_in
+    _num_stored, _stored_in = _num_stored + 1, path
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         file.write(json.dumps(record) + "\n")

@@ -2,7 +2,8 @@
 
 The first round of each warms it up, is checked, and is thrown away. What counts are tokens before the first end token.
 A system whose answers fail their check gets no speed; one that is not installed is skipped by name; an endpoint that
-dies gives what had come, marked so.
+dies gives what had come, marked so, and so does Ctrl-C. What other programs took of the processors meanwhile is in each
+row, and makes it noisy (noise.py).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,7 +13,9 @@ from dataclasses import asdict, dataclass, field
 from benchmarks.arrivals import percentile
 from benchmarks.baselines.contract import Answer, EndpointDied, NotInstalled, Question, System
 from benchmarks.harness import Clock, Timing, interleave
+from benchmarks.noise import reasons
 from benchmarks.peak_memory import PeakMemory
+from benchmarks.progress import Progress
 
 Check = Callable[[Sequence[Answer]], str | None]  # what is wrong with the answers; None: nothing
 Judge = Callable[[Sequence[Answer]], int]  # how many of them are right
@@ -80,6 +83,7 @@ class Measured:
     wall_s: float | None
     cpu_s: float | None
     spread: float | None  # (largest - smallest) / median of the rounds
+    foreign_share: float | None  # of the processors: what other programs took while it was timed
     latency_s: Mapping[str, float] | None  # of single questions: p50, p90, p99
     first_text_s: Mapping[str, float] | None
 
@@ -105,9 +109,14 @@ class Measured:
     def share_right(self) -> float | None:
         return self.right / self.judged if self.right is not None and self.judged else None
 
+    @property
+    def noisy(self) -> list[str]:
+        """Why the figures should not be trusted."""
+        return reasons(self.spread, self.foreign_share)
+
     def to_dict(self) -> dict[str, object]:
         """Plain JSON values, those that follow from others too."""
-        derived = ("tokens_per_s", "tokens_per_cpu_s", "tokens_per_forward", "padding_share", "share_right")
+        derived = ("tokens_per_s", "tokens_per_cpu_s", "tokens_per_forward", "padding_share", "share_right", "noisy")
         return asdict(self) | {name: getattr(self, name) for name in derived}
 
 
@@ -115,6 +124,14 @@ class Measured:
 class Outcome:
     measured: list[Measured]
     skipped: list[str]  # a line each: who, and how to get it
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C; `outcome` is of the rounds that were whole by then."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__()
+        self.outcome = outcome
 
 
 class Asking:
@@ -130,6 +147,7 @@ class Asking:
         self.partial: str | None = None
         self.memory_bytes: int | None = None
         self.marks: tuple[int, int] | None = None  # right, judged
+        self.foreign_share: float | None = None
 
     def examine(self, exam: Exam) -> None:
         """Asks the questions of the exam, unless the system is not up to it."""
@@ -162,6 +180,13 @@ class Asking:
         self.seconds.append((self.clock.wall() - wall, self.clock.cpu() - cpu))
         self.rounds.append(answers)
         self.waits.append(waits)
+
+    def cut_short(self, repeats: int) -> None:
+        """No more rounds will come."""
+        if not self.partial:
+            timed = len(self.rounds) - 1
+            warmed = "" if timed else ": its figures are of the round that warms up"
+            self.partial = f"interrupted after {timed} of {repeats} rounds{warmed}"
 
     def measured(self) -> Measured:
         """What has come of it. The first round does not count unless it is the only one."""
@@ -196,6 +221,7 @@ class Asking:
             wall_s=timing.wall_s if is_timed else None,
             cpu_s=timing.cpu_s if is_timed else None,
             spread=timing.spread if is_timed else None,
+            foreign_share=self.foreign_share if is_timed else None,
             latency_s=percentiles(latencies) if is_timed else None,
             first_text_s=percentiles(self._all("first_token_s", counted)) if is_timed else None,
         )
@@ -238,33 +264,51 @@ def measure(
     exam: Exam | None = None,
     clock: Clock | None = None,
     say: Callable[[str], None] = lambda line: None,
+    what: str = "timing",
 ) -> Outcome:
-    """Opens the entries one after another, then asks them in turn, `repeats` times; `batch` questions at once."""
+    """Opens the entries one after another, then asks them in turn, `repeats` times; `batch` questions at once.
+
+    Interrupted carries what had come. `what` is how long runs name themselves on stderr.
+    """
     clock = clock or Clock()
     askings: list[Asking] = []
     skipped: list[str] = []
     with ExitStack() as stack:
-        for entry in entries:
-            try:
-                with PeakMemory() as memory:
-                    system = entry.open()
-                    stack.callback(system.close)
-                    asking = Asking(entry, system, questions, batch, clock)
-                    asking()
-                if exam is not None:
-                    asking.examine(exam)
-            except NotInstalled as missing:
-                skipped.append(str(missing))
-            except (RuntimeError, ValueError, OSError) as error:
-                if not entry.may_fail:
-                    raise
-                skipped.append(f"{entry.name}: left out: {type(error).__name__}: {str(error).strip().splitlines()[0]}")
-            else:
-                is_shared = getattr(system, "is_shared", False)  # then another has paid
-                asking.memory_bytes = None if is_shared else memory.num_bytes
-                askings.append(asking)
-        for line in skipped:
-            say(line)
-        sound = [asking for asking in askings if asking.partial or not asking.entry.check(asking.rounds[0])]
-        interleave({a.entry.name: a for a in sound}, repeats=repeats, warm_up=False, clock=clock)
+        try:
+            opening = Progress(f"{what}: opening and checking", len(entries))
+            stack.callback(opening.close)
+            for entry in entries:
+                opening.step(entry.name)
+                try:
+                    with PeakMemory() as memory:
+                        system = entry.open()
+                        stack.callback(system.close)
+                        asking = Asking(entry, system, questions, batch, clock)
+                        asking()
+                    if exam is not None:
+                        asking.examine(exam)
+                except NotInstalled as missing:
+                    skipped.append(str(missing))
+                except (RuntimeError, ValueError, OSError) as error:
+                    if not entry.may_fail:
+                        raise
+                    first = str(error).strip().splitlines()[0]
+                    skipped.append(f"{entry.name}: left out: {type(error).__name__}: {first}")
+                else:
+                    is_shared = getattr(system, "is_shared", False)  # then another has paid
+                    asking.memory_bytes = None if is_shared else memory.num_bytes
+                    askings.append(asking)
+            opening.close()
+            for line in skipped:
+                say(line)
+            sound = [asking for asking in askings if asking.partial or not asking.entry.check(asking.rounds[0])]
+            timings = interleave(
+                {a.entry.name: a for a in sound}, repeats=repeats, warm_up=False, clock=clock, what=what
+            )
+        except KeyboardInterrupt:
+            for asking in askings:
+                asking.cut_short(repeats)
+            raise Interrupted(Outcome([asking.measured() for asking in askings], skipped)) from None
+        for asking in sound:
+            asking.foreign_share = timings[asking.entry.name].foreign_share
         return Outcome([asking.measured() for asking in askings], skipped)

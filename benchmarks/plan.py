@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from benchmarks.engine_system import Engines
 from benchmarks.harness import Clock, environment
 from benchmarks.machine import measure_machine
-from benchmarks.measure import Entry, Outcome, measure
+from benchmarks.measure import Entry, Interrupted, Outcome, measure
 from benchmarks.report import Report
 from benchmarks.rivals import rival_entries
 from benchmarks.workloads import Workload
@@ -23,13 +23,15 @@ class Plan:
     say: Callable[[str], None] = lambda line: None
     clock: Clock = field(default_factory=Clock)
     engines: Engines = field(default_factory=Engines)
+    under_way: Report | None = None  # the last one begun: what is kept of an interrupted run
 
     def rounds(self, quick: int) -> int:
         return min(self.repeats, quick) if self.quick else self.repeats
 
     def report(self, bench: str, title: str, **options: object) -> Report:
         """An empty one: environment, and the machine's limits measured now."""
-        return Report(bench, title, environment(self.threads), measure_machine(self.threads), options)
+        self.under_way = Report(bench, title, environment(self.threads), measure_machine(self.threads), options)
+        return self.under_way
 
     def against(
         self, work: Workload, common: tuple[str, ...], setting: Mapping[str, object] | None = None
@@ -40,15 +42,21 @@ class Plan:
 
     def measure(self, work: Workload, entries: list[Entry], *, batch: int = 1, repeats: int | None = None) -> Outcome:
         self.say(f"{work.name}: {len(entries)} systems, {len(work.questions)} questions")
-        return measure(
-            entries,
-            work.questions,
-            batch=batch,
-            repeats=repeats or self.repeats,
-            exam=work.exam,
-            clock=self.clock,
-            say=self.say,
-        )
+        try:
+            return measure(
+                entries,
+                work.questions,
+                batch=batch,
+                repeats=repeats or self.repeats,
+                exam=work.exam,
+                clock=self.clock,
+                say=self.say,
+                what=work.name,
+            )
+        except Interrupted as stop:
+            if self.under_way is not None:
+                add(self.under_way, stop.outcome)
+            raise
 
 
 def add(report: Report, outcome: Outcome) -> list[dict]:

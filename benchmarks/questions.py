@@ -10,7 +10,6 @@ from tokenizers import Tokenizer
 from benchmarks.baselines.contract import Answer, Question
 from benchmarks.shapes import Shape
 from llada_rt.config import DEMO_DIR
-from training.evaluate import load_items
 from training.tasks.items import Item
 from training.tasks.verse import RECITE_LENGTH, VerseBook, line_items
 from training.tokenizer import EOS_TOKEN, EOT_TOKEN
@@ -69,6 +68,8 @@ def poems_pair(num_questions: int) -> Pair:
 
 def sudoku_pair(num_questions: int) -> Pair:
     """4x4 puzzles of solutions that no training row had."""
+    from training.evaluate import load_items  # which needs torch
+
     folders = [PAIRS_DIR / f"sudoku_{kind}" for kind in ("mdm", "arm")]
     tokenizer = Tokenizer.from_file(str(folders[0] / "tokenizer.json"))
     items, _ = load_items("sudoku4", tokenizer, num=num_questions, seed=1, chat=False, gen_length=None)

@@ -3,7 +3,8 @@
     python -m benchmarks.readme_section            # writes them between their markers
     python -m benchmarks.readme_section --check    # exit code 1 if a README is not what the results say
 
-What is won and what is lost is decided by the numbers: a statement goes where its ratio puts it.
+What is won and what is lost is decided by the numbers: a statement goes where its ratio puts it, and a noisy ratio
+decides nothing.
 """
 
 import argparse
@@ -11,9 +12,10 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import predictions, roof, scaling
+from benchmarks import bench_service, predictions, roof, scaling
 from benchmarks.harness import ROOT
 from benchmarks.matched_quality import TARGET, fastest
+from benchmarks.noise import MEANING, because, mark
 from benchmarks.record import PARTS, RESULTS
 from benchmarks.report import (
     BY_CPU,
@@ -56,7 +58,7 @@ ABOUT = {  # of the masked models in torch
     "torch-fast-dllm-k4": "the same, 4 tokens a step",
 }
 
-Statement = tuple[float, str]  # how many times as fast ours is, and the sentence about it
+Statement = tuple[float, str, str]  # how many times as fast ours is, the sentence about it, and why it is noisy
 
 
 def timed(report: Report) -> list[Row]:
@@ -106,8 +108,9 @@ def quality_lines(report: Report) -> Iterator[str]:
             is_best = row["share_right"] == max(r["share_right"] for r in rows)
             yield (
                 f"| {pair} | {name_of(row)} | {f'**{share}**' if is_best else share} | "
-                f"{number(row['tokens_per_s'])} | {percent(row['spread'])} | "
-                f"{row['tokens_per_s'] / target['tokens_per_s']:.2f}x | {number(row['tokens_per_forward'])} |"
+                f"{speed(row)} | {percent(row['spread'])} | "
+                f"{row['tokens_per_s'] / target['tokens_per_s']:.2f}x{mark(row, target)} | "
+                f"{number(row['tokens_per_forward'])} |"
             )
 
 
@@ -119,7 +122,7 @@ def fixed_lines(report: Report) -> Iterator[str]:
         cells = []
         for shape in shapes:
             found = [r for r in report.rows if (r["system"], r["setting"]["shape"]) == (system, shape)]
-            cells.append(number(found[0]["tokens_per_s"]) if found else "-")
+            cells.append(speed(found[0]) if found else "-")
         row = next(r for r in report.rows if r["system"] == system)
         yield f"| {name_of(row).replace(' k=', ', tokens a step: ')} | " + " | ".join(cells) + " |"
 
@@ -145,12 +148,14 @@ def quality_statements(report: Report) -> Iterator[Statement]:
             yield (
                 ours["share_right"] / best["share_right"],
                 f"{pair}: {name_of(ours)} answers {ours['share_right']:.1%} right, its twin {best['share_right']:.1%}",
+                "",  # a share right is no matter of time
             )
 
 
 def speed_statement(pair: str, ours: Row, arm: Row) -> Statement:
     times = ours["tokens_per_s"] / arm["tokens_per_s"]
-    return times, f"{pair}: {name_of(ours)} runs at {times:.2f} times the speed of the {name_of(arm)}"
+    text = f"{pair}: {name_of(ours)} runs at {times:.2f} times the speed of the {name_of(arm)}"
+    return times, text, because(ours, arm)
 
 
 def fixed_statements(report: Report) -> Iterator[Statement]:
@@ -165,6 +170,7 @@ def fixed_statements(report: Report) -> Iterator[Statement]:
                     times,
                     f"fixed work, shape {shape}: int8 with {count} token{'s' * (count > 1)} a step runs at "
                     f"{times:.2f} times the speed of the fastest ARM ({name_of(best)})",
+                    because(row, best),
                 )
 
 
@@ -180,6 +186,7 @@ def batch_statements(report: Report) -> Iterator[Statement]:
                 times,
                 f"batch {batch}, shape s, {scaling.TOKENS_PER_STEP} tokens a step: ours int8 runs at {times:.2f} times "
                 f"the speed of the fastest ARM ({name_of(best)})",
+                because(ours, best),
             )
 
 
@@ -203,16 +210,20 @@ def section(results: Mapping[str, Report]) -> list[str]:
             *fixed_lines(fixed),
             "",
         ]
+    if any(mark(row) for report in (quality, fixed) if report for row in timed(report)):
+        lines += [MEANING + ".", ""]
     lines += [f"* {line}" for line in [*(targets(quality) if quality else ()), *(fixed.findings if fixed else ())]]
     return [*lines, *verdicts(list(statements(results)))] or [MISSING]
 
 
 def verdicts(said: Sequence[Statement]) -> list[str]:
-    """Won, lost and even, each with its sentences."""
+    """Won, lost, even, and what noise leaves open, each with its sentences."""
+    sure = [(times, text) for times, text, noise in said if not noise]
     sorts = {
-        "Won": [text for times, text in said if times > ALIKE],
-        "Lost": [text for times, text in said if times < 1 / ALIKE],
-        "Even": [text for times, text in said if 1 / ALIKE <= times <= ALIKE],
+        "Won": [text for times, text in sure if times > ALIKE],
+        "Lost": [text for times, text in sure if times < 1 / ALIKE],
+        "Even": [text for times, text in sure if 1 / ALIKE <= times <= ALIKE],
+        "Not decided": [text + noise for _, text, noise in said if noise],
     }
     return [
         line
@@ -292,11 +303,25 @@ def trace_details(report: Report) -> list[str]:
     return [*title, *markdown(report.rows, (SYSTEM, SPEED, first, LATENCY)), *bullets(report)]
 
 
+def service_details(report: Report) -> list[str]:
+    title = [
+        "### A service",
+        "",
+        f"{stamp(report)}. FastAPI on uvicorn around `AsyncEngine`, httpx over loopback, both on these processors.",
+        f"Clients ask the demo model `{bench_service.QUESTION}` with the preset `{bench_service.PARAMS['preset']}`,",
+        "and again as soon as they have the answer (`bench_service.py`). By CPU: in a second of the server's processor",
+        "time.",
+        "",
+    ]
+    return [*title, *markdown(report.rows, bench_service.COLUMNS), *bullets(report)]
+
+
 DETAILED: Mapping[str, Callable[[Report], list[str]]] = {
     "matched-quality": quality_details,
     "roof": roof_details,
     "scaling": scaling_details,
     "serve-trace": trace_details,
+    "service": service_details,
 }
 
 

@@ -9,6 +9,7 @@ goes on where it was; `--again` makes it anew. `--trial` is quick and writes els
 
 import argparse
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,11 +17,12 @@ from typing import Any
 
 from matplotlib import pyplot
 
-from benchmarks import fixed_work, matched_quality, roof, scaling, serve_trace
+from benchmarks import bench_service, fixed_work, matched_quality, roof, scaling, serve_trace
 from benchmarks.cli import make_plan
 from benchmarks.figures import draw
 from benchmarks.fixed_work import fixed_params
 from benchmarks.harness import ROOT
+from benchmarks.noise import mark
 from benchmarks.plan import Plan
 from benchmarks.report import Report, load_report, show
 from benchmarks.workloads import shape_workload
@@ -45,6 +47,7 @@ PARTS: Mapping[str, tuple[Callable[[Plan], Report], int]] = {  # what makes it, 
     "roof": (roof.run, 3),
     "scaling": (scaling.run, 3),
     "serve-trace": (record_trace, 1),
+    "service": (bench_service.run, 5),
 }
 
 
@@ -55,6 +58,10 @@ def rounded(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: rounded(each) for key, each in value.items()}
     return [rounded(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+
+def rate(row: Mapping[str, Any]) -> str:
+    return f"{row.get('requests_per_s') or row.get('tokens_per_s') or 0:.1f}{mark(row)}"
 
 
 def is_recorded(path: Path) -> bool:
@@ -71,7 +78,7 @@ def record(name: str, plan: Plan, folder: Path) -> Path:
     began = time.perf_counter()
     report = make(plan)
     report.options = {**report.options, "measured_s": round(time.perf_counter() - began)}
-    show(report, [("system", lambda r: r["system"]), ("tokens/s", lambda r: f"{r['tokens_per_s'] or 0:.1f}")])
+    show(report, [("system", lambda r: r["system"]), ("a second", rate)])
     report.rows = rounded(report.rows)
     report.machine = rounded(report.machine)
     path = report.save(folder, lines=False)
@@ -92,11 +99,19 @@ def main() -> None:
     for name in options.parts.split(","):
         if name not in PARTS:
             parser.error(f"--parts: expected some of {', '.join(PARTS)}, got {name!r}")
+    try:
+        record_parts(options, folder)
+    except KeyboardInterrupt:
+        print(f"interrupted: the parts that were whole are kept in {folder}; the same command goes on", file=sys.stderr)
+        sys.exit(130)
+
+
+def record_parts(options: argparse.Namespace, folder: Path) -> None:
     for name in options.parts.split(","):
         if not options.trial and not options.again and is_recorded(folder / f"{name}.json"):
             print(f"{name}: recorded at this commit")
             continue
-        plan = make_plan({}, repeats=1, against=None)
+        plan = make_plan({}, repeats=1, against=None)  # says on stderr how far it is
         plan.quick = options.trial
         print(f"{name}: {record(name, plan, folder)}", flush=True)
 

@@ -2,7 +2,8 @@
 
 A measure is slower if its median exceeds the earlier one by more than what either run allows: the larger of their
 spreads, at least `floor`, and what the machine itself lost meanwhile (its measured limits). Noise hides what is smaller
-than it: the table says how much each measure allowed.
+than it: the table says how much each measure allowed. A measure that is noisy in one of the runs carries its mark: if
+it is slower, measure again before believing it.
 """
 
 import json
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import slowdown
+from benchmarks.noise import MEANING, mark
 from benchmarks.report import Report, number, percent, plain_console
 from llada_rt import ConfigError
 
@@ -31,6 +33,7 @@ class Change:
     then_s: float
     now_s: float
     allowed: float
+    mark: str = ""  # of noise, in either report
 
     @property
     def growth(self) -> float:
@@ -78,9 +81,12 @@ def _changes(then: Mapping[str, Any], now: Mapping[str, Any], floor: float, loss
     if not (then["wall_s"] and now["wall_s"]):
         return
     allowed = (1 + max(floor, then["spread"], now["spread"])) * loss - 1
-    yield Change(then["system"], "all answers", then["wall_s"], now["wall_s"], allowed)
+    noise = mark(then, now)
+    yield Change(then["system"], "all answers", then["wall_s"], now["wall_s"], allowed, noise)
     if then["first_text_s"] and now["first_text_s"]:
-        yield Change(then["system"], "first text", then["first_text_s"]["p50"], now["first_text_s"]["p50"], allowed)
+        yield Change(
+            then["system"], "first text", then["first_text_s"]["p50"], now["first_text_s"]["p50"], allowed, noise
+        )
 
 
 def show(verdict: Verdict, console: Console | None = None) -> None:
@@ -94,10 +100,12 @@ def show(verdict: Verdict, console: Console | None = None) -> None:
             change.measure,
             number(1e3 * change.then_s),
             number(1e3 * change.now_s),
-            f"{change.growth:+.0%}",
+            f"{change.growth:+.0%}{change.mark}",
             f"+{percent(change.allowed)}",
             "SLOWER" if change.is_slower else "",
         )
     console.print(table)
+    if any(change.mark for change in verdict.changes):
+        console.print(f"  {MEANING}", markup=False)
     for system in verdict.missing:
         console.print(f"  {system}: had a speed then, has none now", markup=False)

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.noise import MEANING, MOST_FOREIGN, mark
 from llada_rt import ConfigError, OutputError
 
 Row = Mapping[str, Any]
@@ -93,10 +94,10 @@ def percentiles(of: Mapping[str, float] | None) -> str:
 
 
 def speed(row: Row) -> str:
-    """Tokens a second, or why there are none; figures of less than was asked carry a star."""
+    """Tokens a second, or why there are none; figures of less than was asked carry a star, noisy ones their mark."""
     if row["check"]:
         return "check failed"
-    return number(row["tokens_per_s"]) + ("*" if row["partial"] else "")
+    return number(row["tokens_per_s"]) + ("*" if row["partial"] else "") + mark(row)
 
 
 SYSTEM: Column = ("system", lambda r: r["system"])
@@ -115,9 +116,14 @@ COLUMNS: tuple[Column, ...] = (SYSTEM, BATCH, SPEED, SPREAD, PER_FORWARD, PADDIN
 
 
 def faults(rows: Iterable[Row]) -> list[str]:
-    """A line for each row whose figures are not what they seem."""
+    """A line for each row whose figures are not what they seem, and what the mark of noisy ones means."""
+    rows = list(rows)
     lines = [f"{row['system']}: check failed, no speed: {row['check']}" for row in rows if row["check"]]
-    return lines + [f"{row['system']}: partial (*): {row['partial']}" for row in rows if row["partial"]]
+    lines += [f"{row['system']}: partial (*): {row['partial']}" for row in rows if row["partial"]]
+    if not any(mark(row) for row in rows):
+        return lines
+    others = max((row.get("foreign_share") or 0.0 for row in rows), default=0.0)
+    return [*lines, MEANING + (f". Here others took up to {others:.0%}" if others > MOST_FOREIGN else "")]
 
 
 def plain_console() -> Console:

@@ -1,17 +1,15 @@
-"""Whom we are compared with, by the names of the command line; each is opened only where its package is."""
+"""Whom we are compared with, by the names of the command line; each is opened only where its package is, torch among
+them.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 
-import torch
-
 from benchmarks.baselines.contract import Answer, Question, System, cut
 from benchmarks.measure import Entry
 from benchmarks.workloads import ALIKE, CHECKED, Workload, agrees_with
 from llada_rt import ConfigError
-from training import arm
-from training.model import LLaDA
 
 THRESHOLD = 0.9  # of Fast-dLLM, as published
 Open = Callable[[Workload, int], System]  # workload, threads
@@ -36,15 +34,19 @@ class OnTorch:
         self.name, self.kind, self.close = system.name, system.kind, system.close
 
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
+        import torch
+
         torch.set_num_threads(self.threads)
         return self.system.answer(questions)
 
 
-def _torch_arm(dtype: torch.dtype) -> Open:
+def _torch_arm(dtype: str) -> Open:
     def open(work: Workload, threads: int) -> System:
+        import torch
+
         from benchmarks.baselines.arm_torch import TorchArm
 
-        return OnTorch(TorchArm(work.arm, dtype=dtype, stop_ids=work.stop_ids), threads)
+        return OnTorch(TorchArm(work.arm, dtype=getattr(torch, dtype), stop_ids=work.stop_ids), threads)
 
     return open
 
@@ -97,8 +99,8 @@ RIVALS: Mapping[str, Rival] = {
         is_arm=False,
         fixed_work_only=True,
     ),
-    "torch": Rival("the ARM in torch, bfloat16, static cache", _torch_arm(torch.bfloat16), {"type": "bfloat16"}),
-    "torch-float32": Rival("the same in float32", _torch_arm(torch.float32), {"type": "float32"}),
+    "torch": Rival("the ARM in torch, bfloat16, static cache", _torch_arm("bfloat16"), {"type": "bfloat16"}),
+    "torch-float32": Rival("the same in float32", _torch_arm("float32"), {"type": "float32"}),
     "transformers": Rival("the ARM as LlamaForCausalLM, bfloat16, static cache", _transformers, {"type": "bfloat16"}),
     "llama.cpp-bf16": Rival("the ARM in llama.cpp, bfloat16 weights", _llama_cpp("bf16"), {"type": "bf16"}),
     "llama.cpp-q8_0": Rival("the ARM in llama.cpp, 8-bit weights", _llama_cpp("q8_0"), {"type": "q8_0"}),
@@ -168,6 +170,9 @@ def endpoint_entry(work: Workload, name: str, setting: Mapping[str, object]) -> 
 
 def _arm_answers(work: Workload) -> list[tuple[int, ...]]:
     """The first answers of the twin, by the plain definition in float32: what every package must give too."""
+    from training import arm
+    from training.model import LLaDA
+
     asked = work.questions[:CHECKED]
     model, limit = LLaDA.from_folder(work.arm), max(question.max_new_tokens for question in asked)
     answers = arm.generate(model, [q.prompt for q in asked], max_new_tokens=limit, stop_ids=work.stop_ids)

@@ -12,8 +12,9 @@ from benchmarks.baselines.contract import Kind
 from benchmarks.cost_model import Cost, Machine, Mode, ModelShape, Work, answer_cost, modelled_break_even
 from benchmarks.fixed_work import COMPUTE_TYPES, break_even_text, fixed_params, measured_points, our_entries
 from benchmarks.machine import as_machine
+from benchmarks.noise import because
 from benchmarks.plan import Plan, add
-from benchmarks.report import Column, Report, Row, number, percent
+from benchmarks.report import Column, Report, Row, number, percent, speed
 from benchmarks.shapes import BLOCK_LENGTH, GEN_LENGTH, PROMPT_LENGTH, SHAPES
 from benchmarks.workloads import shape_workload
 
@@ -24,16 +25,22 @@ QUICK_RIVALS = ("torch", "llama.cpp-q8_0")
 # which mixes types, the mean.
 STORED = {"q8_0": ("int8", 34 / 32), "q4_k_m": ("int8", 4.85 / 8), "bf16": ("bfloat16", 2.0), "f16": ("bfloat16", 2.0)}
 
+
+def billions(value: float | None, seconds: float | None = 1.0) -> str:
+    """A dash where one of them is not known, as in rows of an interrupted run."""
+    return number(value / seconds / 1e9 if value is not None and seconds else None)
+
+
 COLUMNS: tuple[Column, ...] = (
     ("system", lambda r: f"{r['setting']['shape']}: {r['system']}"),
-    ("tokens/s", lambda r: number(r["tokens_per_s"])),
-    ("ceiling", lambda r: number(r["model_tokens_per_s"])),
-    ("share", lambda r: percent(r["share_of_roof"])),
-    ("bound", lambda r: r["bound"] or "-"),
-    ("GFLOP", lambda r: number(r["operations"] / 1e9)),
-    ("GB", lambda r: number(r["bytes"] / 1e9)),
-    ("GFLOP/s", lambda r: number(r["operations"] / r["wall_s"] / 1e9 if r["wall_s"] else None)),
-    ("GB/s", lambda r: number(r["bytes"] / r["wall_s"] / 1e9 if r["wall_s"] else None)),
+    ("tokens/s", speed),
+    ("ceiling", lambda r: number(r.get("model_tokens_per_s"))),
+    ("share", lambda r: percent(r.get("share_of_roof"))),
+    ("bound", lambda r: r.get("bound") or "-"),
+    ("GFLOP", lambda r: billions(r.get("operations"))),
+    ("GB", lambda r: billions(r.get("bytes"))),
+    ("GFLOP/s", lambda r: billions(r.get("operations"), r["wall_s"])),
+    ("GB/s", lambda r: billions(r.get("bytes"), r["wall_s"])),
 )
 
 
@@ -112,11 +119,12 @@ def findings(shape: str, rows: Sequence[Row], limits: Mapping[str, float], work:
         points = measured_points(rows, compute_type)
         if not points:
             continue
+        ours = [row for row in rows if row["setting"].get("line") == compute_type and row["wall_s"]]
         at_limits = modelled_break_even(model_shape(shape), as_machine(limits, compute_type), work, "dual")
         ceiling_text = "none up to a block a step" if at_limits is None else f"{at_limits:.1f}"
         lines.append(
             f"break-even tokens a step, shape {shape}, {compute_type}: {ceiling_text} if both ran at this machine's "
             f"limits with these elements; measured against {fastest['system']}, the fastest ARM: "
-            f"{break_even_text(points, fastest['wall_s'])}"
+            f"{break_even_text(points, fastest['wall_s'])}{because(fastest, *ours)}"
         )
     return lines

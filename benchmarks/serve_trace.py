@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,10 @@ from benchmarks.baselines.contract import Answer, EndpointDied, Question, System
 from benchmarks.engine_system import params_for
 from benchmarks.harness import Timing
 from benchmarks.measure import Measured, percentiles
+from benchmarks.noise import Neighbours
 from benchmarks.peak_memory import PeakMemory
 from benchmarks.plan import Plan
+from benchmarks.progress import Progress
 from benchmarks.report import Report
 from benchmarks.workloads import Workload
 from llada_rt import AsyncEngine, ConfigError, RequestOutput
@@ -102,31 +104,60 @@ class Trace:
     endpoint: System | None = None  # asked the same requests after us; closed by whoever opened it
 
 
+@dataclass
+class Served:
+    """What has come of a trace so far."""
+
+    due: Sequence[Request] = ()
+    alone: Sequence[RequestOutput] = ()  # the first requests, asked before the others
+    passes: list[Pass] = field(default_factory=list)
+    finished: list[Latency] = field(default_factory=list)  # of the pass under way
+    began: tuple[float, float] = (0.0, 0.0)  # wall and processor time when it began
+    foreign_share: float | None = None
+
+    def cut_short(self) -> str | None:
+        """Makes a pass of what the interrupted one has given, if no other is whole. Why figures are of less."""
+        if not self.passes and self.finished:
+            spent = time.perf_counter() - self.began[0], time.process_time() - self.began[1]
+            self.passes.append(Pass(self.finished, *spent))
+            return f"interrupted after {len(self.finished)} of {len(self.due)} requests, which were not checked"
+        return f"interrupted after {len(self.passes)} passes" if self.passes else None
+
+
 def run(
     plan: Plan, work: Workload, engine_options: Mapping[str, Any], params_options: Mapping[str, Any], trace: Trace
 ) -> Report:
     """Streams the requests to an AsyncEngine, `plan.repeats` times."""
     report = plan.report("serve-trace", f"Requests as they come: {work.about}")
+    served = Served()
 
     def jobs(questions: Sequence[Question]) -> Work:
         return [(list(q.prompt), params_for(params_options, q.max_new_tokens)) for q in questions]
 
-    async def serve_all() -> tuple[list[Pass], Sequence[Request], str | None]:
+    async def serve_all() -> None:
         queued = {"max_num_queued_reqs": max(256, len(trace.requests or ()), trace.count)}
         async with AsyncEngine(work.mdm, **{**queued, "threads": plan.threads, **engine_options}) as engine:
-            due = trace.requests
-            if due is None:
+            served.due = trace.requests or ()
+            if trace.requests is None:
                 rate = trace.rate or trace.load * await capacity(engine, jobs(work.questions))
-                due = poisson(work.questions, rate, trace.count)
-            asked = jobs([request.question for request in due])
-            alone = [(await engine.generate(*job))[0] for job in asked[:CHECKED]]
-            passes = [await _serve_once(engine, asked, [r.at_s for r in due]) for _ in range(plan.repeats)]
-            return passes, due, _fault(alone, passes)
+                served.due = poisson(work.questions, rate, trace.count)
+            asked = jobs([request.question for request in served.due])
+            served.alone = [(await engine.generate(*job))[0] for job in asked[:CHECKED]]
+            neighbours = Neighbours()
+            for _ in range(plan.repeats):
+                served.passes.append(await _serve_once(engine, asked, served))
+            served.foreign_share = neighbours.share()
 
-    with PeakMemory() as memory:
-        passes, due, fault = asyncio.run(serve_all())
     setting = {**(work.setting or {}), **engine_options, **params_options}
-    report.rows.append(_row(setting, passes, fault, memory.num_bytes))
+    try:
+        with PeakMemory() as memory:
+            asyncio.run(serve_all())
+    except KeyboardInterrupt:
+        if partial := served.cut_short():
+            report.rows.append(_row(setting, served, None, memory.num_bytes, partial))
+        raise
+    report.rows.append(_row(setting, served, _fault(served.alone, served.passes), memory.num_bytes))
+    due = served.due
     if trace.endpoint is not None:
         report.rows.append(_endpoint_row(trace.endpoint, work, due))
     report.options = {"requests": len(due), "seconds": due[-1].at_s, "load": trace.load if trace.rate is None else None}
@@ -181,6 +212,7 @@ def _endpoint_row(system: System, work: Workload, due: Sequence[Request]) -> dic
         wall_s=None if fault else spent,
         cpu_s=None if fault else time.process_time() - cpu,
         spread=None if fault else 0.0,
+        foreign_share=None,  # a server of this machine would count as another program
         latency_s=None if fault else percentiles(total),
         first_text_s=None if fault else percentiles(first),
     ).to_dict()
@@ -196,10 +228,19 @@ async def capacity(engine: AsyncEngine, work: Work) -> float:
     return len(work) / (time.perf_counter() - began)
 
 
-async def _serve_once(engine: AsyncEngine, work: Work, times: Sequence[float]) -> Pass:
-    wall, cpu = time.perf_counter(), time.process_time()
-    waits = await serve(engine, work, times)
-    return Pass(waits, time.perf_counter() - wall, time.process_time() - cpu)
+async def _serve_once(engine: AsyncEngine, work: Work, served: Served) -> Pass:
+    served.finished, served.began = [], (time.perf_counter(), time.process_time())
+    progress = Progress("requests as they come", len(work))
+
+    def done(latency: Latency) -> None:
+        served.finished.append(latency)
+        progress.step("serving")
+
+    try:
+        waits = await serve(engine, work, [request.at_s for request in served.due], done=done)
+    finally:
+        progress.close()
+    return Pass(waits, time.perf_counter() - served.began[0], time.process_time() - served.began[1])
 
 
 def _fault(alone: Sequence[RequestOutput], passes: Sequence[Pass]) -> str | None:
@@ -214,8 +255,13 @@ def _fault(alone: Sequence[RequestOutput], passes: Sequence[Pass]) -> str | None
 
 
 def _row(
-    setting: Mapping[str, Any], passes: Sequence[Pass], fault: str | None, memory_bytes: int | None
+    setting: Mapping[str, Any],
+    served: Served,
+    fault: str | None,
+    memory_bytes: int | None,
+    partial: str | None = None,
 ) -> dict[str, Any]:
+    passes = served.passes
     stats = [wait.output.outputs[0].diffusion for wait in passes[0].waits if wait.output]
     waits = {name: [getattr(w, name) for p in passes for w in p.waits] for name in WAITS}
     timing = Timing(tuple(each.wall_s for each in passes), tuple(each.cpu_s for each in passes))
@@ -228,7 +274,7 @@ def _row(
         batch=1,
         rounds=len(passes),
         check=fault,
-        partial=None,
+        partial=partial,
         right=None,
         judged=None,
         tokens=sum(each.emitted_tokens for each in stats),
@@ -239,6 +285,7 @@ def _row(
         wall_s=timing.wall_s if is_sound else None,
         cpu_s=timing.cpu_s if is_sound else None,
         spread=timing.spread if is_sound else None,
+        foreign_share=served.foreign_share if is_sound else None,
         latency_s=percentiles(waits["total_s"]) if is_sound else None,
         first_text_s=percentiles(waits["first_text_s"]) if is_sound else None,
     ).to_dict()

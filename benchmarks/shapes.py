@@ -1,13 +1,19 @@
-"""The models of the step benchmarks, and the arithmetic that a step of each needs."""
+"""The models of the step benchmarks, and the arithmetic that a step of each needs.
+
+torch is imported where weights are made: the command line reads the names of the shapes for its help.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from safetensors.torch import save_file
+if TYPE_CHECKING:
+    import torch
 
-from training.model import LLaDA, ModelConfig
+    from training.model import LLaDA, ModelConfig
 
 PROMPT_LENGTH = 64
 GEN_LENGTH = 128
@@ -28,6 +34,8 @@ class Shape:
 
     @property
     def config(self) -> ModelConfig:
+        from training.model import ModelConfig
+
         return ModelConfig(
             d_model=self.d_model,
             n_layers=self.n_layers,
@@ -56,6 +64,10 @@ class Shape:
 
         The same device gives the same weights each time, in any process.
         """
+        import torch
+
+        from training.model import LLaDA
+
         with torch.device("meta"):
             sizes = {name: tensor.shape for name, tensor in LLaDA(self.config).state_dict().items()}
         generator = torch.Generator(device).manual_seed(0)
@@ -65,6 +77,10 @@ class Shape:
 
     def model(self, device: str = "cpu") -> LLaDA:
         """The torch module with those weights, on that device."""
+        import torch
+
+        from training.model import LLaDA
+
         with torch.device("meta"):
             model = LLaDA(self.config).bfloat16()
         model.load_state_dict(dict(self.weights(device)), assign=True)
@@ -72,6 +88,8 @@ class Shape:
 
     def write(self, folder: Path, *, device: str = "cpu") -> Path:
         """Those weights as a bfloat16 checkpoint in the published layout. Returns the folder."""
+        from safetensors.torch import save_file
+
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(self.config.to_json("bfloat16"))
         tensors = {f"model.{name}": weight.cpu() for name, weight in self.weights(device)}
@@ -80,6 +98,8 @@ class Shape:
 
     def text(self, length: int) -> list[int]:
         """Random tokens, none of them special."""
+        import torch
+
         generator = torch.Generator("cpu").manual_seed(1)
         return torch.randint(0, self.vocab_size - 2, (length,), generator=generator, device="cpu").tolist()
 

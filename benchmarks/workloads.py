@@ -16,8 +16,6 @@ from benchmarks.measure import Check, Entry, Exam, Judge, all_tokens, any_answer
 from benchmarks.questions import PAIRS, Pair, fixed_questions
 from benchmarks.shapes import SHAPES
 from llada_rt.runner import describe_model
-from training.evaluate import torch_sampler
-from training.model import LLaDA
 
 CHECKED = 20  # answers that are held against the slow loop in torch
 ORDINARY = 1 << 15  # random prompts are of the first so many tokens
@@ -111,6 +109,9 @@ def pair_workload(name: str, num_questions: int, *, num_examined: int = 0) -> Wo
 
 
 def _published_answers(pair: Pair) -> list[tuple[int, ...]]:
+    from training.evaluate import torch_sampler
+    from training.model import LLaDA
+
     items = pair.items[:CHECKED]
     canvases = torch_sampler(LLaDA.from_folder(pair.mdm))(items)
     answers = []

@@ -1,8 +1,8 @@
 """The build backend: scikit-build-core's, which also asks for the headers of CUTLASS where CUDA sources are compiled.
 
-An isolated build sees nothing but what it asks for, and only where there is nvcc are these headers of use. The package
-brings others along that are not (74 MB to download in all), so -Ccmake.define.LLADA_CUDA=OFF and a folder of one's own,
--Ccmake.define.CUTLASS_DIR=..., do without.
+An isolated build sees nothing but what it asks for, and only -Ccmake.define.LLADA_CUDA=ON has a use for these headers.
+The package brings others along that are not needed (74 MB to download in all), so a folder of one's own,
+-Ccmake.define.CUTLASS_DIR=..., does without.
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import shlex
-import shutil
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 CUTLASS = "nvidia-cutlass==4.2.0.0"
@@ -43,19 +41,14 @@ def _cutlass(settings: Settings | None) -> list[str]:
 
 
 def wants_cutlass(environment: Mapping[str, str], settings: Settings) -> bool:
-    """Whether a build finds nvcc, may use it, and was not told of headers that are there already."""
+    """Whether a build was asked for CUDA, and was not told of headers that are there already."""
     options = cmake_options(environment, settings)
-    if options.get("LLADA_CUDA") == "OFF" or options.get("CUTLASS_DIR"):
-        return False
-    return "CMAKE_CUDA_COMPILER" in options or has_nvcc(environment)
+    return is_true(options.get("LLADA_CUDA", "")) and not options.get("CUTLASS_DIR")
 
 
-def has_nvcc(environment: Mapping[str, str], usual: str = "/usr/local/cuda") -> bool:
-    """Looks where CMakeLists.txt does."""
-    if environment.get("CUDACXX") or shutil.which("nvcc", path=environment.get("PATH", "")):
-        return True
-    homes = [environment.get("CUDA_HOME"), environment.get("CUDA_PATH"), usual]
-    return any(shutil.which("nvcc", path=str(Path(home, "bin"))) for home in homes if home)
+def is_true(value: str) -> bool:
+    """As CMake reads it."""
+    return value.upper() in {"ON", "YES", "TRUE", "Y"} or (value.isdecimal() and int(value) != 0)
 
 
 def cmake_options(environment: Mapping[str, str], settings: Settings) -> dict[str, str]:

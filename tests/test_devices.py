@@ -173,6 +173,16 @@ def test_what_was_built(machine):
     assert device.cuda_build() is None
 
 
+@pytest.mark.parametrize("found", [True, False])
+def test_a_build_without_cuda_says_how_to_get_it(machine, monkeypatch, found):
+    machine({})
+    monkeypatch.setattr(device._core, "build_info", lambda: {"nvcc_found": found})
+    why = device.missing_cuda.__wrapped__()
+    assert why.startswith("this build has no CUDA backend")
+    assert ("nvcc was found when it was built" in why) is found
+    assert why.endswith("pip install . -Ccmake.define.LLADA_CUDA=ON makes one, with nvcc")
+
+
 def test_recorded_runs_are_whole():
     for run in json.loads(json.dumps(device.recorded_runs())):
         assert set(run) == {"device", "date", "commit", "what", "result"}

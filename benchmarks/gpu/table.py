@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from benchmarks.noise import mark
+
 Result = dict[str, Any]
 
 OURS = "llada_rt"
@@ -93,7 +95,14 @@ def steps(results: Sequence[Result]) -> str:
         tier = each.get("tier", "") + (", in turn" if each.get("in_turn") else "")
         who = (each.get("who", OURS), each["compute_type"], tier, each["batch"])
         rows.append(
-            (each["phase"], *who, *times, percent(each.get("share_of_roof")), *rates, percent(each.get("spread")))
+            (
+                each["phase"],
+                *who,
+                *times,
+                percent(each.get("share_of_roof")),
+                *rates,
+                percent(each.get("spread")) + mark(each),
+            )
         )
     heads = ("step", "of", "type", "tier", "batch", "ms", "between events", "busy", "idle", "roof ms", "share")
     return table("Steps", (*heads, "GB/s", "TFLOP/s", "spread"), rows)
@@ -109,10 +118,14 @@ def answers(results: Sequence[Result]) -> str:
         if each["who"] != OURS:
             same = [own for own in ours if (own["compute_type"], own["batch"]) == (each["compute_type"], each["batch"])]
             if "ARM" in each["who"]:
-                ratio = ", ".join(f"k = {o['k']}: {o['tokens_per_s'] / each['tokens_per_s']:.2f}" for o in same)
+                ratio = ", ".join(
+                    f"k = {o['k']}: {o['tokens_per_s'] / each['tokens_per_s']:.2f}{mark(o, each)}" for o in same
+                )
             else:
                 ratio = ", ".join(
-                    f"{own['tokens_per_s'] / each['tokens_per_s']:.2f}" for own in same if own["k"] == each["k"]
+                    f"{own['tokens_per_s'] / each['tokens_per_s']:.2f}{mark(own, each)}"
+                    for own in same
+                    if own["k"] == each["k"]
                 )
         who = (each["who"], each["compute_type"], each.get("tier", ""), each["batch"], each["k"])
         rate = (show(each["tokens_per_step"]), f"{each['tokens_per_s']:.1f}", percent(each.get("share_of_roof")))

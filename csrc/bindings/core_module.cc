@@ -88,6 +88,7 @@ PYBIND11_MODULE(_core, module) {
     info["version"] = LLADA_VERSION;
     info["compiler"] = LLADA_COMPILER;
     info["sources"] = kSourcesHash;
+    info["nvcc_found"] = LLADA_FOUND_NVCC != 0;
     return info;
   });
   bind_runtime(module);

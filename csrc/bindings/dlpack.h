@@ -52,7 +52,13 @@ struct ManagedVersioned {
   Tensor tensor;
 };
 
-// A matrix (rows, cols), row-major, that `owner` keeps.
+// Whether this thread has the GIL. Not PyGILState_Check, which says yes to every thread once there are subinterpreters.
+inline bool has_gil() {
+  PyThreadState* const own = PyGILState_GetThisThreadState();
+  return own != nullptr && own == py::detail::get_thread_state_unchecked();
+}
+
+// A matrix (rows, cols), row-major, that `owner` keeps. The owner's destructor may run with the GIL or without it.
 class Array {
  public:
   Array(void* data, DataType dtype, Device device, std::int64_t rows, std::int64_t cols, std::shared_ptr<void> owner)
@@ -81,10 +87,8 @@ class Array {
     lent->form.tensor = {data_, device_, 2, dtype_, lent->shape, lent->strides, 0};
     if constexpr (std::is_same_v<Form, ManagedVersioned>) lent->form.major = 1;
     lent->form.context = lent;
-    lent->form.deleter = [](Form* form) {
-      const py::gil_scoped_acquire acquire;
-      delete static_cast<Lent<Form>*>(form->context);
-    };
+    // Called by whoever took the array, on any thread, with the GIL or without: nothing in here is Python's.
+    lent->form.deleter = [](Form* form) { delete static_cast<Lent<Form>*>(form->context); };
     return py::capsule(&lent->form, name, [](PyObject* object) {
       const char* left = PyCapsule_GetName(object);
       if (left == nullptr || std::strncmp(left, "used", 4) == 0) return;

@@ -2,6 +2,7 @@
 #include <pybind11/stl.h>
 
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "bindings/convert.h"
@@ -118,17 +119,28 @@ py::array_t<float> forward(const RuntimeHandle& handle, const IntArray& tokens) 
   return logits;
 }
 
-// Its memory goes back to the runtime, which it keeps alive, when nobody has the array any more.
+// Gives an output back to the runtime that it keeps alive. On a device that waits for the running step, so whoever has
+// the GIL lets go of it meanwhile.
+struct GiveBack {
+  std::shared_ptr<Runtime> runtime;
+
+  void operator()(Runtime::Output* last) {
+    std::optional<py::gil_scoped_release> release;
+    if (dlpack::has_gil()) release.emplace();
+    runtime->drop(std::move(*last));
+    delete last;
+    runtime.reset();  // here, because the last array of a closed runtime frees the weights
+  }
+};
+
+// Its memory goes back when nobody has the array any more.
 dlpack::Array forward_in_place(const RuntimeHandle& handle, const IntArray& tokens, bool hidden) {
   const std::shared_ptr<Runtime> runtime = handle.get();
   const std::vector<std::int32_t> ids = to_vector(tokens);
   std::shared_ptr<Runtime::Output> output;
   {
     const py::gil_scoped_release release;
-    output = {new Runtime::Output(runtime->forward_in_place(ids, hidden)), [runtime](Runtime::Output* last) {
-                runtime->drop(std::move(*last));
-                delete last;
-              }};
+    output = {new Runtime::Output(runtime->forward_in_place(ids, hidden)), GiveBack{runtime}};
   }
   const bool is_bfloat16 = output->dtype == DType::kBFloat16;
   const dlpack::DataType dtype{is_bfloat16 ? dlpack::kBFloat : dlpack::kFloat,
@@ -208,7 +220,12 @@ void bind_runtime(py::module_& module) {
           [](const RuntimeHandle& h, std::int64_t num_rows) { return h.get()->workspace_bytes(num_rows); },
           py::arg("num_rows"))
       .def(
-          "reserve_kv", [](const RuntimeHandle& h, std::int64_t num_bytes) { h.get()->reserve_kv(num_bytes); },
+          "reserve_kv",
+          [](const RuntimeHandle& h, std::int64_t num_bytes) {
+            const auto runtime = h.get();
+            const py::gil_scoped_release release;
+            runtime->reserve_kv(num_bytes);
+          },
           py::arg("num_bytes"))
       .def_property_readonly("kv_used_bytes",
                              [](const RuntimeHandle& h) {

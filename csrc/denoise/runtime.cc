@@ -188,7 +188,9 @@ Runtime::Output Runtime::forward_in_place(const std::vector<std::int32_t>& token
 }
 
 void Runtime::drop(Output output) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  // Only a device's session, which steps use too, has to be between two of them.
+  std::unique_lock<std::mutex> lock(mutex_, std::defer_lock);
+  if (!memory_.is_host()) lock.lock();
   const Output last = std::move(output);
 }
 

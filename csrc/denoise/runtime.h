@@ -68,6 +68,7 @@ class Runtime {
   // Logits of each position, (tokens.size(), vocab_size) float32; or what the head reads, (tokens.size(), d_model): the
   // last hidden states, normed, in T. Throws ConfigError for these where the compute type quantises them.
   Output forward_in_place(const std::vector<std::int32_t>& tokens, bool hidden);
+  // Frees at once on the processor; on a device after the running call.
   void drop(Output output);
 
   // For what decides in Python: recomputes `spans` of a slot, as a step would, and gives the logits at `positions`,

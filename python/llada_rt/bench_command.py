@@ -1,4 +1,6 @@
-"""llada-rt bench: hands its words to `benchmarks/`, which is in a checkout of the repository, not in the package."""
+"""llada-rt bench: hands its words to `benchmarks/`, which is in a checkout of the repository, not in the package. Help
+needs nothing but the package.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,16 @@ from typing import Any
 
 import typer
 
+from .console import emit
 from .errors import ConfigError
 
 COMMANDS = "benchmarks.cli"  # a typer app of this name's `app`
+OWN = {"llada_rt", "benchmarks", "training"}  # what is missing of these no package brings
+ELSEWHERE = """\
+Usage: llada-rt bench latency | throughput | serve-trace | compare [OPTIONS]
+
+Measures this machine: the Engine alone, among requests that come as they come, and beside autoregressive models.
+Works in a checkout of the llada-rt repository, with pip install '.[training]'; the options are shown there."""
 
 commands = typer.Typer()
 
@@ -22,13 +31,23 @@ commands = typer.Typer()
 )
 def bench(context: typer.Context) -> None:
     """Measure: latency, throughput, serve-trace, compare with autoregressive models. Works in a checkout."""
-    code = load_commands()(args=context.args, prog_name="llada-rt bench", standalone_mode=False)
+    if find_checkout() is None and {"-h", "--help"} & set(context.args):
+        emit(ELSEWHERE)
+        return
+    try:
+        code = load_commands()(args=context.args, prog_name="llada-rt bench", standalone_mode=False)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] in OWN:
+            raise
+        raise ConfigError(
+            f"bench: needs the package {error.name}, which is not installed", hint="pip install '.[training]'"
+        ) from error
     if isinstance(code, int) and code:
         raise typer.Exit(code)
 
 
 def load_commands() -> Any:
-    """The command line of `benchmarks/`. ConfigError where there is none, or a package that it needs is missing."""
+    """The command line of `benchmarks/`. ConfigError where there is none, ModuleNotFoundError for what it needs."""
     root = find_checkout()
     if root is None:
         raise ConfigError(
@@ -38,12 +57,7 @@ def load_commands() -> Any:
         )
     if str(root) not in sys.path:
         sys.path.insert(0, str(root))
-    try:
-        return importlib.import_module(COMMANDS).app
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"bench: needs the package {error.name}, which is not installed", hint="pip install '.[training]'"
-        ) from error
+    return importlib.import_module(COMMANDS).app
 
 
 def find_checkout() -> Path | None:

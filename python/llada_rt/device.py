@@ -56,7 +56,8 @@ def missing_cuda() -> str | None:
     try:
         backend = importlib.import_module("._cuda", __package__)
     except ModuleNotFoundError:
-        return "this build has no CUDA backend"
+        found = "; nvcc was found when it was built" if _core.build_info()["nvcc_found"] else ""
+        return f"this build has no CUDA backend{found}: pip install . -Ccmake.define.LLADA_CUDA=ON makes one, with nvcc"
     except ImportError as error:
         return f"the CUDA backend cannot be loaded: {error}"
     found = backend.probe()

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 import time
 
 import pytest
@@ -181,6 +183,40 @@ def test_without_a_checkout(run, tmp_path, monkeypatch):
     assert (code, out) == (2, "")
     assert "expected a checkout" in err
     assert "hint: clone" in err
+
+
+def test_help_without_a_checkout(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_command, "__file__", str(tmp_path / "lib" / "llada_rt" / "bench_command.py"))
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run("--help")
+    assert (code, err) == (0, "")
+    assert "checkout" in out
+
+
+ALONE = """
+import sys
+for name in ("torch", "safetensors", "matplotlib", "tyro", "transformers", "gguf", "llama_cpp", "pyarrow", "peft"):
+    sys.modules[name] = None  # importing it fails as if it were not installed
+from llada_rt import cli
+cli.main(["bench", *sys.argv[1:]])
+"""
+
+
+@pytest.mark.parametrize("command", [[], ["latency"], ["throughput"], ["serve-trace"], ["compare"]])
+def test_help_needs_nothing_but_the_package(command):
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, *command, "--help"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--against" in done.stdout if command and command != ["serve-trace"] else "serve-trace" in done.stdout
+
+
+def test_what_is_missing_is_named_when_it_is_needed():
+    command = [sys.executable, "-c", ALONE, "latency", "--shape", "s"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "bench: needs the package" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_without_torch(run, monkeypatch):

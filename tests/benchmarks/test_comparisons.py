@@ -196,14 +196,16 @@ def test_a_rival_s_weights_are_counted_as_it_stores_them():
 
 
 def test_the_points_of_the_curves():
-    points = list(scaling.points(2, quick=False))
+    together = list(scaling.points(2, quick=False))
+    points = [point for each in together for point in each]
     assert [p.batch for p in points if p.axis == "batch"] == [1, 2, 4, 8, 16, 32, 64]
     assert {p.axis for p in points} == {"batch", "prompt_length", "gen_length", "block_length", "threads"}
     assert [p.threads for p in points if p.axis == "threads"] == [1, 2]
     for point in points:
         assert getattr(point, point.axis) == point.value
         assert point.gen_length % point.block_length == 0
-    assert {p.axis for p in scaling.points(2, quick=True)} == {"batch"}
+    assert [p.value for p in together[-1]] == [1, 2]  # threads, in the same rounds
+    assert {p.axis for each in scaling.points(2, quick=True) for p in each} == {"batch"}
 
 
 # ---------------------------------------------------------------- rivals

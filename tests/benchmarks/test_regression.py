@@ -9,6 +9,7 @@ from rich.console import Console
 from benchmarks import regression
 from benchmarks.baselines.contract import Question
 from benchmarks.measure import Entry, measure
+from benchmarks.noise import MARK
 from benchmarks.report import COLUMNS, Report, load_report, markdown, number, show
 from llada_rt import ConfigError, OutputError
 from tests.benchmarks.fakes import FakeSystem, FakeTime
@@ -55,6 +56,20 @@ def test_a_slowed_system_is_caught():
     regression.show(verdict, Console(file=out, width=120))
     assert "SLOWER" in out.getvalue()
     assert "+20%" in out.getvalue()
+
+
+def test_a_noisy_measure_carries_its_mark():
+    now = report(extra=0.2)
+    now.rows[0]["foreign_share"] = 0.5
+    verdict = regression.compare(report(), now)
+    assert verdict.is_slower  # whoever asked must look: a busy machine is no excuse, and no proof
+    out = io.StringIO()
+    regression.show(verdict, Console(file=out, width=120))
+    assert f"+20%{MARK}" in out.getvalue()
+    assert "other programs" in out.getvalue()
+    quiet = io.StringIO()
+    regression.show(regression.compare(report(), report(extra=0.2)), Console(file=quiet, width=120))
+    assert MARK not in quiet.getvalue()
 
 
 def test_a_faster_system_is_fine():

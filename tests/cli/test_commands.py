@@ -114,7 +114,7 @@ def test_info(run, folder):
     assert "gen_length=12" in out
     info = json.loads(run("info", "-m", folder, "--json")[1])
     assert info["mask_token_id"] == 156
-    assert info["build"]
+    assert info["build"]["version"] == llada_rt.__version__
 
 
 def test_info_says_what_was_built_for_gpus_and_what_ran(run, folder, monkeypatch):
