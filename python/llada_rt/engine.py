@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import inspect
 import os
+import warnings
 import weakref
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
@@ -19,10 +20,10 @@ from numpy.typing import NDArray
 from . import foreign
 from .config import DEMO_DIR, EngineConfig
 from .dispatcher import Dispatcher
-from .errors import ConfigError, InvalidRequestError
+from .errors import ConfigError, InvalidRequestError, ModelWarning
 from .intake import Intake
 from .jobs import Event, StreamMode
-from .model_files import check_folder, default_params, special_ids
+from .model_files import check_folder, default_params, special_ids, unknown_keys_text
 from .outputs import EngineStats, RequestOutput, ScoreOutput, StepEvent, TextEvent
 from .params import SamplingParams
 from .requests import Prompt, RequestReader, Segments
@@ -68,6 +69,9 @@ class Engine:
         check_folder(folder)
         self._runner = Runner(self.config)
         try:
+            unknown = unknown_keys_text(self._runner.config)
+            if unknown:
+                warnings.warn(unknown, ModelWarning, stacklevel=2)
             self.tokenizer = Tokenizer.load(folder)
             token_id = self.tokenizer.token_id if self.tokenizer else lambda token: None
             self._special = special_ids(self.config, folder, self._runner.config, token_id)

@@ -17,6 +17,7 @@ from .errors import ConfigError, InvalidRequestError, ModelFormatError, ModelNot
 from .params import SamplingParams
 
 MAX_JSON_BYTES = 16 * 1024 * 1024
+MAX_NAMES, MAX_NAME_CHARS = 8, 60  # of unknown keys, in a message
 MAX_POINTER_BYTES = 1024  # by the specification of git-lfs
 
 # Sizes and checksums of the files of a folder that `llada-rt convert` wrote.
@@ -157,6 +158,18 @@ def size_fault(folder: Path, name: str, record: FileRecord) -> str | None:
     if num_bytes != record.num_bytes:
         return f"{name}: expected {record.num_bytes} bytes by {MANIFEST}, got {num_bytes}"
     return None
+
+
+def unknown_keys_text(model: Mapping[str, Any]) -> str | None:
+    """What to say of the keys of config.json that nobody here knows, if there are any (csrc/model/config_keys.cc)."""
+    names = [repr(name[:MAX_NAME_CHARS]) for name in model["unknown_keys"]]
+    if not names:
+        return None
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return (
+        f"config.json: unknown keys {', '.join(names[:MAX_NAMES])}{more}: this runtime does not read them; if they "
+        "change the model's computation, its answers are wrong"
+    )
 
 
 @dataclass(frozen=True, slots=True)

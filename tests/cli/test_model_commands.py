@@ -134,7 +134,7 @@ def test_verify_against_the_source(run, folder, tmp_path):
     code, text, _ = run("verify", out, "--against", folder, "--json")
     facts = json.loads(text)
     assert (code, facts["ok"]) == (0, True)
-    assert [check["check"] for check in facts["checks"]] == ["files", "tensors", "values", "agreement"]
+    assert [check["check"] for check in facts["checks"]] == ["config", "files", "tensors", "values", "agreement"]
     assert 0 < facts["agreement"]["max_difference"] < 1
     prompts.write_text("\n")
     assert run("verify", out, "--against", folder, "--prompts", str(prompts))[0] == 2
