@@ -187,6 +187,8 @@ class Engine:
         "segments": the answer is a template (see `infill`); with "open_end": True `gen_length` positions follow it;
         "suffix": `gen_length` positions and a text after them (see `fill_middle`);
         "pinned": {position: token id}, tokens of the response that are given.
+        A prompt of text begins as the post-processor of tokenizer.json says (BOS, if it adds one); what that adds after
+        a text (EOS, SEP) is left out, and ids, segments and rendered conversations get nothing.
         `params`: one for all, one per prompt; what they leave open is as `default_params` say. `request_ids`: names
         for `abort`.
 
