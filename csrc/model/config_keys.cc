@@ -198,7 +198,7 @@ std::string text_of(const Json& value) {
       return text.str();
     }
     case Json::Type::kString: {
-      const std::string& text = value.as_string("");
+      const std::string text(value.as_string(""));
       if (text.size() <= kLongest) return '"' + text + '"';
       return "a string of " + std::to_string(text.size()) + " bytes";
     }
@@ -207,7 +207,7 @@ std::string text_of(const Json& value) {
     case Json::Type::kObject: {
       std::string text;
       for (const auto& [key, member] : value.as_object("")) {
-        const std::string next = (text.empty() ? "" : ", ") + key + ": " +
+        const std::string next = (text.empty() ? "" : ", ") + std::string(key) + ": " +
                                  (member.is_array() || member.type() == Json::Type::kObject ? "..." : text_of(member));
         if (text.size() + next.size() > kLongest) return '{' + text + (text.empty() ? "...}" : ", ...}");
         text += next;
@@ -221,7 +221,8 @@ std::string text_of(const Json& value) {
 std::vector<std::string> check_other_keys(const Json& object, const std::set<std::string>& read,
                                           const ModelConfig& config) {
   std::vector<std::string> unknown;
-  for (const auto& [key, value] : object.as_object("config.json")) {
+  for (const auto& [name, value] : object.as_object("config.json")) {
+    const std::string key(name);
     if (read.count(key) != 0) continue;
     const auto found = rules().find(key);
     if (found == rules().end()) {

@@ -65,8 +65,8 @@ class Engine:
                     hint = f"it is {foreign.ENGINE[name]}"
                 raise ConfigError(f"unknown engine option {name!r}", param=name, hint=hint)
         self.config = EngineConfig(DEMO_DIR if model_dir is None else model_dir, **options)  # type: ignore[arg-type]
-        folder = self.config.model_dir
-        check_folder(folder)
+        folder = check_folder(self.config.model_dir)
+        self.config = dataclasses.replace(self.config, model_dir=folder)
         self._runner = Runner(self.config)
         try:
             unknown = unknown_keys_text(self._runner.config)

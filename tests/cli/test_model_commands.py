@@ -67,6 +67,7 @@ def test_convert_in_shards(run, folder, tmp_path):
         (["convert", "{}", "{}-out", "--compute-type", "int3"], 2, "int3"),
         (["convert", "{}", "{}-out", "--compute-type", "int8", "--max-shard-size", "lots"], 2, "lots"),
         (["convert", "/nonexistent", "{}-out", "--compute-type", "int8"], 3, "/nonexistent"),
+        (["convert", "{}", "{}-out", "--compute-type", "int8", "--base", "{}"], 3, "adapter_config.json"),
         (["inspect", "/nonexistent"], 3, "/nonexistent"),
         (["inspect"], 2, "MODEL"),
         (["verify", "/nonexistent"], 3, "/nonexistent"),
