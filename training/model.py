@@ -104,6 +104,8 @@ class ModelConfig:
         rows = published.get("embedding_size") or published["vocab_size"]
         kv_heads = published.get("n_kv_heads") or published["n_heads"]
         known = {field.name: published[field.name] for field in fields(cls) if field.name in published}
+        ends = known["eos_token_id"]  # one, or several, of which the first stands for all
+        known["eos_token_id"] = ends[0] if isinstance(ends, list) and ends else ends
         config = cls(**{**known, "vocab_size": rows, "n_kv_heads": kv_heads})
         if published.get("model_type") != config.model_type:
             raise ValueError(
