@@ -5,7 +5,9 @@ its own template how a conversation is written; nothing is added, so what is exp
 by LLaDA's names, and LLaDA's chat form, are for new tokenizers and for checkpoints without a template.
 """
 
+import contextlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +15,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from training.chat_form import ChatForm, find_template, named_tokens
+from training.chat_form import ChatForm, ChatFormError, find_template, named_tokens
 from training.tokenizer import (
     CHAT_TEMPLATE,
     EOS_TOKEN,
@@ -66,9 +68,10 @@ class Vocabulary:
         """What ends an answer."""
         ends = [self.eos_id, self.eot_id]
         if self.form is not None:
-            reply = self.form.reply([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
-            last = self.tokenizer.encode(reply.answer.rstrip(), add_special_tokens=False).ids[-1:]
-            ends += last if reply.has_end else []
+            with contextlib.suppress(ChatFormError):  # it writes other conversations only
+                reply = self.form.reply([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+                last = self.tokenizer.encode(reply.answer.rstrip(), add_special_tokens=False).ids[-1:]
+                ends += last if reply.has_end else []
         return tuple(dict.fromkeys(end for end in ends if end is not None))
 
     @cached_property
@@ -94,10 +97,12 @@ def open_vocabulary(folder: Path, *, needs_chat: bool = False, tokenizer: Tokeni
     mask_id, eos_id = (_first_id(config, name, folder) for name in ("mask_token_id", "eos_token_id"))
     template = find_template(folder)
     if template is not None and template != CHAT_TEMPLATE:
-        special = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
+        added = tokenizer.get_added_tokens_decoder().values()
+        # Some tokenizers do not call the marks of turns special: those look like it.
+        marks = [token.content for token in added if token.special or re.fullmatch(r"[<\[].+[>\]]", token.content)]
         named = named_tokens(folder)
         mask = tokenizer.id_to_token(mask_id)
-        ends = {*special, *(named[name] for name in ("eos_token", "eot_token") if name in named)} - {mask}
+        ends = {*marks, *(named[name] for name in ("eos_token", "eot_token") if name in named)} - {mask}
         return Vocabulary(tokenizer, mask_id, eos_id, None, ChatForm(template, named, sorted(ends)), folder)
     # Mask and end are those that the configuration names.
     added = complete(tokenizer, but=(MASK_TOKEN, EOS_TOKEN)) if needs_chat else []

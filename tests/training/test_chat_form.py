@@ -333,6 +333,28 @@ def test_earlier_replies_may_be_written_in_another_way():
     assert form(template).reply(second).prompt == "<s>user:ask</s><s>assistant:say</s><s>user:ask</s><s>assistant:"
 
 
+def test_an_end_that_the_tokenizer_does_not_call_special(tmp_path):
+    folder = write_checkpoint(tmp_path / "model", FAMILIES["gemma"])
+    text = (folder / "tokenizer.json").read_text()
+    content = json.loads(text)
+    for token in content["added_tokens"]:
+        token["special"] = token["special"] and "turn" not in token["content"]
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    vocabulary = open_vocabulary(folder)
+    (example,) = RowEncoder(vocabulary, RowConfig()).encode({"messages": [USER, REPLY]}, "here").examples
+    end = vocabulary.tokenizer.token_to_id("<end_of_turn>")
+    assert vocabulary.tokenizer.decode(list(example.answer), skip_special_tokens=False) == "say<end_of_turn>"
+    assert example.answer[-1] == end
+    assert vocabulary.end_ids == (vocabulary.eos_id, end)
+
+
+def test_a_template_that_writes_no_short_conversation_has_its_eos_only(tmp_path):
+    template = "{{ raise_exception('a system message first') if messages[0].role != 'system' }}" + PLAIN + PROMPT
+    folder = write_checkpoint(tmp_path / "model", FAMILIES["gemma"], template=template)
+    vocabulary = open_vocabulary(folder)
+    assert vocabulary.end_ids == (vocabulary.eos_id,)
+
+
 # --- whole runs
 
 RECIPE = """
