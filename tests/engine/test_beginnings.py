@@ -11,8 +11,6 @@ from llada_rt.tokenizer import Tokenizer as OurTokenizer
 from tests.data.make_goldens import IDS
 from tests.engine.models import BOS, write_folder
 
-transformers = pytest.importorskip("transformers", reason="the extra `bench` is not installed")
-
 BOS_TOKEN, EOS_TOKEN, EOT_TOKEN = "<|startoftext|>", "<|endoftext|>", "<|eot_id|>"
 TOKENS = [(BOS_TOKEN, BOS), (EOS_TOKEN, IDS.eos), (EOT_TOKEN, IDS.eot)]
 TEXTS = ["abc", " a", "a ", "床前明月光", "x" * 90, "a\n\nb", f"a{EOT_TOKEN}b", f"{EOS_TOKEN}a"]
@@ -51,6 +49,7 @@ def write(folder: Path, post_processor: object, **settings: object) -> Path:
 @pytest.mark.parametrize("add_bos_token", [None, True, False])
 @pytest.mark.parametrize("name", CASES)
 def test_a_prompt_has_the_ids_of_transformers_but_for_what_comes_after(tmp_path, name, add_bos_token):
+    transformers = pytest.importorskip("transformers", reason="the extra `bench` is not installed")
     post_processor, before, after = CASES[name]
     settings = {} if add_bos_token is None else {"add_bos_token": add_bos_token}
     folder = write(tmp_path / "model", post_processor, **settings)
