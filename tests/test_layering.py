@@ -31,7 +31,7 @@ FLOORS = [
     {"grammar", "audit"},
     {"canvas", "model_files", "template", "constraint", "detokenizer"},
     {"decoders", "caches", "tokenizer", "checkpoint"},
-    {"scheduler", "quantize"},
+    {"scheduler", "quantize", "adapter"},
     {"requests", "outputs", "footprint"},
     {"score", "runner"},
     {"jobs", "inspection"},

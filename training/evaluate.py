@@ -26,7 +26,8 @@ from training.rows import RowConfig, read_records
 from training.tasks import TASK_NAMES, Split, find_task
 from training.tasks.items import Item, Sampler, Tally, ask, encode_rows, make_items
 from training.tasks.verse import RECITE_LENGTH, VerseBook, verse_items
-from training.tokenizer import EOS_TOKEN, EOT_TOKEN
+from training.tokenizer import EOT_TOKEN
+from training.vocabulary import Vocabulary, open_vocabulary
 
 if TYPE_CHECKING:
     from llada_rt import Engine
@@ -104,7 +105,14 @@ def segments(canvas: Sequence[int], mask_id: int) -> list[list[int] | int]:
 
 
 def load_items(
-    task: str, tokenizer: Tokenizer, *, num: int, seed: int, chat: bool, gen_length: int | None, split: Split = "test"
+    task: str,
+    source: Tokenizer | Vocabulary,
+    *,
+    num: int,
+    seed: int,
+    chat: bool,
+    gen_length: int | None,
+    split: Split = "test",
 ) -> tuple[list[Item], list[tuple[tuple[int, ...], tuple[int, ...]]]]:
     """The questions, and (prompt, answer) tokens of each for the likelihood. `num`: rows taken of a file."""
     config = RowConfig(chat=chat)
@@ -119,8 +127,8 @@ def load_items(
         rows, check = list(itertools.islice(read_records(path, config), num)), None
         if not rows:
             raise ValueError(f"{path}: no rows")
-    items = make_items(task, rows, tokenizer, config, gen_length=gen_length, check=check)
-    return items, [(example.prompt, example.answer) for example in encode_rows(rows, tokenizer, config)]
+    items = make_items(task, rows, source, config, gen_length=gen_length, check=check)
+    return items, [(example.prompt, example.answer) for example in encode_rows(rows, source, config)]
 
 
 def evaluate(
@@ -135,23 +143,22 @@ def evaluate(
 
     options: SamplingParams of the runtime beside the length; only the runtime has any.
     """
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    vocabulary = open_vocabulary(folder)
     config = ModelConfig.from_json(folder / "config.json")
     facts: dict[str, Any] = {}
     if options and (config.causal or torch_loop):
         raise ValueError(f"options are the runtime's, expected none here, received {dict(options)}")
     began = time.perf_counter()
     if config.causal:
-        stops = [id for token in (EOS_TOKEN, EOT_TOKEN) if (id := tokenizer.token_to_id(token)) is not None]
         answerable = [item for item in items if item.start]
         if not answerable:
             raise ValueError("these are templates with holes; an ARM writes from left to right only")
         if len(answerable) < len(items):
             facts["templates left out"] = len(items) - len(answerable)
-        tallies = ask(answerable, tokenizer, arm_sampler(LLaDA.from_folder(folder), stops))
+        tallies = ask(answerable, vocabulary, arm_sampler(LLaDA.from_folder(folder), vocabulary.end_ids))
         facts["setting"] = "ARM, greedy"
     elif torch_loop:
-        tallies = ask(items, tokenizer, torch_sampler(LLaDA.from_folder(folder)))
+        tallies = ask(items, vocabulary, torch_sampler(LLaDA.from_folder(folder)))
         facts["setting"] = "torch loop"
     else:
         from llada_rt import Engine
@@ -159,7 +166,7 @@ def evaluate(
         with Engine(str(folder), compute_type=compute_type) as engine:
             sampler = EngineSampler(engine, options or {})
             began = time.perf_counter()
-            tallies = ask(items, tokenizer, sampler)
+            tallies = ask(items, vocabulary, sampler)
         facts["setting"] = ", ".join(["runtime", *(f"{k}={v}" for k, v in (options or {}).items())])
         facts["tokens_per_forward"] = sampler.tokens_per_forward
     facts["seconds"] = time.perf_counter() - began
@@ -252,10 +259,9 @@ def parse_options(text: str) -> dict[str, Any]:
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """The evaluation that the command line asks for, as plain JSON values."""
-    tokenizer = Tokenizer.from_file(str(arguments.model / "tokenizer.json"))
     items, rows = load_items(
         arguments.task,
-        tokenizer,
+        open_vocabulary(arguments.model),
         num=arguments.num,
         seed=arguments.seed,
         chat=arguments.chat,

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
+from training.chat_form import find_template
 from training.model import LLaDA
 from training.tokenizer import BOS_TOKEN, CHAT_TEMPLATE, EOT_TOKEN, HEADER_END, HEADER_START
 from training.weights import save_weights
@@ -31,9 +32,19 @@ RESULTS = "## Exact match"  # heading of the card's results
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 # What a model consists of: replaced together. Anything else in a folder that is replaced stays.
 MODEL_FILES = re.compile(
-    r"(config|generation_config|tokenizer|tokenizer_config)\.json|chat_template\.jinja|README\.md"
+    r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens)\.json"
+    r"|chat_template\.jinja|README\.md"
     r"|model[-\w]*\.safetensors(\.index\.json)?"
 )
+
+
+# What a tokenizer and its chat form consist of.
+KEPT_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    "chat_template.jinja",
+)
+
+SPECIAL_IDS = ("mask_token_id", "eos_token_id", "pad_token_id", "bos_token_id", "eot_token_id")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,13 +80,15 @@ def export_model(
     facts: Mapping[str, Any] | None = None,
     recipes: Sequence[str] = (),
     tokenizer_config: Mapping[str, Any] | None = None,
+    keep: Path | None = None,
 ) -> None:
     """Write the folder, whole or not at all; a model that is there stays unless `overwrite`.
 
     Weights must be finite and the tokenizer must fit. facts, recipes: what the model card says of the data and of the
     stages of the run; `write_results` adds the results. tokenizer_config: of the checkpoint that the run began with;
-    what it says beside special tokens and chat template is kept. An ARM or a block-causal model is marked in
-    config.json, so that the runtime refuses what it does not serve.
+    what it says beside special tokens and chat template is kept. keep: a checkpoint in whose own chat form the model
+    was trained; tokenizer, template and special tokens are its own, file by file. An ARM or a block-causal model is
+    marked in config.json, so that the runtime refuses what it does not serve.
     """
     check_target(folder, overwrite=overwrite)
     check_model(model, tokenizer)
@@ -86,10 +99,28 @@ def export_model(
         "generation_config.json": as_json(generation_config(model, tokenizer, config)),
         "README.md": model_card(model, config, facts or {}, recipes),
     }
+    kept = {} if keep is None else {name: (keep / name).read_bytes() for name in KEPT_FILES if (keep / name).is_file()}
+    if keep is not None:
+        texts = {name: text for name, text in texts.items() if name not in KEPT_FILES}
+        texts |= kept_ids(keep, texts)
     with whole_folder(folder) as partial:
         for name, text in texts.items():
             (partial / name).write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+        for name, data in kept.items():
+            (partial / name).write_bytes(data)
         save_weights(model.state_dict(), partial, DTYPES[config.dtype], max_shard_bytes=config.max_shard_bytes)
+
+
+def kept_ids(source: Path, texts: Mapping[str, str]) -> dict[str, str]:
+    """config.json and generation_config.json with the special ids of a checkpoint, as it gives them."""
+    config, generation = (json.loads(texts[name]) for name in ("config.json", "generation_config.json"))
+    stored = read_json(source / "config.json")
+    config |= {name: value for name, value in stored.items() if name in SPECIAL_IDS and value is not None}
+    defaults = {"llada_rt": generation["llada_rt"]} if "llada_rt" in generation else {}
+    return {
+        "config.json": as_json(config),
+        "generation_config.json": as_json(read_json(source / "generation_config.json") | defaults),
+    }
 
 
 def check_target(folder: Path, *, overwrite: bool) -> None:
@@ -241,6 +272,7 @@ def convert(source: Path, folder: Path, changes: Mapping[str, Any], *, overwrite
         facts={"converted from": source.resolve().name},
         recipes=recipes_in_card(source),
         tokenizer_config=read_json(source / "tokenizer_config.json"),
+        keep=None if find_template(source) in (None, CHAT_TEMPLATE) else source,
     )
 
 
@@ -269,9 +301,9 @@ def main() -> None:
         if (source / "config.json").is_file():
             convert(source, folder, changes, overwrite=overwrite)
         else:
-            config, model, tokenizer, record = open_run(source, RunConfig, PreferenceRun)
+            config, model, vocabulary, record = open_run(source, RunConfig, PreferenceRun)
             changed = replace(config, export=replace(config.export, **changes))
-            export_run(changed, model, tokenizer, record, folder, overwrite=overwrite)
+            export_run(changed, model, vocabulary, record, folder, overwrite=overwrite)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
     print(f"model: {folder}")

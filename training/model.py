@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.config_keys import check_keys
 from training.weights import load_weights
 
-# Fields of the published config.json that this definition has only one value for.
+# Fields of the published config.json that this definition has only one value for; what a foreign one may say is in
+# config_keys.py.
 FIXED_FIELDS = {
     "architectures": ["LLaDAModelLM"],
     "activation_type": "silu",
@@ -47,12 +49,6 @@ FIXED_FIELDS = {
     "rope_full_precision": True,
     "scale_logits": False,
     "use_cache": False,
-}
-# Those of these that would change the forward pass if they had another value.
-MEANINGFUL_FIELDS = {
-    *("block_type", "block_group_size", "activation_type", "include_bias", "include_qkv_bias"),
-    *("layer_norm_type", "layer_norm_with_affine", "bias_for_layer_norm", "attention_layer_norm", "input_emb_norm"),
-    *("rope", "alibi", "multi_query_attention", "scale_logits"),
 }
 
 
@@ -101,15 +97,15 @@ class ModelConfig:
     def from_json(cls, path: Path) -> "ModelConfig":
         """Read a published config.json. A field that asks for another network is refused by name."""
         published = json.loads(path.read_text(encoding="utf-8"))
-        for name in sorted(MEANINGFUL_FIELDS):
-            if name in published and published[name] != FIXED_FIELDS[name]:
-                raise ValueError(f"{path}: {name} expected {FIXED_FIELDS[name]!r}, received {published[name]!r}")
         optional = {"causal", "attention_block_length", "n_kv_heads"}
         if missing := [f.name for f in fields(cls) if f.name not in published and f.name not in optional]:
             raise ValueError(f"{path}: expected the keys {missing}, which are missing")
+        check_keys(published, path)
         rows = published.get("embedding_size") or published["vocab_size"]
         kv_heads = published.get("n_kv_heads") or published["n_heads"]
         known = {field.name: published[field.name] for field in fields(cls) if field.name in published}
+        ends = known["eos_token_id"]  # one, or several, of which the first stands for all
+        known["eos_token_id"] = ends[0] if isinstance(ends, list) and ends else ends
         config = cls(**{**known, "vocab_size": rows, "n_kv_heads": kv_heads})
         if published.get("model_type") != config.model_type:
             raise ValueError(

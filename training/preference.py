@@ -20,7 +20,6 @@ from training.masking import forward_process, forward_process_counted
 from training.model import LLaDA, ModelConfig
 from training.preference_pairs import BETTER, PairBatch, PairBatches, PreferenceConfig
 from training.recipe import RunConfig, open_data, read_command, run_command, train_and_export
-from training.tokenizer import EOS_TOKEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +111,7 @@ def main() -> None:
         data = open_data(config, world)
         assert config.data is not None
         assert data.store is not None
-        eos_id = data.tokenizer.token_to_id(EOS_TOKEN)
+        eos_id = data.vocabulary.eos_id
         batches = PairBatches(data.store, config.data.batches, config.preference, seed=config.train.seed, eos_id=eos_id)
         reference, weights = open_reference(config, world), config.preference
 

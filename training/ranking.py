@@ -26,7 +26,7 @@ from training.preference import PreferenceObjective
 from training.preference_pairs import BETTER, WORSE, PairBatches, PreferenceConfig
 from training.rows import Row, RowConfig, RowEncoder, read_records
 from training.store import TokenStore
-from training.tokenizer import load_tokenizer
+from training.vocabulary import Vocabulary, open_vocabulary
 
 # What the table of variances compares: the reductions one after another, at the budget of LLaDA 1.5 from the second on.
 PLAIN = PreferenceConfig(n_time=1, n_mask=1, shared_draws=False, even_times=False)
@@ -56,8 +56,8 @@ class Ranking:
         return math.sqrt(self.win_rate * (1 - self.win_rate) / self.num_pairs)
 
 
-def read_pairs(path: Path, tokenizer: Tokenizer, *, chat: bool = False) -> list[Row]:
-    encoder = RowEncoder(tokenizer, RowConfig(chat=chat))
+def read_pairs(path: Path, source: Tokenizer | Vocabulary, *, chat: bool = False) -> list[Row]:
+    encoder = RowEncoder(source, RowConfig(chat=chat))
     rows = list(encoder.rows(read_records(path, encoder.config)))
     if odd := [index for index, row in enumerate(rows) if len(row.examples) != 2]:
         raise ValueError(f"{path}: row {odd[0]} expected the keys prompt, chosen and rejected")
@@ -135,8 +135,8 @@ def main() -> None:
     if arguments.variance and arguments.reference is None:
         parser.error("--variance expected --reference")
     folders = [arguments.model, *([arguments.reference] if arguments.reference else [])]
-    tokenizer, _ = load_tokenizer(arguments.model)
-    pairs = read_pairs(arguments.pairs, tokenizer, chat=arguments.chat)
+    vocabulary = open_vocabulary(arguments.model)
+    pairs = read_pairs(arguments.pairs, vocabulary, chat=arguments.chat)
     models = [LLaDA.from_folder(folder) for folder in folders]
     print("| model | pairs | win rate | better answer, nats per token | worse | margin, nats |\n" + "| --- " * 6 + "|")
     for folder, model in zip(folders, models, strict=True):
@@ -145,7 +145,7 @@ def main() -> None:
         print(f"| {folder} | {r.num_pairs} | {rate} | {-r.better:.4f} | {-r.worse:.4f} | {r.margin:.2f} |", flush=True)
     if not arguments.variance:
         return
-    store = TokenStore.from_rows(pairs[: arguments.rows], tokenizer)
+    store = TokenStore.from_rows(pairs[: arguments.rows], vocabulary.tokenizer)
     print("\n| noise of the loss | difference, nats² | loss | gradient |\n" + "| --- " * 4 + "|")
     for name, config in REDUCTIONS.items():
         gradient_rounds = max(2, arguments.rounds // 4)

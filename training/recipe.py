@@ -27,13 +27,14 @@ from training.lora import LoraConfig, add_adapters, merge_adapters
 from training.model import LLaDA, ModelConfig
 from training.objectives import Objective
 from training.samples import sample_texts
-from training.sources import DataConfig
+from training.sources import DataConfig, is_chat
 from training.sources import prepare as prepare_data
 from training.store import TokenStore
 from training.tasks import verse
 from training.tasks.verse import VerseBook
-from training.tokenizer import EOS_TOKEN, MASK_TOKEN, build_tokenizer, load_tokenizer
+from training.tokenizer import EOS_TOKEN, MASK_TOKEN, build_tokenizer, read_tokenizer
 from training.trainer import NotFinite, Trainer
+from training.vocabulary import Vocabulary, open_vocabulary
 
 DECIDED = ("vocab_size", "mask_token_id", "eos_token_id", "pad_token_id")  # of a ModelConfig, by the tokenizer
 
@@ -139,10 +140,14 @@ class Data:
     """What a run trains on."""
 
     batches: Batches
-    tokenizer: Tokenizer
+    vocabulary: Vocabulary
     facts: Mapping[str, Any]  # for the model card
     store: TokenStore | None = None  # of [data]
     book: VerseBook | None = None  # of [verse]
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.vocabulary.tokenizer
 
 
 def open_data(config: RunConfig, world: World) -> Data:
@@ -150,28 +155,28 @@ def open_data(config: RunConfig, world: World) -> Data:
     if config.verse is not None:
         return open_verse(config.verse, config.train.seed)
     assert config.data is not None
-    tokenizer = load_tokenizer(config.init)[0] if config.init else None
-    return open_rows(config, config.data, config.out, tokenizer, world)
+    vocabulary = open_vocabulary(config.init, needs_chat=is_chat(config.data)) if config.init else None
+    return open_rows(config, config.data, config.out, vocabulary, world)
 
 
-def open_rows(config: RunConfig, data: DataConfig, folder: Path, tokenizer: Tokenizer | None, world: World) -> Data:
+def open_rows(config: RunConfig, data: DataConfig, folder: Path, vocabulary: Vocabulary | None, world: World) -> Data:
     context = sizes_of(config).max_sequence_length
     if not world.is_first:
         world.barrier()
     prepared = prepare_data(
-        data, folder, seed=config.train.seed, context=context, tokenizer=tokenizer, pairs=config.takes_pairs
+        data, folder, seed=config.train.seed, context=context, vocabulary=vocabulary, pairs=config.takes_pairs
     )
     if world.is_first:
         world.barrier()
-    return Data(prepared.batches, prepared.tokenizer, prepared.facts, prepared.store)
+    return Data(prepared.batches, prepared.vocabulary, prepared.facts, prepared.store)
 
 
-def open_held_out(config: RunConfig, tokenizer: Tokenizer, world: World) -> Batches | None:
+def open_held_out(config: RunConfig, vocabulary: Vocabulary, world: World) -> Batches | None:
     if not config.held_out:
         return None
     assert config.data is not None
     table = replace(config.data, files=config.held_out, task=None, sha256=None)
-    return open_rows(config, table, config.out / "held_out", tokenizer, world).batches
+    return open_rows(config, table, config.out / "held_out", vocabulary, world).batches
 
 
 def open_verse(table: VerseConfig, seed: int) -> Data:
@@ -182,7 +187,7 @@ def open_verse(table: VerseConfig, seed: int) -> Data:
     tokenizer = build_tokenizer((poem.text + poem.title + poem.author for poem in book.poems), verse.PHRASES)
     batches = VerseBatches.build(book, tokenizer, table, seed)
     facts = {"poems": len(book.poems), "characters": book.num_chars, "data_sha256": digest}
-    return Data(batches, tokenizer, facts, book=book)
+    return Data(batches, Vocabulary.of(tokenizer), facts, book=book)
 
 
 def sizes_of(config: RunConfig) -> ModelSizes:
@@ -194,10 +199,10 @@ def sizes_of(config: RunConfig) -> ModelSizes:
     return ModelSizes.of(ModelConfig.from_json(config.init / "config.json"))
 
 
-def open_model(config: RunConfig, tokenizer: Tokenizer) -> LLaDA:
+def open_model(config: RunConfig, vocabulary: Vocabulary) -> LLaDA:
     """New weights of the recipe's sizes, or those of `init`, which must have these sizes and this vocabulary."""
     if config.init is None:
-        model = LLaDA(sizes_of(config).config(tokenizer))
+        model = LLaDA(sizes_of(config).config(vocabulary.tokenizer))
         model.initialize(torch.Generator().manual_seed(config.train.seed))
         return model
     received = ModelConfig.from_json(config.init / "config.json")
@@ -209,8 +214,8 @@ def open_model(config: RunConfig, tokenizer: Tokenizer) -> LLaDA:
         }
         text = ", ".join(f"{name} expected {expected}, received {found}" for name, (expected, found) in wrong.items())
         raise ValueError(f"{config.init}: checkpoint of another shape: {text}; leave out [model] to take it as it is")
-    entries, rows = tokenizer.get_vocab_size(), received.vocab_size
-    mask_id, eos_id = tokenizer.token_to_id(MASK_TOKEN), tokenizer.token_to_id(EOS_TOKEN)
+    entries, rows = vocabulary.tokenizer.get_vocab_size(), received.vocab_size
+    mask_id, eos_id = vocabulary.mask_id, vocabulary.eos_id
     if entries > rows or (mask_id, eos_id) != (received.mask_token_id, received.eos_token_id):
         raise ValueError(
             f"{config.init}: checkpoint of another vocabulary: expected a tokenizer of at most {rows} entries, mask "
@@ -224,7 +229,7 @@ def prepare(
 ) -> tuple[Trainer, Data]:
     """Everything of a run before its first step. data: a stage's own, or what the recipe says."""
     data = data or open_data(config, world)
-    model = open_model(config, data.tokenizer)
+    model = open_model(config, data.vocabulary)
     if config.lora is not None:
         add_adapters(model, config.lora, seed=config.train.seed)
     trainer = Trainer(
@@ -235,7 +240,7 @@ def prepare(
         config.out,
         facts=data.facts,
         world=world,
-        held_out=open_held_out(config, data.tokenizer, world),
+        held_out=open_held_out(config, data.vocabulary, world),
         samples=sample_texts(data.batches, data.tokenizer, model.config),
         tensorboard=config.tensorboard,
     )
@@ -288,7 +293,7 @@ def train_and_export(
             "cpu_s": trainer.cpu_s,
             "facts": data.facts,
         }
-        export_run(config, model, data.tokenizer, record, folder, overwrite=True)
+        export_run(config, model, data.vocabulary, record, folder, overwrite=True)
         trainer.progress.say(f"model: {folder}")
     world.barrier()
     return trainer
@@ -297,7 +302,7 @@ def train_and_export(
 def export_run(
     config: RunConfig,
     model: LLaDA,
-    tokenizer: Tokenizer,
+    vocabulary: Vocabulary,
     record: Mapping[str, Any],
     folder: Path,
     *,
@@ -314,17 +319,18 @@ def export_run(
         start = read_json(config.init / "tokenizer_config.json")
     export_model(
         model,
-        tokenizer,
+        vocabulary.tokenizer,
         folder,
         config.export,
         overwrite=overwrite,
         facts=facts,
         recipes=recipes,
         tokenizer_config=start,
+        keep=vocabulary.folder if vocabulary.form is not None else None,
     )
 
 
-def open_run(folder: Path, *kinds: type[RunConfig]) -> tuple[RunConfig, LLaDA, Tokenizer, dict[str, Any]]:
+def open_run(folder: Path, *kinds: type[RunConfig]) -> tuple[RunConfig, LLaDA, Vocabulary, dict[str, Any]]:
     """A run as its newest checkpoint has it, or as the checkpoint `folder` does: what `export_run` takes.
 
     kinds: configurations of stages; the first that knows all tables of the run's is its own.
@@ -336,8 +342,9 @@ def open_run(folder: Path, *kinds: type[RunConfig]) -> tuple[RunConfig, LLaDA, T
     tables = set(read_toml(run / "config.toml"))
     kind = next((kind for kind in kinds if tables <= set(typing.get_type_hints(kind))), kinds[0])
     config = read_recipe(run / "config.toml", run, kind)
-    tokenizer, _ = load_tokenizer(run)
-    model = open_model(config, tokenizer)
+    tokenizer = read_tokenizer(run)
+    vocabulary = open_vocabulary(config.init, tokenizer=tokenizer) if config.init else Vocabulary.of(tokenizer)
+    model = open_model(config, vocabulary)
     if config.lora is not None:
         add_adapters(model, config.lora, seed=config.train.seed)
-    return config, model, tokenizer, load_parameters(checkpoint, model)
+    return config, model, vocabulary, load_parameters(checkpoint, model)

@@ -19,7 +19,9 @@ from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
 from tokenizers import Tokenizer
 
-from training.tokenizer import EOS_TOKEN, EOT_TOKEN, MASK_TOKEN, render_chat
+from training.chat_form import ChatFormError
+from training.tokenizer import EOT_TOKEN, render_chat
+from training.vocabulary import Vocabulary
 
 HOLE = "_"  # in a template, one character to be filled
 ROLES = ("system", "user", "assistant")
@@ -163,14 +165,17 @@ def _read_text(path: Path, config: RowConfig) -> Iterator[tuple[str, dict[str, A
 class RowEncoder:
     """Records to rows. Counts what it drops: `num_dropped`."""
 
-    def __init__(self, tokenizer: Tokenizer, config: RowConfig) -> None:
-        self.tokenizer, self.config = tokenizer, config
-        self.ids = {token: tokenizer.token_to_id(token) for token in (MASK_TOKEN, EOS_TOKEN, EOT_TOKEN)}
-        if missing := [token for token in (MASK_TOKEN, EOS_TOKEN) if self.ids[token] is None]:
-            raise ValueError(f"the tokenizer lacks {missing}; training.tokenizer.complete adds them")
-        if config.chat and self.ids[EOT_TOKEN] is None:
+    def __init__(self, source: Tokenizer | Vocabulary, config: RowConfig) -> None:
+        """source: that of a checkpoint, or a tokenizer with LLaDA's special tokens."""
+        self.vocabulary, self.config = Vocabulary.of(source), config
+        self.tokenizer = self.vocabulary.tokenizer
+        if config.chat and not self.has_chat_form:
             raise ValueError(f"chat rows need {EOT_TOKEN} in the tokenizer; training.tokenizer.complete adds it")
         self.num_dropped = 0
+
+    @property
+    def has_chat_form(self) -> bool:
+        return self.vocabulary.form is not None or self.vocabulary.eot_id is not None
 
     def rows(self, records: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[Row]:
         """Every row that is not dropped; DataError if there is none."""
@@ -218,7 +223,7 @@ class RowEncoder:
     def _document(self, record: Mapping[str, Any], place: str) -> Row:
         if not record["text"].strip():
             raise DataError(f"{place}: the text is empty")
-        return Row((Example((), (*self._tokens(record["text"], place), self.ids[EOS_TOKEN])),))
+        return Row((Example((), (*self._tokens(record["text"], place), self.vocabulary.eos_id)),))
 
     def _answer(self, record: Mapping[str, Any], place: str) -> Row:
         return Row((self._pair(record["prompt"], record["answer"], place),))
@@ -234,16 +239,35 @@ class RowEncoder:
             raise DataError(f"{place}: the row has no {key}")
         if self.config.chat:
             return self._reply([{"role": "user", "content": prompt}], answer, place)
-        end = self.ids[EOS_TOKEN]
-        return Example(self._tokens(prompt, place), (*self._tokens(answer, place), end))
+        begin, end = self.vocabulary.beginning, self.vocabulary.eos_id
+        return Example((*begin, *self._tokens(prompt, place)), (*self._tokens(answer, place), end))
 
     def _reply(self, messages: Sequence[Mapping[str, str]], answer: str, place: str) -> Example:
+        if self.vocabulary.form is not None:
+            return self._reply_in_own_form([*messages, {"role": "assistant", "content": answer}], place)
+        assert self.vocabulary.eot_id is not None
         prompt = self._tokens(render_chat(messages, add_generation_prompt=True), place)
-        return Example(prompt, (*self._tokens(answer.strip(), place), self.ids[EOT_TOKEN]))
+        return Example(prompt, (*self._tokens(answer.strip(), place), self.vocabulary.eot_id))
+
+    def _reply_in_own_form(self, messages: Sequence[Mapping[str, str]], place: str) -> Example:
+        """The reply in the checkpoint's own form. The prompt has the tokens that it is served with."""
+        assert self.vocabulary.form is not None
+        try:
+            reply = self.vocabulary.form.reply(messages)
+        except ChatFormError as error:
+            raise DataError(f"{place}: {error}") from None
+        prompt, whole = (self._tokens(text, place) for text in (reply.prompt, reply.prompt + reply.answer))
+        answer = whole[len(prompt) :]
+        if whole[: len(prompt)] != prompt:  # a token of the whole reaches over the seam
+            answer = self._tokens(reply.answer, place)
+            shown = [self.tokenizer.decode(ids, skip_special_tokens=False) for ids in (whole, (*prompt, *answer))]
+            if shown[0] != shown[1]:
+                raise DataError(f"{place}: the tokenizer writes the reply in another way behind its prompt than alone")
+        return Example(prompt, answer if reply.has_end else (*answer, self.vocabulary.eos_id))
 
     def _dialogue(self, record: Mapping[str, Any], place: str) -> Row:
         messages = record["messages"]
-        if self.ids[EOT_TOKEN] is None:
+        if not self.has_chat_form:
             raise DataError(f"{place}: a dialogue needs {EOT_TOKEN} in the tokenizer")
         if not isinstance(messages, list) or not messages:
             raise DataError(f"{place}: messages expected a list, received {messages!r:.60}")
@@ -269,25 +293,26 @@ class RowEncoder:
         if HOLE not in template:
             raise DataError(f"{place}: the template has no hole ({HOLE})")
         encoding = self.tokenizer.encode(answer, add_special_tokens=False)
-        if MASK_TOKEN in answer:
-            raise DataError(f"{place}: {MASK_TOKEN} in a template: holes are written {HOLE}")
+        if self.vocabulary.mask_token in answer:
+            raise DataError(f"{place}: {self.vocabulary.mask_token} in a template: holes are written {HOLE}")
         holes = tuple(place for place, (a, b) in enumerate(encoding.offsets) if HOLE in template[a:b])
         return Row((Example((), tuple(encoding.ids), holes),))
 
     def _tokens(self, text: str, place: str) -> tuple[int, ...]:
         """Token ids of a text; never the mask."""
-        if MASK_TOKEN in text and self.config.mask_in_text == "refuse":
+        mask = self.vocabulary.mask_token
+        if mask in text and self.config.mask_in_text == "refuse":
             raise DataError(
-                f"{place}: the text holds {MASK_TOKEN}, which would be trained on as a hole; "
+                f"{place}: the text holds {mask}, which would be trained on as a hole; "
                 f"mask_in_text = 'escape' reads it as plain characters"
             )
         # Cut inside each occurrence, so that the pieces are ordinary text: the same characters come back.
-        pieces = text.split(MASK_TOKEN)
+        pieces = text.split(mask)
         parts = [
-            ("" if index == 0 else MASK_TOKEN[1:]) + piece + ("" if index == len(pieces) - 1 else MASK_TOKEN[0])
+            ("" if index == 0 else mask[1:]) + piece + ("" if index == len(pieces) - 1 else mask[0])
             for index, piece in enumerate(pieces)
         ]
         ids = [id for part in parts for id in self.tokenizer.encode(part, add_special_tokens=False).ids]
-        if self.ids[MASK_TOKEN] in ids:
-            raise DataError(f"{place}: the text becomes the mask token {self.ids[MASK_TOKEN]} in this tokenizer")
+        if self.vocabulary.mask_id in ids:
+            raise DataError(f"{place}: the text becomes the mask token {self.vocabulary.mask_id} in this tokenizer")
         return tuple(ids)

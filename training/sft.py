@@ -1,10 +1,11 @@
 """Fine-tune a model on questions and answers:  python -m training.sft RECIPE.toml --init MODEL_DIR --out DIR
 
 Rows are prompts with answers, dialogues or templates (training/rows.py); `data.rows.chat = true` puts prompts and
-answers into the chat template. As in LLaDA's guidelines a prompt is never hidden, an answer is padded with EOS to the
-longest row of its batch, padding may be hidden and counts, and each row's loss is divided by the length of its answer:
-every row counts the same. Each visit of a dialogue takes one reply, given what stands before it. With `model.causal`,
-or from an ARM's folder, the next token of the answer is learnt instead. With the table [lora] only adapters learn.
+answers into the chat form, which is the template of the folder that the run begins with (training/chat_form.py). As in
+LLaDA's guidelines a prompt is never hidden, an answer is padded with EOS to the longest row of its batch, padding may
+be hidden and counts, and each row's loss is divided by the length of its answer: every row counts the same. Each visit
+of a dialogue takes one reply, given what stands before it. With `model.causal`, or from an ARM's folder, the next token
+of the answer is learnt instead. With the table [lora] only adapters learn.
 
 Runs, resumes and exports as training/pretrain.py does.
 """

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +12,8 @@ from training.data import BatchConfig, Batches, PackedBatches, RowBatches
 from training.rows import DataError, Row, RowConfig, RowEncoder, read_records
 from training.store import TokenStore, store_key
 from training.tasks import find_task
-from training.tokenizer import EOS_TOKEN, build_tokenizer, load_tokenizer, texts_in
+from training.tokenizer import build_tokenizer, load_tokenizer, texts_in
+from training.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +46,7 @@ class Prepared:
 
     batches: Batches
     store: TokenStore
-    tokenizer: Tokenizer
+    vocabulary: Vocabulary
     facts: Mapping[str, Any]
 
 
@@ -55,21 +56,23 @@ def prepare(
     *,
     seed: int,
     context: int,
-    tokenizer: Tokenizer | None = None,
+    vocabulary: Vocabulary | None = None,
     pairs: bool = False,
 ) -> Prepared:
     """Rows, tokenizer, store (in `folder`/data, used again if nothing changed) and batches of a run.
 
-    context: positions of the model; no row and no window is longer. tokenizer: that of the checkpoint the run begins
+    context: positions of the model; no row and no window is longer. vocabulary: that of the checkpoint the run begins
     from; the recipe's own otherwise. pairs: the stage is preference training, which takes better and worse answers and
     nothing else, as the others take everything but these. DataError says which file and line is wrong.
     """
     files = [Path(name) for name in config.files] or [write_task_rows(config, folder / "data")]
-    tokenizer, added = choose_tokenizer(config, files) if tokenizer is None else (tokenizer, [])
+    if vocabulary is None:
+        tokenizer, added = choose_tokenizer(config, files)
+        vocabulary = replace(Vocabulary.of(tokenizer), added=tuple(added))
     limit = min(config.rows.max_length or context, context)
     is_packed = config.layout == "packed"
     rows_config = RowConfig(**{**asdict(config.rows), "max_length": None if is_packed else limit})
-    encoder = RowEncoder(tokenizer, rows_config)
+    encoder = RowEncoder(vocabulary, rows_config)
 
     def checked(place: str, record: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         if pairs and "chosen" not in record:
@@ -89,7 +92,10 @@ def prepare(
         if not path.is_file():
             raise DataError(f"{path}: no such file")
     store = TokenStore.load_or_build(
-        folder / "data" / "store", store_key(files, tokenizer, f"{rows_config} {pairs}"), rows, tokenizer
+        folder / "data" / "store",
+        store_key(files, vocabulary.tokenizer, f"{rows_config} {pairs} {vocabulary.key}"),
+        rows,
+        vocabulary.tokenizer,
     )
     if config.sha256 not in (None, store.data_hash):
         raise DataError(f"data: sha256 expected {config.sha256}, received {store.data_hash}")
@@ -97,7 +103,7 @@ def prepare(
         window = min(config.window or context, context)
         batches: Batches = PackedBatches(store, config.batches, window=window, seed=seed)
     else:
-        batches = RowBatches(store, config.batches, seed=seed, eos_id=tokenizer.token_to_id(EOS_TOKEN))
+        batches = RowBatches(store, config.batches, seed=seed, eos_id=vocabulary.eos_id)
     facts: dict[str, Any] = {
         "data": f"task {config.task}, seed {config.task_seed}" if config.task else ", ".join(config.files),
         "rows": len(store),
@@ -106,9 +112,19 @@ def prepare(
     }
     if encoder.num_dropped:
         facts["rows left out as too long"] = encoder.num_dropped
-    if added:
-        facts["tokens added to the tokenizer"] = ", ".join(added)
-    return Prepared(batches, store, tokenizer, facts)
+    if is_chat(config):
+        facts["chat form"] = vocabulary.chat_form
+    if vocabulary.added:
+        facts["tokens added to the tokenizer"] = ", ".join(vocabulary.added)
+    return Prepared(batches, store, vocabulary, facts)
+
+
+def is_chat(config: DataConfig) -> bool:
+    """Whether rows are conversations: all of them, or the first of a file."""
+    if config.rows.chat or config.task is not None:
+        return config.rows.chat
+    firsts = (next(iter(read_records(Path(name), config.rows)), None) for name in config.files)
+    return any(first is not None and "messages" in first[1] for first in firsts)
 
 
 def choose_tokenizer(config: DataConfig, files: Sequence[Path]) -> tuple[Tokenizer, list[str]]:

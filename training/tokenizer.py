@@ -70,27 +70,32 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def complete(tokenizer: Tokenizer) -> list[str]:
+def complete(tokenizer: Tokenizer, but: Sequence[str] = ()) -> list[str]:
     """Add those of LLaDA's special tokens that a tokenizer lacks, after its own entries; their names.
 
-    Mask and end token are what training cannot do without; the others make the chat form.
+    Mask and end token are what training cannot do without; the others make the chat form. `but`: not these.
     """
-    missing = [token for token in SPECIAL_TOKENS if tokenizer.token_to_id(token) is None]
+    missing = [token for token in SPECIAL_TOKENS if token not in but and tokenizer.token_to_id(token) is None]
     tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in missing])
     return missing
 
 
 def load_tokenizer(path: Path) -> tuple[Tokenizer, list[str]]:
     """Any tokenizer.json, completed; and the names of the tokens that had to be added."""
+    tokenizer = read_tokenizer(path)
+    return tokenizer, complete(tokenizer)
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """Any tokenizer.json, or that of a folder, as it is."""
     if path.is_dir():
         path = path / "tokenizer.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no tokenizer; python -m training.tokenizer trains one")
     try:
-        tokenizer = Tokenizer.from_file(str(path))
+        return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception
         raise ValueError(f"{path}: expected a tokenizer.json of the tokenizers library: {error}") from None
-    return tokenizer, complete(tokenizer)
 
 
 def tokenizer_hash(tokenizer: Tokenizer) -> str:

@@ -51,6 +51,7 @@ py::dict config_dict(const ModelConfig& c) {
   d["mask_token_id"] = optional_id(c.mask_token_id);
   d["eos_token_id"] = optional_id(c.eos_token_id);
   d["pad_token_id"] = optional_id(c.pad_token_id);
+  d["unknown_keys"] = c.unknown_keys;
   return d;
 }
 

@@ -3,10 +3,12 @@
 #include <cmath>
 #include <fstream>
 #include <limits>
+#include <set>
 #include <sstream>
 
 #include "core/check.h"
 #include "core/json.h"
+#include "model/config_keys.h"
 #include "model/files.h"
 
 namespace llada {
@@ -15,14 +17,17 @@ namespace {
 constexpr std::int64_t kMaxConfigBytes = 1 << 20;
 constexpr std::int64_t kMaxSize = 1 << 24;  // of any one dimension: products of two stay far below 2^63
 
-// Reads fields by name, so that every message carries file and field.
+// Reads fields by name, so that every message carries file and field. Remembers which fields it was asked for.
 class Fields {
  public:
   Fields(const Json& object, std::string file) : object_(object), file_(std::move(file)) {}
 
   std::string where(const char* key) const { return file_ + ": " + key; }
 
+  const std::set<std::string>& read() const { return read_; }
+
   const Json* optional(const char* key) const {
+    read_.insert(key);
     const Json* value = object_.find(key);
     return value != nullptr && !value->is_null() ? value : nullptr;
   }
@@ -91,13 +96,11 @@ class Fields {
     const std::int64_t value = required(key).as_integer(where(key));
     check(value == supported, ErrorKind::kUnsupportedModel, where(key), ": expected ", supported, ", got ", value);
   }
-  void absent(const char* key) const {
-    check(optional(key) == nullptr, ErrorKind::kUnsupportedModel, where(key), ": expected null, got a value");
-  }
 
  private:
   const Json& object_;
   std::string file_;
+  mutable std::set<std::string> read_;
 };
 
 std::int64_t num_kv_heads(const Fields& fields, std::int64_t num_heads) {
@@ -162,15 +165,6 @@ ModelConfig load_config(const std::string& folder) {
   fields.only("layer_norm_type", "rms");
   fields.required("rope");
   fields.only_flag("rope", true);
-  for (const char* key : {"alibi", "attention_layer_norm", "bias_for_layer_norm", "include_bias", "include_qkv_bias",
-                          "input_emb_norm", "scale_logits"})
-    fields.only_flag(key, false);
-  for (const char* key : {"rope_full_precision", "layer_norm_with_affine"}) fields.only_flag(key, true);
-  for (const char* key : {"clip_qkv", "rope_scaling", "quantization_config", "compression_config"}) fields.absent(key);
-  if (const Json* group = fields.optional("block_group_size")) {
-    const std::int64_t size = group->as_integer(fields.where("block_group_size"));
-    check(size == 1, ErrorKind::kUnsupportedModel, fields.where("block_group_size"), ": expected 1, got ", size);
-  }
 
   ModelConfig config;
   config.d_model = fields.size("d_model");
@@ -202,6 +196,8 @@ ModelConfig load_config(const std::string& folder) {
   config.mask_token_id = fields.token_id("mask_token_id", config.vocab_size);
   config.eos_token_id = fields.token_id("eos_token_id", config.vocab_size);
   config.pad_token_id = fields.token_id("pad_token_id", config.vocab_size);
+  // Last: what a key may say depends on the sizes.
+  config.unknown_keys = check_other_keys(object, fields.read(), config);
   return config;
 }
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace llada {
 
@@ -23,6 +24,7 @@ struct ModelConfig {
   std::int64_t mask_token_id = -1;  // -1: not given
   std::int64_t eos_token_id = -1;
   std::int64_t pad_token_id = -1;
+  std::vector<std::string> unknown_keys;  // of config.json: nobody here knows what they ask for, see config_keys.h
 };
 
 // `folder`/config.json. Throws ModelNotFoundError, ModelFormatError, and UnsupportedModelError naming the field that

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .errors import ModelError as ModelError
     from .errors import ModelFormatError as ModelFormatError
     from .errors import ModelNotFoundError as ModelNotFoundError
+    from .errors import ModelWarning as ModelWarning
     from .errors import OutOfMemoryError as OutOfMemoryError
     from .errors import OutputError as OutputError
     from .errors import QueueFullError as QueueFullError
@@ -63,7 +64,7 @@ _NAMES = {
     "errors": (
         *("AdmissionError", "ChatRoleError", "ChatTemplateError", "ConfigError", "ContextLengthError", "DeviceError"),
         *("EngineClosedError", "EngineStuckError", "InternalError", "InvalidRequestError", "LladaRtError"),
-        *("ModelError", "ModelFormatError", "ModelNotFoundError", "OutOfMemoryError", "OutputError"),
+        *("ModelError", "ModelFormatError", "ModelNotFoundError", "ModelWarning", "OutOfMemoryError", "OutputError"),
         *("QueueFullError", "RequestCancelledError", "RequestTooLargeError", "TokenizerError", "UnsupportedModelError"),
     ),
     "outputs": (

@@ -104,10 +104,10 @@ def read_checkpoint(folder: Path) -> dict[str, StoredTensor]:
     """
     index = read_file(folder, INDEX_FILE, MAX_INDEX_BYTES)
     if index is None:
-        return dict(_read_header(folder, SINGLE_FILE))
+        return read_file_tensors(folder, SINGLE_FILE)
     weight_map = _object(_object(_parse(index, INDEX_FILE), INDEX_FILE).get("weight_map"), f"{INDEX_FILE}: weight_map")
     if SINGLE_FILE not in weight_map.values() and resolve_file(folder, SINGLE_FILE) is not None:
-        return dict(_read_header(folder, SINGLE_FILE))
+        return read_file_tensors(folder, SINGLE_FILE)
     tensors: dict[str, StoredTensor] = {}
     for file in sorted({str(file) for file in weight_map.values()}):
         for name, tensor in _read_header(folder, file):
@@ -118,6 +118,11 @@ def read_checkpoint(folder: Path) -> dict[str, StoredTensor]:
         if name not in tensors:
             raise ModelFormatError(f"{INDEX_FILE}: {name}: expected it in {weight_map[name]}, got it nowhere")
     return tensors
+
+
+def read_file_tensors(folder: Path, file: str) -> dict[str, StoredTensor]:
+    """The tensors of one file, by name."""
+    return dict(_read_header(folder, file))
 
 
 def _read_header(folder: Path, file: str) -> Iterator[tuple[str, StoredTensor]]:

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import quantize
+from .adapter import Adapter, Delta
 from .checkpoint import (
     INDEX_FILE,
     SINGLE_FILE,
@@ -40,10 +41,11 @@ from .runner import describe_model
 
 FLOAT_TYPES = {"float32": "F32", "bfloat16": "BF16"}
 # What goes along unchanged, where it is there.
-COPIED_FILES = (
+TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("chat_template.jinja", "generation_config.json", "README.md", "LICENSE", "LICENSE.txt", "NOTICE"),
+    "chat_template.jinja",
 )
+COPIED_FILES = ("generation_config.json", "README.md", "LICENSE", "LICENSE.txt", "NOTICE")
 DEFAULT_SHARD_BYTES = 5_000_000_000
 
 Report = Callable[[str, int, int], None]  # name of a tensor, bytes of the source done, of all
@@ -65,6 +67,7 @@ def convert_model(
     target: str | os.PathLike[str],
     *,
     compute_type: str,
+    base: str | os.PathLike[str] | None = None,
     max_shard_bytes: int | str = DEFAULT_SHARD_BYTES,
     overwrite: bool = False,
     report: Report | None = None,
@@ -72,7 +75,9 @@ def convert_model(
     """Write the model in `source` to the new folder `target`, its matrices as `compute_type`.
 
     float32, bfloat16: all tensors. int8, int4: the matrices of products, beside their scales; embedding and norms
-    become bfloat16. A folder that is there stays as it is unless `overwrite`, and then until the new one is complete.
+    become bfloat16. `base`: `source` is a LoRA adapter (a PEFT folder), merged into the model in `base`; the tokenizer
+    is the adapter's if it has one. A folder that is there stays as it is unless `overwrite`, and then until the new one
+    is complete.
 
     Raises ConfigError (what was asked makes no sense), ModelError (the source), OutputError (the disk).
     """
@@ -83,19 +88,25 @@ def convert_model(
         max_shard_bytes = parse_size("max_shard_bytes", max_shard_bytes)
     if type(max_shard_bytes) is not int or max_shard_bytes < 1:
         raise ConfigError(f"max_shard_bytes: expected a positive integer, got {max_shard_bytes!r}")
-    folder, out = Path(source), Path(os.path.abspath(target))
-    check_folder(folder)
+    folder, out = check_folder(Path(source if base is None else base)), Path(os.path.abspath(target))
     check_target(folder, out, overwrite=overwrite)
+    adapter = None if base is None else Adapter.read(Path(source))
+    if adapter is not None:
+        check_target(adapter.folder, out, overwrite=overwrite)
     if quantize.stored_type(read_json(folder, "config.json")) is not None:
         raise UnsupportedModelError(
             "expected float weights, got a model that is quantised already", hint="convert the folder it was made from"
         )
-    plans = [_plan(tensor, compute_type) for tensor in _checked_tensors(folder)]
+    deltas = {} if adapter is None else adapter.deltas(describe_model(folder).tensors)
+    plans = [_plan(tensor, compute_type, deltas.get(tensor.spec.name)) for tensor in _checked_tensors(folder)]
     needed = sum(spec.num_bytes for plan in plans for spec in plan.specs)
     with _partial_folder(out, needed) as unfinished:
         records = _write_weights(unfinished, plans, max_shard_bytes, compute_type, report)
         records["config.json"] = _write_json(unfinished / "config.json", converted_config(folder, compute_type))
-        records |= _copy_files(folder, unfinished)
+        has_words = adapter is not None and resolve_file(adapter.folder, "tokenizer.json") is not None
+        words = adapter.folder if adapter is not None and has_words else folder
+        records |= _copy_files(words, unfinished, TOKENIZER_FILES)
+        records |= _copy_files(folder, unfinished, COPIED_FILES)
         manifest = {
             "format_version": MANIFEST_VERSION,
             "compute_type": compute_type,
@@ -146,6 +157,7 @@ class TensorPlan:
 
     source: StoredTensor
     specs: tuple[TensorSpec, ...]
+    delta: Delta | None = None  # of a LoRA adapter, to be added
 
     def arrays(self) -> Iterator[NDArray[Any]]:
         """The elements of `specs`, one after the other, in blocks of rows.
@@ -157,20 +169,30 @@ class TensorPlan:
             return
         encode = quantize.quantize_int8 if self.specs[0].dtype == "I8" else quantize.quantize_int4
         scales = []
-        for block in self.source.float_blocks():
+        for block in self._float_blocks():
             self._check_finite(block)
             integers, of_rows = encode(block)
             scales.append(of_rows)
             yield integers
         yield np.concatenate(scales)
 
+    def _float_blocks(self) -> Iterator[NDArray[np.float32]]:
+        row = 0
+        for block in self.source.float_blocks():
+            if self.delta is not None:
+                block = block + self.delta.rows(row, row + len(block))
+                row += len(block)
+            yield block
+
     def _floats(self, dtype: str) -> Iterator[NDArray[Any]]:
-        for block in self.source.blocks():
-            values = widen(block, self.source.spec.dtype)
-            self._check_finite(values)
-            if self.source.spec.dtype == dtype:
+        if self.source.spec.dtype == dtype and self.delta is None:
+            for block in self.source.blocks():
+                self._check_finite(widen(block, dtype))
                 yield block
-            elif dtype == "BF16":
+            return
+        for values in self._float_blocks():
+            self._check_finite(values)
+            if dtype == "BF16":
                 rounded = narrow(values)
                 self._check_finite(widen(rounded, dtype))  # beyond the largest bfloat16
                 yield rounded
@@ -182,13 +204,13 @@ class TensorPlan:
             raise ModelFormatError(f"{self.source.spec.name}: expected finite weights, got NaN or infinity")
 
 
-def _plan(tensor: StoredTensor, compute_type: str) -> TensorPlan:
+def _plan(tensor: StoredTensor, compute_type: str, delta: Delta | None = None) -> TensorPlan:
     name, shape = tensor.spec.name, tensor.spec.shape
     if compute_type in FLOAT_TYPES:
-        return TensorPlan(tensor, (TensorSpec(name, FLOAT_TYPES[compute_type], shape),))
+        return TensorPlan(tensor, (TensorSpec(name, FLOAT_TYPES[compute_type], shape),), delta)
     if not quantize.is_quantized_tensor(name, shape):
-        return TensorPlan(tensor, (TensorSpec(name, "BF16", shape),))
-    return TensorPlan(tensor, quantize.specs(name, shape, compute_type))
+        return TensorPlan(tensor, (TensorSpec(name, "BF16", shape),), delta)
+    return TensorPlan(tensor, quantize.specs(name, shape, compute_type), delta)
 
 
 def split_shards(plans: Sequence[TensorPlan], max_bytes: int) -> list[list[TensorPlan]]:
@@ -241,9 +263,9 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> FileRecord:
     return _write_file(path, [(json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()])
 
 
-def _copy_files(source: Path, target: Path) -> dict[str, FileRecord]:
+def _copy_files(source: Path, target: Path, names: Sequence[str]) -> dict[str, FileRecord]:
     records = {}
-    for name in COPIED_FILES:
+    for name in names:
         path = resolve_file(source, name)
         if path is not None:
             with path.open("rb") as file:

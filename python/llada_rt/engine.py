@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import inspect
 import os
+import warnings
 import weakref
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
@@ -19,10 +20,10 @@ from numpy.typing import NDArray
 from . import foreign
 from .config import DEMO_DIR, EngineConfig
 from .dispatcher import Dispatcher
-from .errors import ConfigError, InvalidRequestError
+from .errors import ConfigError, InvalidRequestError, ModelWarning
 from .intake import Intake
 from .jobs import Event, StreamMode
-from .model_files import check_folder, default_params, special_ids
+from .model_files import check_folder, default_params, special_ids, unknown_keys_text
 from .outputs import EngineStats, RequestOutput, ScoreOutput, StepEvent, TextEvent
 from .params import SamplingParams
 from .requests import Prompt, RequestReader, Segments
@@ -73,10 +74,13 @@ class Engine:
                     hint = f"it is {foreign.ENGINE[name]}"
                 raise ConfigError(f"unknown engine option {name!r}", param=name, hint=hint)
         self.config = EngineConfig(DEMO_DIR if model_dir is None else model_dir, **options)  # type: ignore[arg-type]
-        folder = self.config.model_dir
-        check_folder(folder)
+        folder = check_folder(self.config.model_dir)
+        self.config = dataclasses.replace(self.config, model_dir=folder)
         self._runner = Runner(self.config)
         try:
+            unknown = unknown_keys_text(self._runner.config)
+            if unknown:
+                warnings.warn(unknown, ModelWarning, stacklevel=2)
             self.tokenizer = Tokenizer.load(folder)
             token_id = self.tokenizer.token_id if self.tokenizer else lambda token: None
             self._special = special_ids(self.config, folder, self._runner.config, token_id)
@@ -197,6 +201,8 @@ class Engine:
         "segments": the answer is a template (see `infill`); with "open_end": True `gen_length` positions follow it;
         "suffix": `gen_length` positions and a text after them (see `fill_middle`);
         "pinned": {position: token id}, tokens of the response that are given.
+        A prompt of text begins as the post-processor of tokenizer.json says (BOS, if it adds one); what that adds after
+        a text (EOS, SEP) is left out, and ids, segments and rendered conversations get nothing.
         `params`: one for all, one per prompt; what they leave open is as `default_params` say. `request_ids`: names
         for `abort`.
 

@@ -63,6 +63,10 @@ class UnsupportedModelError(ModelError):
     code = "unsupported_model"
 
 
+class ModelWarning(UserWarning):
+    """The model folder says something that this runtime does not know; the model runs without it."""
+
+
 class TokenizerError(LladaRtError):
     """The tokenizer is missing, unreadable, or cannot do what was asked."""
 

@@ -14,7 +14,7 @@ from . import quantize
 from .checkpoint import FLOATS, StoredTensor, TensorSpec, read_checkpoint
 from .errors import LladaRtError
 from .footprint import Load, footprint_of, kv_bytes_per_token
-from .model_files import MANIFEST, read_json, read_manifest, size_fault
+from .model_files import MANIFEST, read_json, read_manifest, size_fault, unknown_keys_text
 from .runner import ModelDescription, describe_model
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -133,7 +133,8 @@ def wanted_tensors(description: ModelDescription, type_in_file: str | None) -> l
 
 
 def _folder_faults(folder: Path, config: Mapping[str, Any], description: ModelDescription) -> list[str]:
-    faults = []
+    unknown = unknown_keys_text(description.model)
+    faults = [unknown] if unknown else []
     try:
         for name, record in (read_manifest(folder) or {}).items():
             fault = size_fault(folder, name, record)

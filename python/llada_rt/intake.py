@@ -129,7 +129,7 @@ class Intake:
     ) -> ScoreJob:
         self._dispatcher.check_open()
         reader, mask_id = self._reader, self._special.mask
-        prompt_ids, answer_ids = reader.ids_of(prompt, "prompt"), reader.ids_of(answer, "answer")
+        prompt_ids, answer_ids = reader.prompt_ids_of(prompt), reader.ids_of(answer, "answer")
         if not answer_ids:
             raise InvalidRequestError("answer: expected at least one token, got none", param="answer")
         for name, ids in (("prompt", prompt_ids), ("answer", answer_ids)):

@@ -25,7 +25,7 @@ except ImportError as error:
 
 from .config import EngineConfig
 from .engine import Engine
-from .errors import ChatTemplateError, ConfigError, ContextLengthError, InvalidRequestError, TokenizerError
+from .errors import ChatTemplateError, ConfigError, ContextLengthError, TokenizerError
 from .params import ALIASES, SamplingParams
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ _logger = logging.getLogger(__name__)
 _ENGINE_OPTIONS = {field.name for field in dataclasses.fields(EngineConfig)} - {"model_dir"}
 _PARAMS = {field.name for field in dataclasses.fields(SamplingParams)} - {"seed", "cfg_scale"} | set(ALIASES)
 _MAX_TOKENS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the harness's order
+_MOST_TOLD = 10  # documents named in a warning
 _TOGETHER = 64  # generation requests handed to the engine in one call
 
 
@@ -71,6 +72,7 @@ class LladaRtLM(LM):
         engine_options = {name: options.pop(name) for name in list(options) if name in _ENGINE_OPTIONS}
         engine_options["device"] = "cpu" if device == "cpu" else "auto"
         self.mc_num, self.seed, self.cfg_scale, self.check_greedy = mc_num, seed, cfg_scale, check_greedy
+        self.num_merged = 0  # continuations so far that merge with their context, see _tell_merged
         self.engine = Engine(model_dir, **engine_options)
         self._has_length = any(ALIASES.get(name, name) == "gen_length" for name in options)
         self.params = self.engine.default_params.replace(**options, cfg_scale=cfg_scale)
@@ -79,15 +81,32 @@ class LladaRtLM(LM):
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
         """(log p(continuation | context), is it the greedy one) of each; all are checked before the first is run."""
-        pairs = [self.encode_pair(*request.args) for request in requests]
-        for pair in pairs:
-            self._check_length(*pair)
+        encoded = [self._encode_pair(*request.args) for request in requests]
+        for context, continuation, _ in encoded:
+            self._check_length(context, continuation)
+        self._tell_merged([request for request, pair in zip(requests, encoded, strict=True) if pair[2]], len(requests))
         results = []
-        for request, (context, continuation) in zip(requests, pairs, strict=True):
-            result = self._log_likelihood(context, continuation), self._is_greedy(context, continuation)
+        for request, (context, continuation, _) in zip(requests, encoded, strict=True):
+            if continuation:
+                result = self._log_likelihood(context, continuation), self._is_greedy(context, continuation)
+            else:
+                result = 0.0, True  # no token, whose probability is one
             self.cache_hook.add_partial("loglikelihood", request.args, result)
             results.append(result)
         return results
+
+    def _tell_merged(self, merged: Sequence[Instance], num_requests: int) -> None:
+        """Count the continuations whose score is that of other tokens than those of their text, and say which."""
+        self.num_merged += len(merged)
+        if not merged:
+            return
+        names = [f"{request.task_name or 'a request'}, document {request.doc_id}" for request in merged[:_MOST_TOLD]]
+        more = f" and {len(merged) - _MOST_TOLD} more" if len(merged) > _MOST_TOLD else ""
+        _logger.warning(
+            "%d of %d continuations share a token with the end of their context; as in the harness, their score is "
+            "that of the tokens after it: %s%s",
+            *(len(merged), num_requests, "; ".join(names), more),
+        )
 
     def loglikelihood_rolling(self, requests: Sequence[Instance]) -> list[float]:
         """log p(text) of each text, a lower bound in expectation.
@@ -99,9 +118,11 @@ class LladaRtLM(LM):
         for request in requests:
             (text,) = request.args
             ids = self._tokenizer.encode(text)
-            step = half if len(ids) > self.engine.max_length else max(1, len(ids))
+            whole = self._tokenizer.encode_prompt(text)
+            bos = whole[: len(whole) - len(ids)]  # given, as before any prompt
+            step = half if len(whole) > self.engine.max_length else max(1, len(ids))
             result = sum(
-                self._log_likelihood(ids[max(0, begin - half) : begin], ids[begin : begin + step])
+                self._log_likelihood(ids[max(0, begin - half) : begin] or bos, ids[begin : begin + step])
                 for begin in range(0, len(ids), step)
             )
             self.cache_hook.add_partial("loglikelihood_rolling", request.args, result)
@@ -109,18 +130,24 @@ class LladaRtLM(LM):
         return results
 
     def encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """LLaDA's pair encoding: trailing spaces of the context belong to the continuation; both are encoded together
-        and split where the context alone would end.
+        """LLaDA's pair encoding, which is the harness's own: trailing spaces of the context belong to the continuation;
+        the ids of both together, from as many on as the context alone has, are the continuation's.
+        """
+        return self._encode_pair(context, continuation)[:2]
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int], bool]:
+        """The pair, and whether a token of the two together reaches over the seam. Where the rule then leaves the
+        continuation nothing, it gets the tokens from the first one on that the context alone does not have.
         """
         bare = context.rstrip()
         context, continuation = bare, context[len(bare) :] + continuation
-        whole = self._tokenizer.encode(context + continuation)
-        split = len(self._tokenizer.encode(context))
-        if split >= len(whole):
-            raise InvalidRequestError(
-                f"the continuation {continuation[:40]!r} has no token of its own after its context", param="answer"
-            )
-        return whole[:split], whole[split:]
+        whole, alone = (self._tokenizer.encode_prompt(text) for text in (context + continuation, context))
+        is_merged = whole[: len(alone)] != alone or (len(whole) == len(alone) and continuation != "")
+        if is_merged and len(whole) <= len(alone):
+            pairs = enumerate(zip(whole, alone, strict=False))
+            split = next((place for place, (a, b) in pairs if a != b), len(whole))
+            return whole[:split], whole[split:], True
+        return alone, whole[len(alone) :], is_merged
 
     def _log_likelihood(self, context: list[int], continuation: list[int]) -> float:
         seed = _seed_of(self.seed, context, continuation)

@@ -39,6 +39,14 @@ def convert(
             show_default=False,
         ),
     ],
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base",
+            help="Model that MODEL, a LoRA adapter (PEFT), is merged into.",
+            show_default=False,
+        ),
+    ] = None,
     max_shard_size: Annotated[
         str, typer.Option("--max-shard-size", help="Of a weight file: bytes, or 500MB, 2GiB.")
     ] = "5GB",
@@ -59,6 +67,7 @@ def convert(
         model,
         out,
         compute_type=compute_type.value,
+        base=base,
         max_shard_bytes=parse_size("--max-shard-size", max_shard_size),
         overwrite=overwrite,
         report=report,
@@ -83,7 +92,7 @@ def convert(
     emit(
         f"{'in memory':15} {size_text(plan.num_bytes)} at most with {load.num_seqs} requests of {load.length} positions"
     )
-    say(f"next: llada-rt verify {done.target} --against {model}")
+    say(f"next: llada-rt verify {done.target}" + ("" if base else f" --against {model}"))
 
 
 @commands.command()
@@ -99,10 +108,9 @@ def inspect(
     from .inspection import inspect_model
     from .runner import describe_model
 
-    check_exists(Path(model))
-    config = EngineConfig(Path(model), max_num_seqs=num_seqs)
-    load = _load(describe_model(Path(model)).model, config, length, None)
-    facts = inspect_model(model, load)
+    folder = check_exists(Path(model))
+    load = _load(describe_model(folder).model, EngineConfig(folder, max_num_seqs=num_seqs), length, None)
+    facts = inspect_model(folder, load)
     if as_json:
         emit_json(facts)
         return
@@ -157,8 +165,7 @@ def verify(
 
     if prompts is not None and against is None:
         raise typer.BadParameter("expected --against beside it", param_hint="--prompts")
-    check_exists(Path(model))
-    checks = verify_folder(model)
+    checks = verify_folder(check_exists(Path(model)))
     agreement = None
     if against is not None and all(check.is_good is not False for check in checks):
         texts = None if prompts is None else read_prompts(prompts)
@@ -191,10 +198,10 @@ def show_memory(
     from .runner import describe_model
 
     config = EngineConfig(Path(model) if model is not None else DEMO_DIR, **engine_options)
-    check_folder(config.model_dir)
-    shape = describe_model(config.model_dir).model
+    folder = check_folder(config.model_dir)
+    shape = describe_model(folder).model
     load = _load(shape, config, length, block_length)
-    compute_type = config.compute_type if config.compute_type != "auto" else stored_compute_type(config.model_dir)
+    compute_type = config.compute_type if config.compute_type != "auto" else stored_compute_type(folder)
     gpu = place(config.device, config.table).is_gpu
     plan = footprint_of(shape, compute_type, load, process_bytes=resident_bytes(), gpu=gpu)
     if as_json:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,15 @@ from .errors import ConfigError, InvalidRequestError, ModelFormatError, ModelNot
 from .params import SamplingParams
 
 MAX_JSON_BYTES = 16 * 1024 * 1024
+MAX_NAMES, MAX_NAME_CHARS = 8, 60  # in a message
 MAX_POINTER_BYTES = 1024  # by the specification of git-lfs
 
 # Sizes and checksums of the files of a folder that `llada-rt convert` wrote.
 MANIFEST = "llada_rt.json"
 MANIFEST_VERSION = 1
+
+# What makes a folder one of a LoRA adapter, see adapter.py.
+ADAPTER_CONFIG = "adapter_config.json"
 
 # Names under which published tokenizers keep the tokens that the configuration may leave out.
 MASK_TOKENS = ("<|mdm_mask|>", "<|mask|>", "<[MASK]>", "[MASK]")
@@ -29,14 +33,19 @@ EOS_TOKENS = ("<|endoftext|>",)
 EOT_TOKENS = ("<|eot_id|>", "<|role_end|>")
 
 
-def check_folder(folder: Path) -> None:
-    """A folder with a config.json and, if it was converted, all of its files in full length; or ModelError."""
-    check_exists(folder)
-    check_sizes(folder)
+def check_folder(folder: Path) -> Path:
+    """The model folder at a path: with a config.json and, if it was converted, all of its files in full length; or
+    ModelError.
+    """
+    found = check_exists(folder)
+    check_sizes(found)
+    return found
 
 
-def check_exists(folder: Path) -> None:
-    """A folder with a config.json, or ModelNotFoundError that says what is missing."""
+def check_exists(folder: Path) -> Path:
+    """The model folder at a path: itself, or its snapshot if it is a model's folder in the cache of the Hugging Face
+    hub. ModelNotFoundError says what is missing, UnsupportedModelError that it is a LoRA adapter.
+    """
     hint = "the shipped demo model is not in this installation" if folder == DEMO_DIR else None
     if not folder.exists():
         raise ModelNotFoundError(
@@ -46,8 +55,59 @@ def check_exists(folder: Path) -> None:
         raise ModelNotFoundError(
             f"expected a model folder, got a file: {folder}", param="model_dir", hint="give the folder that holds it"
         )
-    if not (folder / "config.json").is_file():
-        raise ModelNotFoundError(f"no config.json in {folder}", param="model_dir", hint=hint)
+    found = _snapshot_of(folder) if (folder / "snapshots").is_dir() else folder
+    has_config = (found / "config.json").is_file()
+    if (found / ADAPTER_CONFIG).is_file() and not (has_config and any(found.glob("model*.safetensors"))):
+        raise UnsupportedModelError(
+            f"expected a model, got a LoRA adapter without its model: {found}",
+            hint=f"llada-rt convert {found} OUT --base MODEL --compute-type bfloat16 merges it into the model",
+        )
+    if not has_config:
+        raise ModelNotFoundError(f"no config.json in {found}", param="model_dir", hint=hint or _elsewhere(found))
+    return found
+
+
+def _snapshot_of(folder: Path) -> Path:
+    """The snapshot in `models--org--name` of the hub's cache: that of refs/main, or the only one."""
+    if (folder / "config.json").is_file():
+        return folder
+    snapshots = _subfolders(folder / "snapshots")
+    named = resolve_file(folder / "refs", "main") if (folder / "refs").is_dir() else None
+    if named is not None:
+        revision = named.read_bytes()[:MAX_NAME_CHARS].decode("utf-8", "replace").strip()
+        if revision in snapshots:
+            return folder / "snapshots" / revision
+    if len(snapshots) != 1:
+        raise ModelNotFoundError(
+            f"expected one snapshot in {folder / 'snapshots'}, or one that refs/main names, got {_listing(snapshots)}",
+            param="model_dir",
+            hint="give the snapshot's folder",
+        )
+    return folder / "snapshots" / snapshots[0]
+
+
+def _elsewhere(folder: Path) -> str | None:
+    """Where below the folder there are models, for a message."""
+    places = [
+        name
+        for name in _subfolders(folder)
+        if (folder / name / "config.json").is_file() or (folder / name / "snapshots").is_dir()
+    ]
+    if not places:
+        return None
+    return f"it lies in {folder / places[0]}" if len(places) == 1 else f"there are models in {_listing(places)}"
+
+
+def _subfolders(folder: Path) -> list[str]:
+    try:
+        return sorted(path.name for path in folder.iterdir() if path.is_dir())
+    except OSError as error:
+        raise ModelNotFoundError(f"{folder}: cannot be read: {str(error)[:200]}", param="model_dir") from error
+
+
+def _listing(names: Sequence[str]) -> str:
+    shown = ", ".join(name[:MAX_NAME_CHARS] for name in names[:MAX_NAMES])
+    return (shown or "none") + (f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else "")
 
 
 def resolve_file(folder: Path, name: str) -> Path | None:
@@ -157,6 +217,18 @@ def size_fault(folder: Path, name: str, record: FileRecord) -> str | None:
     if num_bytes != record.num_bytes:
         return f"{name}: expected {record.num_bytes} bytes by {MANIFEST}, got {num_bytes}"
     return None
+
+
+def unknown_keys_text(model: Mapping[str, Any]) -> str | None:
+    """What to say of the keys of config.json that nobody here knows, if there are any (csrc/model/config_keys.cc)."""
+    names = [repr(name[:MAX_NAME_CHARS]) for name in model["unknown_keys"]]
+    if not names:
+        return None
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return (
+        f"config.json: unknown keys {', '.join(names[:MAX_NAMES])}{more}: this runtime does not read them; if they "
+        "change the model's computation, its answers are wrong"
+    )
 
 
 @dataclass(frozen=True, slots=True)

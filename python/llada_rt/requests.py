@@ -90,7 +90,7 @@ class RequestReader:
         """(text, ids, the rest) of a prompt in any of its forms."""
         if not isinstance(prompt, Mapping):
             text = prompt if isinstance(prompt, str) else None
-            return text, self.ids_of(prompt, "prompt"), {}
+            return text, self.prompt_ids_of(prompt), {}
         kinds = [kind for kind in ("prompt", "prompt_token_ids", "messages") if kind in prompt]
         allowed = {"prompt", "prompt_token_ids", "messages", *_ANSWERS}
         unknown = set(prompt) - (allowed | {"chat_template_kwargs"} if "messages" in prompt else allowed)
@@ -112,7 +112,7 @@ class RequestReader:
                 raise InvalidRequestError(
                     f"prompt: expected text, got {type(prompt['prompt']).__name__}", param="prompt"
                 )
-            return prompt["prompt"], self.ids_of(prompt["prompt"], "prompt"), prompt
+            return prompt["prompt"], self.prompt_ids_of(prompt["prompt"]), prompt
         if "prompt_token_ids" in prompt:
             return None, self.check_ids(prompt["prompt_token_ids"], "prompt_token_ids"), prompt
         return None, [], prompt
@@ -223,6 +223,13 @@ class RequestReader:
                 "the model folder has no tokenizer.json, so text cannot be encoded", hint="give token ids"
             )
         return self.tokenizer
+
+    def prompt_ids_of(self, value: object) -> list[int]:
+        """Ids of a prompt: of text with the tokenizer's BOS, of ids as they are."""
+        if not isinstance(value, str):
+            return self.check_ids(value, "prompt")
+        self._check_characters(len(value), "prompt")
+        return self.check_ids(self.need_tokenizer().encode_prompt(value), "prompt")
 
     def ids_of(self, value: object, name: str) -> list[int]:
         """Ids of text or of ids."""

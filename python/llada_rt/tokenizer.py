@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -20,11 +21,16 @@ if TYPE_CHECKING:
     import tokenizers
 
 MAX_TOKENIZER_BYTES = 256 * 1024 * 1024
+_PROBES = ("a", "1", "的")  # texts to see what the post-processor puts around one
 _LONG_CHARS = 10_000  # only a batch, of one too, is encoded without the lock of the interpreter
 
 
 class Tokenizer:
-    """The tokenizer of a model folder. No special tokens are added on encoding: the chat template writes them."""
+    """The tokenizer of a model folder.
+
+    `encode` adds no special tokens: the chat template writes them. `encode_prompt` begins as the tokenizer's
+    post-processor does (BOS, for those that have one).
+    """
 
     def __init__(self, folder: Path, data: bytes) -> None:
         self._backend = _load(data)
@@ -66,14 +72,36 @@ class Tokenizer:
         return Alphabet(["" if "\ufffd" in text else text for text in texts], self.encode, self.decode)
 
     def encode(self, text: str) -> list[int]:
+        return list(self._encoding(text, add_special_tokens=False).ids)
+
+    def _encoding(self, text: str, *, add_special_tokens: bool) -> tokenizers.Encoding:
         try:
             if len(text) > _LONG_CHARS:
-                return list(self._backend.encode_batch([text], add_special_tokens=False)[0].ids)
-            return list(self._backend.encode(text, add_special_tokens=False).ids)
+                return self._backend.encode_batch([text], add_special_tokens=add_special_tokens)[0]
+            return self._backend.encode(text, add_special_tokens=add_special_tokens)
         except Exception as error:
             raise InvalidRequestError(f"the text cannot be encoded: {str(error)[:200]}", param="prompt") from error
         except BaseException as error:
             raise _of_panic(error) from error
+
+    @cached_property
+    def beginning(self) -> tuple[int, ...]:
+        """The ids that the post-processor of tokenizer.json puts before a text, as transformers would."""
+        for probe in _PROBES:
+            if self.encode(probe):
+                whole = self._encoding(probe, add_special_tokens=True)
+                is_added = zip(whole.ids, whole.special_tokens_mask, strict=True)
+                return tuple(token for token, _ in itertools.takewhile(lambda pair: pair[1] == 1, is_added))
+        return ()
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Ids of a plain prompt: what transformers' `tokenizer(text).input_ids` gives, but for two things. What a
+        post-processor puts after a text (EOS, SEP) is left out, as the answer comes there; and a text that spells its
+        BOS gets no second one.
+        """
+        ids = self.encode(text)
+        begin = list(self.beginning)
+        return ids if ids[: len(begin)] == begin else begin + ids
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Text of the ids; ids that the tokenizer does not know (a head may have more rows) leave nothing."""

@@ -22,7 +22,7 @@ from .checkpoint import FLOATS, StoredTensor, read_checkpoint
 from .engine import Engine
 from .errors import ConfigError, LladaRtError
 from .inspection import layout_faults
-from .model_files import check_folder, read_json, read_manifest, resolve_file
+from .model_files import check_folder, read_json, read_manifest, resolve_file, unknown_keys_text
 from .outputs import RequestOutput
 from .params import SamplingParams
 from .runner import describe_model
@@ -73,7 +73,8 @@ def verify_folder(model_dir: str | os.PathLike[str]) -> list[Check]:
     """Checks of the files alone. A folder without a usable config.json raises ModelError."""
     folder = Path(model_dir)
     description = describe_model(folder)
-    checks = [_guarded("files", lambda: _check_files(folder))]
+    keys = unknown_keys_text(description.model) or "every key is known"
+    checks = [Check("config", True, keys), _guarded("files", lambda: _check_files(folder))]
     tensors: dict[str, StoredTensor] = {}
 
     def check_layout() -> Check:

@@ -67,6 +67,7 @@ def test_convert_in_shards(run, folder, tmp_path):
         (["convert", "{}", "{}-out", "--compute-type", "int3"], 2, "int3"),
         (["convert", "{}", "{}-out", "--compute-type", "int8", "--max-shard-size", "lots"], 2, "lots"),
         (["convert", "/nonexistent", "{}-out", "--compute-type", "int8"], 3, "/nonexistent"),
+        (["convert", "{}", "{}-out", "--compute-type", "int8", "--base", "{}"], 3, "adapter_config.json"),
         (["inspect", "/nonexistent"], 3, "/nonexistent"),
         (["inspect"], 2, "MODEL"),
         (["verify", "/nonexistent"], 3, "/nonexistent"),
@@ -134,7 +135,7 @@ def test_verify_against_the_source(run, folder, tmp_path):
     code, text, _ = run("verify", out, "--against", folder, "--json")
     facts = json.loads(text)
     assert (code, facts["ok"]) == (0, True)
-    assert [check["check"] for check in facts["checks"]] == ["files", "tensors", "values", "agreement"]
+    assert [check["check"] for check in facts["checks"]] == ["config", "files", "tensors", "values", "agreement"]
     assert 0 < facts["agreement"]["max_difference"] < 1
     prompts.write_text("\n")
     assert run("verify", out, "--against", folder, "--prompts", str(prompts))[0] == 2

@@ -35,7 +35,7 @@ def found(folder: Path) -> dict[str, tuple[bool | None, str]]:
 
 def test_a_good_folder(converted):
     assert {name: good for name, (good, _) in found(converted).items()} == dict.fromkeys(
-        ("files", "tensors", "values"), True
+        ("config", "files", "tensors", "values"), True
     )
 
 

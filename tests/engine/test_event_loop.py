@@ -131,9 +131,8 @@ def test_a_long_text_is_encoded_without_the_interpreters_lock():
 
 
 def test_loading_can_be_awaited(monkeypatch):
-    monkeypatch.setattr(
-        engine_module, "check_folder", lambda folder, check=engine_module.check_folder: (time.sleep(0.4), check(folder))
-    )
+    check = engine_module.check_folder
+    monkeypatch.setattr(engine_module, "check_folder", lambda folder: time.sleep(0.4) or check(folder))
 
     async def main():
         service, pause = await longest_pause(AsyncEngine.open(CHECKPOINT, **OPTIONS))

@@ -9,18 +9,28 @@ from pathlib import Path
 
 import pytest
 
-from llada_rt import ContextLengthError, InvalidRequestError, SamplingParams
+from llada_rt import ContextLengthError, SamplingParams
 
 pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
 from lm_eval.api.instance import Instance
+from lm_eval.api.model import TemplateLM
 
 from llada_rt.lm_eval_adapter import LladaRtLM
 
 
 def ask(*args, kind="loglikelihood"):
     return Instance(request_type=kind, doc={}, arguments=args, idx=0)
+
+
+class Upstream:
+    """What upstream's pair encoding asks of a model."""
+
+    backend = "causal"
+
+    def __init__(self, encode):
+        self.tok_encode = encode
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +61,37 @@ def test_both_are_encoded_together(demo: LladaRtLM):
     whole = demo.engine.tokenizer.encode("背诵李白的《静夜思》。")
     assert context + continuation == whole
     assert len(context) == len(demo.engine.tokenizer.encode("背诵李白"))
-    with pytest.raises(InvalidRequestError, match="no token of its own"):
-        demo.encode_pair("背诵", "")
+
+
+def test_what_merges_is_split_as_upstream_does(demo: LladaRtLM):
+    """`whole[len(context ids):]`, upstream's rule, wherever that leaves something."""
+    encode = demo.engine.tokenizer.encode
+    pairs = [("a背", "诵b"), ("背诵李白", "的《静夜思》。"), ("a ", "b"), ("床前", "明月"), ("a背", "诵")]
+    upstream = [TemplateLM._encode_pair(Upstream(encode), *pair) for pair in pairs]
+    assert [demo.encode_pair(*pair) for pair in pairs[:4]] == upstream[:4]
+    assert upstream[4][1] == []
+    # Where it leaves nothing, the token that both share is the continuation's.
+    assert demo.encode_pair("a背", "诵") == (encode("a"), encode("背诵"))
+    assert demo.encode_pair("背", "诵") == ([], encode("背诵"))
+    assert demo.encode_pair("背诵", "") == (encode("背诵"), [])
+
+
+def test_what_merges_is_counted_and_named_and_the_run_goes_on(demo: LladaRtLM, caplog):
+    requests = [ask("床前", "明月"), ask("背", "诵"), ask("a背", "诵b"), ask("背诵", "")]
+    for number, request in enumerate(requests):
+        request.task_name, request.doc_id = "poems", 30 + number
+    before = demo.num_merged
+    results = demo.loglikelihood(requests)
+    assert len(results) == 4
+    assert all(math.isfinite(score) for score, _ in results)
+    assert results[3] == (0.0, True)
+    assert demo.num_merged - before == 2
+    (record,) = caplog.records
+    assert "2 of 4 continuations share a token" in record.message
+    assert "poems, document 31; poems, document 32" in record.message
+    caplog.clear()
+    demo.loglikelihood(requests[:1])
+    assert not caplog.records
 
 
 def test_a_score_is_the_engines_and_does_not_depend_on_the_order(lm: LladaRtLM):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from tokenizers import Tokenizer
 
 from training.rows import DataError, Example, RowConfig, RowEncoder
-from training.tokenizer import EOS_TOKEN, EOT_TOKEN, MASK_TOKEN
+from training.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +45,10 @@ class Tally(NamedTuple):
 
 
 def encode_rows(
-    rows: Iterable[tuple[str, Mapping[str, object]]], tokenizer: Tokenizer, config: RowConfig
+    rows: Iterable[tuple[str, Mapping[str, object]]], source: Tokenizer | Vocabulary, config: RowConfig
 ) -> list[Example]:
     """(place, record) -> tokens of prompt and answer: the last reply of a dialogue, the better answer of a pair."""
-    encoder = RowEncoder(tokenizer, config)
+    encoder = RowEncoder(source, config)
     examples = []
     for place, record in rows:
         row = encoder.encode(record, place)
@@ -60,15 +60,16 @@ def encode_rows(
 def make_items(
     task: str,
     rows: Sequence[tuple[str, Mapping[str, str]]],
-    tokenizer: Tokenizer,
+    source: Tokenizer | Vocabulary,
     config: RowConfig,
     *,
     gen_length: int | None = None,
     check: Callable[[Mapping[str, str], str], bool] | None = None,
 ) -> list[Item]:
     """A question for each row. gen_length: positions for an answer; default: what the longest one and its end need."""
-    mask_id = tokenizer.token_to_id(MASK_TOKEN)
-    examples = encode_rows(rows, tokenizer, config)
+    vocabulary = Vocabulary.of(source)
+    tokenizer, mask_id = vocabulary.tokenizer, vocabulary.mask_id
+    examples = encode_rows(rows, vocabulary, config)
     answers = [len(example.answer) for example in examples if example.holes is None]
     length = gen_length or max(answers, default=0)
     items = []
@@ -90,19 +91,20 @@ def make_items(
     return items
 
 
-def answer_text(tokenizer: Tokenizer, item: Item, canvas: Sequence[int]) -> str:
+def answer_text(source: Tokenizer | Vocabulary, item: Item, canvas: Sequence[int]) -> str:
     """The answer in a filled canvas: up to the first end token, without outer white space."""
-    answer = list(canvas[item.start :])
-    ends = [tokenizer.token_to_id(EOT_TOKEN), tokenizer.token_to_id(EOS_TOKEN)]
+    vocabulary = Vocabulary.of(source)
+    answer, ends = list(canvas[item.start :]), vocabulary.end_ids
     stop = next((i for i, token in enumerate(answer) if token in ends), len(answer))
-    return tokenizer.decode(answer[:stop], skip_special_tokens=False).strip()
+    return vocabulary.tokenizer.decode(answer[:stop], skip_special_tokens=False).strip()
 
 
-def ask(items: Sequence[Item], tokenizer: Tokenizer, sampler: Sampler) -> dict[str, Tally]:
+def ask(items: Sequence[Item], source: Tokenizer | Vocabulary, sampler: Sampler) -> dict[str, Tally]:
     """How many items of each task are answered right. The same code serves every sampler."""
+    vocabulary = Vocabulary.of(source)
     right: dict[str, int] = defaultdict(int)
     asked: dict[str, int] = defaultdict(int)
     for item, canvas in zip(items, sampler(items), strict=True):
         asked[item.task] += 1
-        right[item.task] += item.accepts(answer_text(tokenizer, item, canvas))
+        right[item.task] += item.accepts(answer_text(vocabulary, item, canvas))
     return {task: Tally(right[task], asked[task]) for task in asked}
