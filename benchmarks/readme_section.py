@@ -1,7 +1,7 @@
-"""The parts of the READMEs that stand on stored results (benchmarks/results/*.json), made from them:
+"""What stands on stored results (benchmarks/results/*.json) in docs/performance.md and benchmarks/README.md, made anew:
 
     python -m benchmarks.readme_section            # writes them between their markers
-    python -m benchmarks.readme_section --check    # exit code 1 if a README is not what the results say
+    python -m benchmarks.readme_section --check    # exit code 1 if a document is not what the results say
 
 What is won and what is lost is decided by the numbers: a statement goes where its ratio puts it, and a noisy ratio
 decides nothing.
@@ -40,7 +40,7 @@ from benchmarks.report import (
 )
 
 BEGIN, END = "<!-- made by python -m benchmarks.readme_section -->", "<!-- end of what was made -->"
-README, DETAILS = ROOT / "README.md", ROOT / "benchmarks" / "README.md"
+PERFORMANCE, DETAILS = ROOT / "docs" / "performance.md", ROOT / "benchmarks" / "README.md"
 HOW = [
     "`llada-rt bench compare` measures this on any machine: systems in turn in one process, answers checked before",
     "anything is timed, tokens of the text only (what is written behind the end token does not count), medians.",
@@ -91,7 +91,7 @@ def name_of(row: Row) -> str:
     return f"{text}, {threads} thread" + "s" * (threads != "1") if threads else text
 
 
-# ---------------------------------------------------------------- README.md
+# ---------------------------------------------------------------- docs/performance.md
 
 
 def quality_lines(report: Report) -> Iterator[str]:
@@ -191,7 +191,7 @@ def batch_statements(report: Report) -> Iterator[Statement]:
 
 
 def section(results: Mapping[str, Report]) -> list[str]:
-    """What README.md says; of a part that has not been recorded nothing."""
+    """What docs/performance.md says; of a part that has not been recorded nothing."""
     lines: list[str] = []
     if quality := results.get("matched-quality"):
         lines += [
@@ -199,7 +199,7 @@ def section(results: Mapping[str, Report]) -> list[str]:
             *HOW,
             *quality_lines(quality),
             "",
-            "![Share right against tokens a second](docs/matched_quality.svg)",
+            "![Share right against tokens a second](matched_quality.svg)",
             "",
         ]
     if fixed := results.get("fixed-work"):
@@ -347,7 +347,7 @@ def main() -> None:
     options = parser.parse_args()
     results = load_results()
     stale = []
-    for path, lines in ((README, section(results)), (DETAILS, details(results))):
+    for path, lines in ((PERFORMANCE, section(results)), (DETAILS, details(results))):
         text = path.read_text(encoding="utf-8")
         made = replaced(text, lines, path)
         if made != text:

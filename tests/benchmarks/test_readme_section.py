@@ -1,4 +1,4 @@
-"""The READMEs say what the stored results say, and a statement stands where its number puts it."""
+"""The documents say what the stored results say, and a statement stands where its number puts it."""
 
 import subprocess
 
@@ -83,7 +83,7 @@ def test_the_readmes_are_what_the_results_say(monkeypatch):
 def test_a_stale_readme_is_noticed(monkeypatch, tmp_path):
     stale = tmp_path / "README.md"
     stale.write_text(f"{BEGIN}\nold\n{END}\n")
-    monkeypatch.setattr(readme_section, "README", stale)
+    monkeypatch.setattr(readme_section, "PERFORMANCE", stale)
     monkeypatch.setattr("sys.argv", ["readme_section", "--check"])
     with pytest.raises(SystemExit, match=r"README\.md: not what the results say"):
         readme_section.main()
