@@ -11,18 +11,19 @@ import weakref
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
 from types import TracebackType
-from typing import Any, Literal, overload
+from typing import Any, Literal, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import foreign
-from .config import DEMO_DIR, EngineConfig
+from .config import DEMO_DIR, ENGINE_FIELDS, EngineConfig, EngineOptions
 from .dispatcher import Dispatcher
 from .errors import ConfigError, InvalidRequestError
 from .intake import Intake
 from .jobs import Event, StreamMode
 from .model_files import check_folder, default_params, special_ids
+from .option_types import with_options
 from .outputs import EngineStats, RequestOutput, ScoreOutput, StepEvent, TextEvent
 from .params import SamplingParams
 from .requests import Prompt, RequestReader, Segments
@@ -52,10 +53,13 @@ class Engine:
 
     `model_dir`: folder in the published Hugging Face layout; None: the demo model that comes with the package.
     The other options are the fields of EngineConfig.
+
+    Raises ConfigError for an option that makes no sense, a ModelError or TokenizerError for a folder that cannot be
+    used, DeviceError for a device or table that is not there, OutOfMemoryError.
     """
 
-    def __init__(self, model_dir: str | os.PathLike[str] | None = None, **options: Any) -> None:
-        names = [field.name for field in dataclasses.fields(EngineConfig)][1:]
+    def __init__(self, model_dir: str | os.PathLike[str] | None = None, **options: Unpack[EngineOptions]) -> None:
+        names = list(ENGINE_FIELDS)
         for name in options:
             if name not in names:
                 near = difflib.get_close_matches(name, names, n=1)
@@ -359,8 +363,9 @@ Engine.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
     [
         inspect.Parameter("model_dir", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation="Path | None"),
         *(
-            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
-            for field in dataclasses.fields(EngineConfig)[1:]
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+            for name, field in ENGINE_FIELDS.items()
         ),
     ]
 )
+Engine.__doc__ = with_options(Engine.__doc__, EngineConfig)
