@@ -26,10 +26,13 @@ FLOORS = [
     {"errors", "json_values", "_core"},
     {"params", "config", "plan", "device", "chat_template", "memory", "transcript", "foreign"}
     | {"option_types", "option_checks", "precedence", "characters", "expression"}
-    | {f"chat_{part}" for part in ("budget", "types", "text", "values", "numbers", "sequences", "tests", "filters")}
+    | {
+        f"chat_{part}"
+        for part in ("marks", "budget", "types", "text", "values", "numbers", "sequences", "tests", "filters")
+    }
     | {"chat_interpreter", "chat_messages"},
     {"grammar", "audit"},
-    {"canvas", "model_files", "template", "constraint", "detokenizer"},
+    {"canvas", "model_files", "template", "constraint", "detokenizer", "plain_text"},
     {"decoders", "caches", "tokenizer", "checkpoint"},
     {"scheduler", "quantize"},
     {"requests", "outputs", "footprint"},

@@ -209,6 +209,7 @@ class Engine:
 
         `content` is text or a list of {"type": "text", "text": ...}; a message may have a `name`. If the last message
         is the assistant's, the answer goes on from its end. `chat_template_kwargs`: values the template may ask for.
+        The names of control tokens in all of these, <|eot_id|>, are only characters: see `split_special_tokens`.
         """
         prompt = {"messages": messages, "chat_template_kwargs": chat_template_kwargs}
         return self.generate(prompt, params, request_ids=_one(request_id))[0]
@@ -291,7 +292,7 @@ class Engine:
     def apply_chat_template(
         self, messages: SequenceOf[Mapping[str, Any]], *, chat_template_kwargs: Mapping[str, Any] | None = None
     ) -> list[int]:
-        """Token ids of a conversation by the model's chat template, as `chat` reads them."""
+        """Token ids of a conversation by the model's chat template, as `chat` reads them by default."""
         tokenizer = self._reader.need_tokenizer()
         return tokenizer.apply_chat_template(messages, chat_template_kwargs=chat_template_kwargs)
 

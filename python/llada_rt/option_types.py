@@ -65,6 +65,7 @@ class SamplingOptions(TypedDict, total=False):
     logprobs: bool
     regex: str | None
     choice: Sequence[str]
+    split_special_tokens: bool | None
     preset: Preset
 
 

@@ -43,7 +43,7 @@ def _flags(kind: type, panel: str, skip: tuple[str, ...] = ()) -> dict[str, insp
         if spec.name in skip:
             continue
         word = "--" + spec.name.replace("_", "-")
-        if hints[spec.name] is bool:
+        if hints[spec.name] in (bool, bool | None):
             word += "/--no-" + word[2:]
         hint = str if spec.metadata.get("is_size") else hints[spec.name]
         option = typer.Option(word, help=spec.metadata["help"], rich_help_panel=panel, show_default=False)

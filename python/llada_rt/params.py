@@ -180,6 +180,13 @@ class SamplingParams(_Said):
         optional=True,
     )
     choice: tuple[str, ...] = _option((), some_texts, "The response must be one of these texts.")
+    split_special_tokens: bool | None = _option(
+        None,
+        boolean,
+        "Read the names of control tokens in texts (<|eot_id|>, the mask) as plain characters. By default so in "
+        "messages, where the chat template's own are the tokens, and not in a prompt that is text.",
+        optional=True,
+    )
     preset: Preset = _option(  # noqa: RUF009 (a dataclass field)
         "reference",
         one_of(Preset),
