@@ -27,6 +27,7 @@ from .errors import (
     RequestTooLargeError,
 )
 from .jobs import Event, GenerateJob, Job
+from .log import logger
 from .outputs import EngineStats
 from .runner import Runner
 from .stepper import Stepper
@@ -181,6 +182,7 @@ class Dispatcher:
             self.check_room(len(job.sources))
             self._stepper.jobs[job.request_id] = job
             self._arrivals.append(job)
+        logger.debug("request %s is queued", job.request_id)
         self._wake()
         self._settle()
 

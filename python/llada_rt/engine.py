@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import inspect
 import os
+import time
 import weakref
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
@@ -22,6 +23,7 @@ from .dispatcher import Dispatcher
 from .errors import ConfigError, InvalidRequestError
 from .intake import Intake
 from .jobs import Event, StreamMode
+from .log import logger, tell_loaded, warn_of_folder
 from .model_files import check_folder, default_params, special_ids
 from .option_types import with_options
 from .outputs import EngineStats, RequestOutput, ScoreOutput, StepEvent, TextEvent
@@ -59,6 +61,7 @@ class Engine:
     """
 
     def __init__(self, model_dir: str | os.PathLike[str] | None = None, **options: Unpack[EngineOptions]) -> None:
+        began = time.perf_counter()
         names = list(ENGINE_FIELDS)
         for name in options:
             if name not in names:
@@ -90,6 +93,9 @@ class Engine:
             self._reader, self.tokenizer, self._special, self.default_params, self._dispatcher, self._runner.recall
         )
         _open_engines.add(self)
+        tell_loaded(self.info, time.perf_counter() - began)
+        size = self.tokenizer.vocab_size if self.tokenizer else 0
+        warn_of_folder(folder, num_ends=len(self.end_token_ids), tokenizer_size=size, vocab_size=self.vocab_size)
 
     # ---------------------------------------------------------------- what it is
 
@@ -344,7 +350,10 @@ class Engine:
 
     def close(self) -> None:
         """Free the model. Requests under way end with EngineClosedError. Closing twice does nothing."""
+        was_open = not self._dispatcher.is_closed
         self._dispatcher.close()
+        if was_open:
+            logger.info("closed the engine on %s", self.config.model_dir)
 
     def __enter__(self) -> Engine:
         self._dispatcher.check_open()
