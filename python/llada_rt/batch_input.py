@@ -165,8 +165,8 @@ def generation_reader(
     def read(line: int, name: str | int, given: str | dict[str, Any]) -> Ask:
         if isinstance(given, str):
             given = {"prompt": _present(given, "a prompt")}
-            if is_ids:
-                given = {"prompt_token_ids": parse_ids(given["prompt"])}
+        if is_ids and isinstance(given.get("prompt"), str):
+            given["prompt"] = parse_ids(given["prompt"])
         prompt = {key: given.pop(key) for key in _PROMPT_KEYS if key in given}
         return Generation(line, name, prompt_of(prompt, is_chat=is_chat, variables=variables), _over(params, given))
 

@@ -20,11 +20,12 @@ from .engine import Engine
 from .errors import ConfigError, OutputError
 from .outputs import CompletionOutput, RequestOutput, ScoreOutput
 
-_PARTS = ("tokens", "logprobs", "audit", "holes")  # of a completion, where they were asked for
-
 
 def record_of(ask: Ask, result: Result) -> dict[str, Any]:
-    """The result of a line, under its id; of several samples the first, and all of them under `outputs`."""
+    """The result of a line, under its id; of several samples the first, and all of them under `outputs`.
+
+    What was not asked for (tokens, logprobs, audit, holes) is left out.
+    """
     if isinstance(result, Refused):
         error = result.error
         return {"id": result.id, "error": {"type": error.code, "message": str(error), "param": error.param}}
@@ -39,7 +40,7 @@ def record_of(ask: Ask, result: Result) -> dict[str, Any]:
 def _completion(output: CompletionOutput) -> dict[str, Any]:
     known = output.to_dict()
     del known["index"]
-    return {name: value for name, value in known.items() if name not in _PARTS or value is not None}
+    return {name: value for name, value in known.items() if value is not None or name == "stop_reason"}
 
 
 class JsonLines:
@@ -129,12 +130,16 @@ def _logprobs(
 
 
 def _audit(audit: CacheAudit) -> Iterator[str]:
-    yield (
-        f"audit: {audit.num_steps} cached steps beside the exact ones: KL {audit.mean_kl:.3g} nats on average, "
-        f"{audit.max_kl:.3g} at most, over {audit.num_positions} candidates"
-    )
-    yield (
-        f"       another best token at {audit.num_changed_candidates} of {audit.num_positions} candidates; "
-        f"of {audit.num_commits} tokens written {audit.num_changed_commits} that the exact step would not have "
-        f"written, {audit.num_missed_commits} missed that it would; {audit.num_forced_refreshes} steps run exactly"
-    )
+    if audit.num_steps == 0:
+        yield "audit: no step read the cache, so there was nothing to compare"
+        return
+    yield f"audit: {audit.num_steps} steps that read the cache, each beside the exact one"
+    rows = {
+        "KL": f"{audit.mean_kl:.3g} nats on average, {audit.max_kl:.3g} at most, over {audit.num_positions} candidates",
+        "best token": f"another one for {audit.num_changed_candidates} of {audit.num_positions} candidates",
+        "written": f"{audit.num_commits} tokens, {audit.num_changed_commits} of which the exact step would not have "
+        f"written; {audit.num_missed_commits} that it would have are missing",
+        "run exactly": f"{audit.num_forced_refreshes} steps beyond the error budget",
+    }
+    for name, value in rows.items():
+        yield f"  {name:12} {value}"

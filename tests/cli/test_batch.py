@@ -266,8 +266,23 @@ def test_tables_beside_the_text(run, folder):
     assert int(first[0]) == len(answer["prompt_token_ids"])
     assert int(first[1]) == completion["token_ids"][0]
     assert float(first[2]) == pytest.approx(completion["logprobs"][0], abs=1e-3)
-    assert rows[-2].startswith(f"audit: {completion['audit']['num_steps']} cached steps")
+    assert rows[-5] == f"audit: {completion['audit']['num_steps']} steps that read the cache, each beside the exact one"
+    assert rows[-4].split()[:2] == ["KL", f"{completion['audit']['mean_kl']:.3g}"]
+    assert rows[-3].endswith(f"{completion['audit']['num_positions']} candidates")
     assert "logprob" not in run("generate", "abc", "-m", folder)[1]
+    assert "no step read the cache" in run("generate", "abc", "-m", folder, "--audit", "1")[1]
+
+
+def test_lines_of_ids(run, folder, tmp_path):
+    (tmp_path / "in.txt").write_text("3,14 15\nx\n")
+    (tmp_path / "in.jsonl").write_text('{"prompt": "3,14,15"}\n{"prompt": [3, 14, 15]}\n')
+    with Engine(folder) as engine:
+        ids = engine.generate([[3, 14, 15]])[0].outputs[0].token_ids
+    code, out, _ = run("generate", "--ids", "--input", str(tmp_path / "in.txt"), "-m", folder, "--json")
+    first, second = map(json.loads, out.splitlines())
+    assert (code, first["token_ids"], second["error"]["param"]) == (8, ids, "ids")
+    code, out, _ = run("generate", "--ids", "--input", str(tmp_path / "in.jsonl"), "-m", folder, "--json")
+    assert [json.loads(line)["token_ids"] for line in out.splitlines()] == [ids, ids]
 
 
 # ---------------------------------------------------------------- the stream itself

@@ -58,7 +58,10 @@ def test_a_folder_that_is_odd_is_warned_of(tmp_path, caplog):
 
 
 def test_nobody_hears_it_unasked(folder):
-    code = f"from llada_rt import Engine, SamplingParams; Engine({str(folder)!r}, threads=1).generate([[3]], SamplingParams(gen_length=4))"
+    code = (
+        "from llada_rt import Engine, SamplingParams\n"
+        f"Engine({str(folder)!r}, threads=1).generate([[3]], SamplingParams(gen_length=4))"
+    )
     done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     assert any(isinstance(handler, logging.NullHandler) for handler in logging.getLogger("llada_rt").handlers)

@@ -72,12 +72,18 @@ def test_every_finish_reason_and_error_code_is_told():
 
 GOOD = """
 import numpy as np
-from llada_rt import AsyncEngine, Engine, SamplingParams
+from typing import Unpack
+from llada_rt import AsyncEngine, Engine, EngineOptions, FinishReason, SamplingOptions, SamplingParams
 
 params = SamplingParams(gen_length=64, preset="fast", stop="x", stop_token_ids=[np.int64(3)], audit=True, seed=None)
 params = SamplingParams(max_tokens=64, temp=np.float32(0.5), choice=["a", "b"]).replace(steps=None, n=2)
 length: int = params.gen_length
-reason: str = Engine("x", memory_limit="8GB", eos_token_id=[1, 2]).generate("a", params)[0].outputs[0].finish_reason
+engine = Engine("x", memory_limit="8GB", eos_token_id=[1, 2])
+reason: FinishReason = engine.generate("a", params)[0].outputs[0].finish_reason
+
+def wrapped(options: EngineOptions, **given: Unpack[SamplingOptions]) -> str:
+    with Engine("x", **options) as engine:
+        return engine.generate("a", SamplingParams(**given))[0].text
 
 async def answer() -> str:
     async with await AsyncEngine.open(compute_type="int8", threads=2) as engine:
