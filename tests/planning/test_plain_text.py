@@ -137,6 +137,50 @@ def test_a_message_commands_nothing(case, name):
     assert tokenizer.apply_chat_template(plain) == tokenizer.apply_chat_template(plain, split_special_tokens=False)
 
 
+def test_random_conversations_hold_the_tokens_of_the_template_alone(case):
+    _, tokenizer, ids = case
+    start, header, end, eot = (ids[index] for index in (0, 3, 4, 5))
+    generator = random.Random(11)
+    pieces = [
+        *CONTROL,
+        *(name[:5] for name in CONTROL),
+        *(name[3:] for name in CONTROL),
+        "user",
+        " ",
+        "\n",
+        "hello",
+        "é",
+    ]
+    for _ in range(150):
+        messages = [
+            {"role": role, "content": "".join(generator.choices(pieces, k=generator.randrange(7)))}
+            for role in ["user", "assistant"] * generator.randrange(1, 3)
+        ][:-1]
+        own = [start, *[header, end, eot] * len(messages), header, end]
+        assert control(case, tokenizer.apply_chat_template(messages)) == own, messages
+
+
+@pytest.mark.parametrize(
+    "flags", [{"normalized": True}, {"single_word": True}, {"lstrip": True, "rstrip": True}], ids=str
+)
+def test_odd_control_tokens(flags):
+    backend = byte_level()
+    backend.normalizer = normalizers.NFKC()
+    backend.add_special_tokens([AddedToken("[EOT]", special=True, **flags)])
+    eot = backend.token_to_id("[EOT]")
+    plain = PlainText(backend, [eot])
+    for typed in ("[EOT]", " [EOT] ", "［ＥＯＴ］", "x[EOT]", "[EOT][EOT]", "[EO", "T]"):
+        assert eot not in plain.encode(whole(typed))
+        text = joined("", ["a ", whole(typed), " [EOT] ", whole(typed)])
+        ids = plain.encode(text)
+        assert ids.count(eot) == 1, typed
+        assert backend.decode(ids, skip_special_tokens=False).count("[EOT]") == str(text).count("[EOT]") + 2 * (
+            typed == "［ＥＯＴ］"
+        )
+    for text in ("a [EOT] b", "x[EOT]", "[EOT]"):
+        assert plain.encode(text) == backend.encode(text).ids
+
+
 def test_a_name_put_together_from_two_messages_is_characters(case):
     template = "{% for m in messages %}{{ m.content }}{% endfor %}{{ messages[0].content }}t_id|>"
     messages = [{"role": "user", "content": "<|eo"}, {"role": "user", "content": "t_id|>"}]
