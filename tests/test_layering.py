@@ -23,13 +23,16 @@ CSRC = {
 # Python module -> its floor; a module may import from lower floors and from its own package. Plain values (the two
 # lowest floors) may know each other.
 FLOORS = [
-    {"errors", "_core"},
+    {"errors", "json_values", "log", "_core"},
     {"params", "config", "plan", "device", "chat_template", "memory", "transcript", "foreign"}
-    | {"option_checks", "precedence", "characters", "expression"}
-    | {f"chat_{part}" for part in ("budget", "types", "text", "values", "numbers", "sequences", "tests", "filters")}
+    | {"option_types", "option_checks", "precedence", "characters", "expression"}
+    | {
+        f"chat_{part}"
+        for part in ("marks", "budget", "types", "text", "values", "numbers", "sequences", "tests", "filters")
+    }
     | {"chat_interpreter", "chat_messages"},
     {"grammar", "audit"},
-    {"canvas", "model_files", "template", "constraint", "detokenizer"},
+    {"canvas", "model_files", "template", "constraint", "detokenizer", "plain_text"},
     {"decoders", "caches", "tokenizer", "checkpoint"},
     {"scheduler", "quantize", "adapter"},
     {"requests", "outputs", "footprint"},
@@ -41,8 +44,11 @@ FLOORS = [
     {"engine"},
     {"async_engine"},
     {"animate", "options", "console"},
-    {"verification"},
-    {"model_commands", "bench_command"},
+    {"verification", "batch_input"},
+    {"batch"},
+    {"reports"},
+    {"model_commands", "bench_command", "batch_files"},
+    {"request_commands"},
     {"server", "cli", "lm_eval_adapter"},
     {"__main__", "__init__"},
 ]

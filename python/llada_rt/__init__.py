@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .async_engine import AsyncEngine as AsyncEngine
     from .audit import CacheAudit as CacheAudit
     from .config import EngineConfig as EngineConfig
+    from .config import EngineOptions as EngineOptions
     from .engine import Engine as Engine
     from .errors import AdmissionError as AdmissionError
     from .errors import ChatRoleError as ChatRoleError
@@ -40,16 +41,19 @@ if TYPE_CHECKING:
     from .errors import RequestTooLargeError as RequestTooLargeError
     from .errors import TokenizerError as TokenizerError
     from .errors import UnsupportedModelError as UnsupportedModelError
+    from .option_types import SamplingOptions as SamplingOptions
     from .outputs import CompletionOutput as CompletionOutput
     from .outputs import DiffusionStats as DiffusionStats
     from .outputs import EngineStats as EngineStats
     from .outputs import FilledHole as FilledHole
+    from .outputs import FinishReason as FinishReason
     from .outputs import RequestMetrics as RequestMetrics
     from .outputs import RequestOutput as RequestOutput
     from .outputs import ScoreOutput as ScoreOutput
     from .outputs import StepEvent as StepEvent
     from .outputs import TextEvent as TextEvent
     from .outputs import TokenInfo as TokenInfo
+    from .outputs import Usage as Usage
     from .params import SamplingParams as SamplingParams
     from .runner import build_info as build_info
     from .template import Hole as Hole
@@ -59,7 +63,7 @@ __version__ = "0.1.0"
 _NAMES = {
     "async_engine": ("AsyncEngine",),
     "audit": ("CacheAudit",),
-    "config": ("EngineConfig",),
+    "config": ("EngineConfig", "EngineOptions"),
     "engine": ("Engine",),
     "errors": (
         *("AdmissionError", "ChatRoleError", "ChatTemplateError", "ConfigError", "ContextLengthError", "DeviceError"),
@@ -67,9 +71,11 @@ _NAMES = {
         *("ModelError", "ModelFormatError", "ModelNotFoundError", "ModelWarning", "OutOfMemoryError", "OutputError"),
         *("QueueFullError", "RequestCancelledError", "RequestTooLargeError", "TokenizerError", "UnsupportedModelError"),
     ),
+    "option_types": ("SamplingOptions",),
     "outputs": (
-        *("CompletionOutput", "DiffusionStats", "EngineStats", "FilledHole", "RequestMetrics", "RequestOutput"),
-        *("ScoreOutput", "StepEvent", "TextEvent", "TokenInfo"),
+        *("CompletionOutput", "DiffusionStats", "EngineStats", "FilledHole", "FinishReason"),
+        *("RequestMetrics", "RequestOutput"),
+        *("ScoreOutput", "StepEvent", "TextEvent", "TokenInfo", "Usage"),
     ),
     "params": ("SamplingParams",),
     "runner": ("build_info",),

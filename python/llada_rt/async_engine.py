@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import inspect
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from collections.abc import Sequence as SequenceOf
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, cast, overload
+from typing import Any, Literal, Self, TypeVar, Unpack, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .config import EngineConfig, EngineOptions
 from .dispatcher import LOOK_AGAIN_S, Dispatcher, Owner
 from .engine import Engine
 from .jobs import GenerateJob, Job, StreamMode
+from .option_types import with_options
 from .outputs import EngineStats, RequestOutput, ScoreOutput, StepEvent, TextEvent
 from .params import SamplingParams
 from .requests import Prompt, Segments
@@ -38,14 +41,14 @@ class AsyncEngine:
     If the thread that steps should end, all its requests end with InternalError, and `check_health` raises it.
     """
 
-    def __init__(self, model_dir: str | os.PathLike[str] | None = None, **options: Any) -> None:
+    def __init__(self, model_dir: str | os.PathLike[str] | None = None, **options: Unpack[EngineOptions]) -> None:
         self.engine = Engine(model_dir, **options)
         self._dispatcher = self.engine._dispatcher
 
     @classmethod
-    async def open(cls, model_dir: str | os.PathLike[str] | None = None, **options: Any) -> Self:
+    async def open(cls, model_dir: str | os.PathLike[str] | None = None, **options: Unpack[EngineOptions]) -> Self:
         """The same as AsyncEngine(...), loaded while the event loop goes on: `async with await AsyncEngine.open():`"""
-        return await asyncio.to_thread(cls, model_dir, **options)
+        return await asyncio.to_thread(functools.partial(cls, model_dir, **options))
 
     async def generate(
         self,
@@ -197,6 +200,10 @@ class AsyncEngine:
         finally:
             for job in jobs:
                 self._dispatcher.drop(job)
+
+
+AsyncEngine.__signature__ = inspect.signature(Engine)  # type: ignore[attr-defined]
+AsyncEngine.__doc__ = with_options(AsyncEngine.__doc__, EngineConfig)
 
 
 class EventStream(AsyncIterator[Given]):

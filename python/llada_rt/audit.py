@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .json_values import JsonValue
 from .plan import QuerySpan, SamplingRule, SequencePlan, SequenceResult, StepPlan, StepResult
 
 
@@ -27,7 +28,7 @@ class Steps(Protocol):
 
 
 @dataclass(slots=True)
-class CacheAudit:
+class CacheAudit(JsonValue):
     """What the audited steps of a request have shown. KL: of the cached from the exact distribution at a position that
     was a candidate, in nats, without noise.
     """

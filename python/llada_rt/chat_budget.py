@@ -11,6 +11,7 @@ from typing import Any
 
 from jinja2 import Undefined
 
+from .chat_marks import spans_of
 from .errors import ChatTemplateError
 
 MAX_SIZE = 1024 * 1024  # characters or items of any value on the way, and of the output
@@ -58,6 +59,12 @@ class Budget:
 
     def reserve_list(self, length: int, bytes_per_item: int = 8) -> None:
         self.reserve(length, 64 + length * bytes_per_item)
+
+    def reserve_marks(self, *texts: str) -> None:
+        """For the marks of texts, which are kept beside their characters."""
+        count = sum(len(spans_of(text)) for text in texts)
+        if count > 1:
+            self.reserve(count, count * 120)
 
     def made(self, value: Any) -> Any:
         """After a value was made whose size was known to be small enough."""

@@ -13,6 +13,7 @@ from jinja2 import Undefined
 from jinja2.filters import do_title, do_wordcount
 
 from .chat_budget import MAX_SIZE
+from .chat_marks import like
 from .chat_numbers import NUMBER_FILTERS
 from .chat_sequences import SEQUENCE_FILTERS, getter_of
 from .chat_tests import apply_test
@@ -46,7 +47,7 @@ def _title(values: Values, value: Any) -> str:
     text = values.text(value)
     values.budget.reserve_text(len(text) * 3, text)
     values.budget.reserve_items(len(text), 80)  # it is cut into words, and each first letter stands alone
-    return do_title(text)
+    return like(do_title(text), text)
 
 
 def _replace(values: Values, value: Any, old: Any, new: Any, count: Any = None) -> str:
@@ -76,7 +77,7 @@ def _indent(values: Values, value: Any, width: Any = 4, first: Any = False, blan
 
 
 def _center(values: Values, value: Any, width: int = 80) -> str:
-    return str(values.attribute(values.text(value), "center").call(width))
+    return values.text(values.attribute(values.text(value), "center").call(width))
 
 
 def _format(values: Values, value: Any, *args: Any, **kwargs: Any) -> str:
@@ -124,7 +125,7 @@ def _wordwrap(
         )
         for line in text.splitlines()
     ]
-    return values.join(wrapped, wrapstring)
+    return like(values.join(wrapped, wrapstring), text)
 
 
 def _wordcount(values: Values, value: Any) -> int:
@@ -161,7 +162,7 @@ def _tojson(
         if length > MAX_SIZE:
             budget.reserve(length, 0)
         pieces.append(piece)
-    return values.join(pieces, "")
+    return like(values.join(pieces, ""), value, indent, separators)
 
 
 def _check_json(values: Values, value: Any, ensure_ascii: bool) -> None:
@@ -239,7 +240,7 @@ def strftime_now(values: Values, format: Any) -> str:
     text = values.text(format)
     if len(text) > _MAX_FORMAT or not _DATE_FORMAT.fullmatch(text):
         raise refuse("uses an elaborate date format")
-    return datetime.datetime.now().strftime(text)
+    return like(datetime.datetime.now().strftime(text), text)
 
 
 _FILTERS: dict[str, Callable[..., Any]] = {

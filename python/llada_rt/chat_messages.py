@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .chat_budget import MAX_INTEGER_BITS, Budget
+from .chat_marks import mark_all
 from .chat_template import ChatTemplate, RefusalError
 from .errors import ChatRoleError, ChatTemplateError, InvalidRequestError
 
@@ -20,13 +21,14 @@ def render_chat(template: ChatTemplate, messages: object, variables: object = No
     """Text of a conversation and the header of the answer, or up to where its last message, the answer, has got.
 
     `variables`: what else the template may ask for (`chat_template_kwargs`). All renderings that this takes share one
-    budget.
+    budget. What comes from messages and variables is marked in the text (chat_marks.py), the template's own is not.
     """
     checked = check_messages(messages)
     known = check_variables(variables)
     budget = Budget()
     _check_known_roles(template, checked)
     fitted = checked if template.reads_parts else [{**m, "content": text_of(m["content"])} for m in checked]
+    fitted, known = mark_all(fitted), mark_all(known)
     try:
         text = _render(template, fitted, known, budget)
     except RefusalError as error:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from string import Formatter
 from typing import Any
 
 from jinja2 import Undefined
 from jinja2.exceptions import SecurityError
 
 from .chat_budget import MAX_SIZE, Budget
+from .chat_marks import Marked, has_marks, joined, like, spans_of, whole, with_spans
 from .chat_types import Safe, refuse
 from .errors import ChatTemplateError
 
@@ -45,12 +47,12 @@ class Texts:
 
     def text(self, value: Any) -> str:
         """As it is printed."""
-        if type(value) is str:
+        if isinstance(value, str) and not isinstance(value, Safe):
             self.budget.work(1 + len(value) // 64)
             return value
         if isinstance(value, str):
-            self.budget.reserve_text(len(value), value)  # str() of a subclass is a copy
-            return str(value)
+            self.budget.reserve_text(len(value), value)  # of text that is marked as safe this is a copy
+            return with_spans(value, spans_of(value))
         if isinstance(value, Undefined):
             if value._undefined_exception is SecurityError:
                 raise ChatTemplateError("the chat template reaches for something that is out of bounds")
@@ -78,7 +80,7 @@ class Texts:
             pieces.append(closing)
         elif isinstance(value, str):
             self.budget.reserve_text(len(value) + 2 if value.isprintable() else 10 * len(value), value)
-            pieces.append(repr(str(value)))
+            pieces.append(like(repr(str(value)), value))
         elif value is None or isinstance(value, (int, float, range)):
             self._piece(str(value), pieces)
         elif isinstance(value, Undefined):
@@ -91,10 +93,9 @@ class Texts:
         pieces.append(text)
 
     def concat(self, pieces: list[str]) -> str:
-        if len(pieces) == 1 and type(pieces[0]) is str:
+        if len(pieces) == 1 and type(pieces[0]) in (str, Marked):
             return pieces[0]
-        self.budget.reserve_text(sum(map(len, pieces)), *pieces)
-        return "".join(pieces)
+        return self.join(pieces, "")
 
     def soft(self, value: Any) -> str:
         """The same, but what is marked as safe stays so."""
@@ -110,19 +111,19 @@ class Texts:
 
     def mark(self, text: str) -> Safe:
         self.budget.reserve_text(len(text), text)
-        return Safe(text)
+        return Safe(text, spans_of(text))
 
     # ---------------------------------------------------------------- methods
 
     def call_text(self, value: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        made = self._call_text(str(value), name, args, kwargs)
+        made = self._call_text(Marked(value, spans_of(value)), name, args, kwargs)
         if not isinstance(value, Safe) or name in _QUESTIONS:
             return made
         if name not in _PARTS | _SAME_LENGTH or not isinstance(made, str):
             raise refuse(f"uses {name} on text that it marked as safe")
         return self.mark(made)
 
-    def _call_text(self, text: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _call_text(self, text: Marked, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         budget = self.budget
         budget.work(1 + len(text) // 64)
         sought = args[0] if args else kwargs.get("sep")
@@ -148,9 +149,11 @@ class Texts:
             budget.reserve_text(len(text), text)
         elif name in _SPLITS:
             self._reserve_split(text, name, args, kwargs)
-        made = getattr(str, name)(text, *args, **kwargs)
+        made = getattr(text, name)(*args, **kwargs)
         if not isinstance(made, (str, list, tuple)):
             return budget.made(made)
+        for part in [made] if isinstance(made, str) else made:
+            budget.reserve_marks(part)
         return made
 
     def _reserve_split(self, text: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -170,12 +173,15 @@ class Texts:
         found = text.count(old)
         times = found if not isinstance(count, int) or count < 0 else min(found, count)
         self.budget.reserve_text(len(text) + times * max(len(new) - len(old), 0), text, new)
-        return text.replace(old, new, count)
+        made = Marked(text, spans_of(text)).replace(old, new, count)
+        self.budget.reserve_marks(made)
+        return made
 
     def join(self, texts: list[str], separator: str) -> str:
         length = sum(map(len, texts)) + len(separator) * max(len(texts) - 1, 0)
         self.budget.reserve_text(length, separator, *texts)
-        return separator.join(texts)
+        self.budget.reserve_marks(*texts, *[separator] * len(texts) * bool(spans_of(separator)))
+        return joined(separator, texts)
 
     def format(self, text: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         """str.format with plain fields: numbers or names, a width and a precision."""
@@ -190,7 +196,18 @@ class Texts:
                 raise refuse(f"formats a {type(value).__name__.lower()}")
             grown += _field_size(field[3], field[4]) + len(self.text(value))
         self.budget.reserve_text(len(text) + grown, text, "\U0001f600")
-        return text.format(*args, **kwargs)
+        made = str.format(text, *args, **kwargs)
+        if not has_marks([text, *args, kwargs]):
+            return made
+        pieces: list[str] = []
+        rest = iter(args)
+        for literal, name, width, _ in Formatter().parse(str(text)):
+            pieces.append(like(literal, text))
+            if name is not None:
+                value = next(rest) if not name else args[int(name)] if name.isdigit() else kwargs[name]
+                shown = format(value, width or "")
+                pieces.append(value if isinstance(value, str) and value == shown else like(shown, value))
+        return _of_pieces(made, pieces)
 
     def printf(self, text: str, values: Any) -> str:
         """text % values, without widths from the values."""
@@ -205,9 +222,22 @@ class Texts:
         shown = tuple(self._plain(value) for value in given)
         grown += sum(10 * len(value) if isinstance(value, str) else 340 for value in shown)
         self.budget.reserve_text(len(text) + grown, text, "\U0001f600")
-        if isinstance(values, dict):
-            return text % dict(zip(values, shown, strict=True))
-        return text % shown
+        filled: Any = dict(zip(values, shown, strict=True)) if isinstance(values, dict) else shown
+        made = str.__mod__(text, filled)
+        if not has_marks([text, *shown]):
+            return made
+        pieces: list[str] = []
+        at, rest = 0, iter(shown)
+        for field in _PRINTF.finditer(text):
+            pieces.append(like(text[at : field.start()], text))
+            at = field.end()
+            if field[3] == "%":
+                pieces.append("%")
+                continue
+            value = filled[field[1]] if field[1] is not None else next(rest)
+            shown_as = _field(field[0], field[1], value)
+            pieces.append(value if isinstance(value, str) and value == shown_as else like(shown_as, value))
+        return _of_pieces(made, [*pieces, like(text[at:], text)])
 
     def _plain(self, value: Any) -> Any:
         return value if isinstance(value, (int, float)) and not isinstance(value, bool) else self.text(value)
@@ -221,6 +251,17 @@ def only_text(value: Any) -> str:
 
 def _at(values: tuple[Any, ...], index: int) -> Any:
     return values[index] if index < len(values) else ""
+
+
+def _of_pieces(made: str, pieces: list[str]) -> str:
+    """What was formatted, with the marks of the pieces that it should be made of."""
+    told = joined("", pieces)
+    return told if told == made else whole(made)
+
+
+def _field(form: str, name: str | None, value: Any) -> str:
+    """form % value."""
+    return form % ({name: value} if name is not None else (value,))
 
 
 def _field_size(width: str | None, precision: str | None) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import Undefined
 from jinja2.runtime import LoopContext
 
+from .chat_marks import Marked
 from .errors import ChatTemplateError
 
 
@@ -42,7 +43,7 @@ class Lazy:
         return self._items
 
 
-class Safe(str):
+class Safe(Marked):
     """Text that the filter `safe` gave: what is added to it by `+` is escaped, what is joined by `~` is not."""
 
 

@@ -14,6 +14,7 @@ from jinja2 import Undefined
 from jinja2.exceptions import SecurityError
 
 from .chat_budget import MAX_INTEGER_BITS
+from .chat_marks import Marked, spans_of
 from .chat_text import TEXT_METHODS, Texts, only_text
 from .chat_types import Function, Lazy, Loop, Namespace, Safe, check_defined, refuse
 from .errors import ChatTemplateError
@@ -58,6 +59,8 @@ class Values(Texts):
         """The same as a new list."""
         if isinstance(value, (str, list, tuple, dict, range)):
             self.budget.reserve_list(len(value), 8 if isinstance(value, (list, tuple, dict)) else 40)
+            if isinstance(value, Marked):
+                self.budget.reserve_items(len(value), 240)
             if isinstance(value, str) and not value.isascii():
                 self.budget.reserve_items(len(value), 80)
         return list(self.turns(value))
@@ -81,7 +84,7 @@ class Values(Texts):
         if isinstance(value, (str, list, tuple, dict, range)):
             try:
                 found = value[key]
-                if type(value) is str:
+                if type(value) in (str, Marked):
                     self.budget.made(found)
                 return found
             except (TypeError, LookupError):
@@ -123,7 +126,11 @@ class Values(Texts):
             self.budget.reserve_text(length, value)
         else:
             self.budget.reserve_list(length)
-        return self.mark(value[part]) if isinstance(value, Safe) else value[part]
+        made = value[part]
+        if isinstance(made, str):
+            self.budget.reserve_marks(made)
+            return self.mark(made) if isinstance(value, Safe) else made
+        return made
 
     # ---------------------------------------------------------------- methods
 
@@ -160,21 +167,21 @@ class Values(Texts):
         if isinstance(left, Safe) or isinstance(right, Safe):
             if sign != "+" or not isinstance(left, str) or not isinstance(right, str):
                 raise refuse("computes with text that it marked as safe")
-            return self.mark(self.concat([str(self.escape(left)), str(self.escape(right))]))
+            return self.mark(self.concat([self.text(self.escape(left)), self.text(self.escape(right))]))
         budget = self.budget
         if sign == "%" and isinstance(left, str):
             return self.printf(left, right)
-        if sign == "+" and type(left) is type(right) and isinstance(left, (str, list, tuple)):
-            if isinstance(left, str):
-                budget.reserve_text(len(left) + len(right), left, right)
-            else:
-                budget.reserve_list(len(left) + len(right))
+        if sign == "+" and isinstance(left, str) and isinstance(right, str):
+            return self.join([left, right], "")
+        if sign == "+" and type(left) is type(right) and isinstance(left, (list, tuple)):
+            budget.reserve_list(len(left) + len(right))
             return left + right
         if sign == "*":
             for value, times in ((left, right), (right, left)):
                 if isinstance(value, (str, list, tuple)) and isinstance(times, int):
                     if isinstance(value, str):
                         budget.reserve_text(len(value) * max(times, 0), value)
+                        budget.reserve_items(len(spans_of(value)) * max(times, 0), 120)
                     else:
                         budget.reserve_list(len(value) * max(times, 0))
                     return value * times

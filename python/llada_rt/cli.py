@@ -1,23 +1,22 @@
-"""The command line: llada-rt generate | chat | infill | info; convert | inspect | verify (model_commands.py); bench.
-Data goes to stdout, everything else to stderr.
+"""The command line: llada-rt generate | chat | infill | score (request_commands.py); info; convert | inspect | verify
+(model_commands.py); bench. Data goes to stdout, everything else to stderr.
 
 Exit codes: 0 done, 1 unexpected failure, 2 usage, configuration or request, 3 model, 4 device, 5 memory,
-6 output cannot be written, 7 a check failed, 130 interrupted; a reader that goes away early is not an error.
+6 output cannot be written, 7 a check failed, 8 lines of a file of requests were refused, 130 interrupted; a reader that
+goes away early is not an error.
 """
 
 from __future__ import annotations
 
 import sys
-import time
 import traceback
-from collections.abc import Iterable, Sequence
-from contextlib import closing
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from collections.abc import Sequence
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from . import __version__, bench_command
-from .console import ReaderGone, emit, emit_json, prepare_streams, read_prompt, say, size_text
+from . import __version__, bench_command, model_commands, request_commands
+from .console import ReaderGone, emit, emit_json, prepare_streams, say, size_text
 from .errors import (
     ConfigError,
     DeviceError,
@@ -28,18 +27,10 @@ from .errors import (
     OutputError,
     TokenizerError,
 )
-from .model_commands import commands, show_memory
-from .options import ENGINE_FLAGS, PARAMS_FLAGS, foreign_hint, params_over, parse_ids, parse_template, with_flags
+from .model_commands import show_memory
+from .options import ENGINE_FLAGS, foreign_hint, with_flags
 from .params import SamplingParams
-
-if TYPE_CHECKING:
-    from .engine import Engine
-    from .outputs import RequestOutput
-
-DEMO_QUESTION = "床前明月光的下一句是什么？ 直接输出句子即可。"
-DEMO_TEMPLATE = "春眠___，处处__鸟。___雨声，花落___。"
-FRAME_SECONDS = 0.08
-
+from .request_commands import Json, Model, complain, open_engine
 
 app = typer.Typer(
     name="llada-rt",
@@ -48,16 +39,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(commands)
+app.add_typer(request_commands.commands)
+app.add_typer(model_commands.commands)
 app.add_typer(bench_command.commands)
-
-Model = Annotated[str | None, typer.Option("--model", "-m", help="Model folder.", show_default="the shipped demo")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object per line on stdout.")]
-Animate = Annotated[
-    bool | None,
-    typer.Option("--animate/--no-animate", help="Show the canvas while it is being filled.", show_default=False),
-]
-Delay = Annotated[float, typer.Option("--delay", min=0.0, max=10.0, help="Seconds a step stays on the screen.")]
 
 
 def _version(wanted: bool) -> None:
@@ -73,126 +57,6 @@ def _common(
     ] = False,
 ) -> None:
     pass
-
-
-@app.command()
-@with_flags(engine_options=ENGINE_FLAGS, params_options=PARAMS_FLAGS)
-def generate(
-    prompts: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="PROMPT", help="One answer per prompt; - reads one from stdin.", show_default=False),
-    ] = None,
-    model: Model = None,
-    raw: Annotated[
-        bool, typer.Option("--raw", help="Continue the bare text: no chat template around the prompt.")
-    ] = False,
-    ids: Annotated[bool, typer.Option("--ids", help="Prompts are token ids: 3,14,15.")] = False,
-    animate: Animate = None,
-    delay: Delay = FRAME_SECONDS,
-    as_json: Json = False,
-    *,
-    engine_options: dict[str, Any],
-    params_options: dict[str, Any],
-) -> None:
-    """Answer prompts. With no prompt the demo model is asked for a line of a poem, and you see it being written."""
-    if not prompts and model is not None:
-        raise typer.BadParameter("expected at least one prompt", param_hint="PROMPT")
-    asked = [read_prompt() if prompt == "-" else prompt for prompt in prompts or [DEMO_QUESTION]]
-    with _open(model, engine_options) as engine:
-        if not prompts:
-            say(f"asking the demo model: {DEMO_QUESTION}")
-        requests: list[Any] = list(asked)
-        if ids:
-            requests = [parse_ids(prompt) for prompt in asked]
-        elif engine.has_chat_template and not raw:
-            requests = [{"messages": [{"role": "user", "content": prompt}]} for prompt in asked]
-        shown = animate if animate is not None else not prompts
-        _answer(engine, requests, params_options, animate=shown, delay=delay, as_json=as_json)
-        if not prompts:
-            say("next: llada-rt infill · llada-rt chat · llada-rt generate --help")
-
-
-@app.command()
-@with_flags(engine_options=ENGINE_FLAGS, params_options=PARAMS_FLAGS)
-def infill(
-    templates: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="TEMPLATE",
-            help="Text with holes: each _ is one token to fill, [MASK:12] is twelve; \\_ is an underscore. "
-            "- reads one from stdin.",
-            show_default=False,
-        ),
-    ] = None,
-    model: Model = None,
-    animate: Animate = None,
-    delay: Delay = FRAME_SECONDS,
-    as_json: Json = False,
-    *,
-    engine_options: dict[str, Any],
-    params_options: dict[str, Any],
-) -> None:
-    """Fill the holes of a text; what is given stays as it is."""
-    if not templates and model is not None:
-        raise typer.BadParameter("expected at least one template", param_hint="TEMPLATE")
-    given = [read_prompt() if text == "-" else text for text in templates or [DEMO_TEMPLATE]]
-    with _open(model, engine_options) as engine:
-        if not templates:
-            say(f"filling: {DEMO_TEMPLATE}")
-        requests = [{"segments": parse_template(text)} for text in given]
-        shown = animate if animate is not None else not templates
-        _answer(engine, requests, params_options, animate=shown, delay=delay, as_json=as_json)
-
-
-@app.command()
-@with_flags(engine_options=ENGINE_FLAGS, params_options=PARAMS_FLAGS)
-def chat(
-    message: Annotated[
-        str | None, typer.Option("--message", "-M", help="Answer this one message and leave.", show_default=False)
-    ] = None,
-    system: Annotated[str | None, typer.Option("--system", help="System message.", show_default=False)] = None,
-    model: Model = None,
-    remember: Annotated[
-        bool | None,
-        typer.Option(
-            "--remember/--forget",
-            help="Whether a message may refer to those before it; the demo model knows only single questions.",
-            show_default="--remember, for the demo --forget",
-        ),
-    ] = None,
-    animate: Animate = None,
-    delay: Delay = FRAME_SECONDS,
-    as_json: Json = False,
-    *,
-    engine_options: dict[str, Any],
-    params_options: dict[str, Any],
-) -> None:
-    """Talk with the model: a line is a message, /reset forgets, /exit or Ctrl-D leaves."""
-    with _open(model, engine_options) as engine:
-        opening = [{"role": "system", "content": system}] if system is not None else []
-        is_talk = message is None and sys.stdin.isatty()
-        shown = animate if animate is not None else is_talk
-        remembers = remember if remember is not None else model is not None
-        if is_talk:
-            say(f"the demo model recites Chinese verse; ask for instance: {DEMO_QUESTION}" if model is None else "")
-            say("/reset forgets, /exit leaves")
-        history = list(opening)
-        for line in [message] if message is not None else _lines(is_talk):
-            if line.strip() == "/reset":
-                history = list(opening)
-                continue
-            asked = [*history, {"role": "user", "content": line}]
-            try:
-                (output,) = _answer(
-                    engine, [{"messages": asked}], params_options, animate=shown, delay=delay, as_json=as_json
-                )
-            except InvalidRequestError as error:
-                if not is_talk:
-                    raise
-                _complain(error)
-                continue
-            if remembers:
-                history = [*asked, {"role": "assistant", "content": output.text}]
 
 
 @app.command()
@@ -220,7 +84,7 @@ def info(
     if memory:
         show_memory(model, engine_options, length, block_length, as_json=as_json)
         return
-    with _open(model, engine_options) as engine:
+    with open_engine(model, engine_options) as engine:
         facts = engine.info()
         facts["build"] = build_info() | {"cuda": cuda_build()}
         facts["gpus"] = devices()
@@ -287,95 +151,6 @@ def _gpu_text(gpu: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-# ---------------------------------------------------------------- shared by the commands
-
-
-def _open(model: str | None, options: dict[str, Any]) -> Engine:
-    from .engine import Engine
-
-    return Engine(model, **options)
-
-
-def _answer(
-    engine: Engine,
-    requests: Sequence[Any],
-    params_options: dict[str, Any],
-    *,
-    animate: bool,
-    delay: float,
-    as_json: bool,
-) -> list[RequestOutput]:
-    """Run the requests and print their texts."""
-    params = params_over(engine.default_params, params_options)
-    is_one = len(requests) == 1 and params.n == 1
-    live = animate and not as_json and is_one and sys.stdout.isatty() and sys.stderr.isatty()
-    began = time.perf_counter()
-    if live:
-        outputs = [_play(engine, requests[0], params, delay)]
-    else:
-        outputs = engine.generate(requests, params)
-        for output in outputs:
-            _print(engine, output, as_json)
-    if sys.stderr.isatty():
-        say(_summary(outputs, None if live else time.perf_counter() - began))
-    if live:
-        say("confidence: green from 0.9, yellow from 0.5, red below")
-    return outputs
-
-
-def _play(engine: Engine, request: Any, params: SamplingParams, delay: float) -> RequestOutput:
-    from rich.console import Console
-
-    from .animate import CanvasView, play
-
-    view = CanvasView(engine.tokenizer, engine.mask_token_id)
-    with closing(engine.stream(request, params)) as events:  # type: ignore[type-var]
-        output = play(events, view, Console(stderr=True), frame_seconds=delay)
-    Console(highlight=False, soft_wrap=True).print(view.final(output))
-    return output
-
-
-def _print(engine: Engine, output: RequestOutput, as_json: bool) -> None:
-    if as_json:
-        emit_json(output.to_dict())
-        return
-    for completion in output.outputs:
-        text = completion.text if engine.tokenizer else ", ".join(map(str, completion.token_ids))
-        if sys.stdout.isatty():
-            from .animate import printable
-
-            text = printable(text)
-        emit(text)
-
-
-def _summary(outputs: Sequence[RequestOutput], seconds: float | None) -> str:
-    costs = [completion.diffusion for output in outputs for completion in output.outputs]
-    tokens, forwards = sum(cost.emitted_tokens for cost in costs), sum(cost.nfe for cost in costs)
-    took = f" in {seconds:.2f} s" if seconds is not None else ""
-    return f"{tokens} tokens, {forwards} forwards{took}"
-
-
-def _lines(is_talk: bool) -> Iterable[str]:
-    """Messages from the terminal or a pipe, until /exit or the end; empty lines are passed over."""
-    if is_talk:
-        import readline  # noqa: F401 (editing and history for input())
-    while True:
-        try:
-            line = input("> ") if is_talk else input()
-        except EOFError:
-            return
-        if line.strip() == "/exit":
-            return
-        if line.strip():
-            yield line
-
-
-def _complain(error: LladaRtError) -> None:
-    typer.echo(f"error: {error.message}", err=True)
-    if error.hint:
-        typer.echo(f"hint: {error.hint}", err=True)
-
-
 def _exit_code(error: LladaRtError) -> int:
     kinds: tuple[tuple[tuple[type[LladaRtError], ...], int], ...] = (
         ((ConfigError, InvalidRequestError), 2),
@@ -394,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = app(args=None if arguments is None else list(arguments), prog_name="llada-rt", standalone_mode=False)
         sys.stdout.flush()
     except LladaRtError as error:
-        _complain(error)
+        complain(error)
         code = _exit_code(error)
     except KeyboardInterrupt:
         code = 130

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 from .errors import ConfigError
+from .option_types import with_options
 
 ComputeType = Literal["auto", "float32", "bfloat16", "int8", "int8_bfloat16", "int4", "float8"]
 
@@ -80,6 +82,27 @@ class EngineConfig:
                     _check_integer(name, each, 0, 2**31 - 1)
             else:
                 _check_integer(name, value, 0, 2**31 - 1, optional=True)
+
+
+class EngineOptions(TypedDict, total=False):
+    """What Engine takes by name, as type checkers and editors see it; a test holds the names equal to the fields."""
+
+    device: str
+    compute_type: ComputeType
+    threads: int | None
+    table: str | None
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_num_queued_reqs: int
+    memory_limit: int | str | None
+    stream: Any
+    mask_token_id: int | None
+    eos_token_id: int | Sequence[int] | None
+    eot_token_id: int | Sequence[int] | None
+
+
+ENGINE_FIELDS = {spec.name: spec for spec in fields(EngineConfig) if spec.name != "model_dir"}
+EngineConfig.__doc__ = with_options(EngineConfig.__doc__, EngineConfig)
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

@@ -30,6 +30,7 @@ from .errors import (
     RequestTooLargeError,
 )
 from .jobs import Event, GenerateJob, Job
+from .log import logger
 from .outputs import EngineStats
 from .runner import Runner
 from .stepper import Stepper
@@ -196,6 +197,7 @@ class Dispatcher:
         job.claim = Claim(owner, job, self._mail)
         if name in jobs or jobs.setdefault(name, job) is not job:
             raise InvalidRequestError(f"request_id: {name!r} is in use", param="request_id")
+        logger.debug("request %s is queued", name)
         self._send(job)
 
     def run(self, jobs: Sequence[Job]) -> None:

@@ -7,23 +7,26 @@ import dataclasses
 import difflib
 import inspect
 import os
+import time
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
 from types import TracebackType
-from typing import Any, Literal, overload
+from typing import Any, Literal, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import foreign
-from .config import DEMO_DIR, EngineConfig
+from .config import DEMO_DIR, ENGINE_FIELDS, EngineConfig, EngineOptions
 from .dispatcher import Dispatcher
 from .errors import ConfigError, InvalidRequestError, ModelWarning
 from .intake import Intake
 from .jobs import Event, StreamMode
+from .log import logger, tell_loaded, warn_of_folder
 from .model_files import check_folder, default_params, special_ids, unknown_keys_text
+from .option_types import with_options
 from .outputs import EngineStats, RequestOutput, ScoreOutput, StepEvent, TextEvent
 from .params import SamplingParams
 from .requests import Prompt, RequestReader, Segments
@@ -62,10 +65,14 @@ class Engine:
 
     `model_dir`: folder in the published Hugging Face layout; None: the demo model that comes with the package.
     The other options are the fields of EngineConfig.
+
+    Raises ConfigError for an option that makes no sense, a ModelError or TokenizerError for a folder that cannot be
+    used, DeviceError for a device or table that is not there, OutOfMemoryError.
     """
 
-    def __init__(self, model_dir: str | os.PathLike[str] | None = None, **options: Any) -> None:
-        names = [field.name for field in dataclasses.fields(EngineConfig)][1:]
+    def __init__(self, model_dir: str | os.PathLike[str] | None = None, **options: Unpack[EngineOptions]) -> None:
+        began = time.perf_counter()
+        names = list(ENGINE_FIELDS)
         for name in options:
             if name not in names:
                 near = difflib.get_close_matches(name, names, n=1)
@@ -104,6 +111,9 @@ class Engine:
             self._reader, self.tokenizer, self._special, self.default_params, self._dispatcher, self._runner.recall
         )
         _open_engines.add(self)
+        tell_loaded(self.info, time.perf_counter() - began)
+        size = self.tokenizer.vocab_size if self.tokenizer else 0
+        warn_of_folder(folder, num_ends=len(self.end_token_ids), tokenizer_size=size, vocab_size=self.vocab_size)
 
     # ---------------------------------------------------------------- what it is
 
@@ -225,6 +235,7 @@ class Engine:
 
         `content` is text or a list of {"type": "text", "text": ...}; a message may have a `name`. If the last message
         is the assistant's, the answer goes on from its end. `chat_template_kwargs`: values the template may ask for.
+        The names of control tokens in all of these, <|eot_id|>, are only characters: see `split_special_tokens`.
         """
         prompt = {"messages": messages, "chat_template_kwargs": chat_template_kwargs}
         return self.generate(prompt, params, request_ids=_one(request_id))[0]
@@ -307,7 +318,7 @@ class Engine:
     def apply_chat_template(
         self, messages: SequenceOf[Mapping[str, Any]], *, chat_template_kwargs: Mapping[str, Any] | None = None
     ) -> list[int]:
-        """Token ids of a conversation by the model's chat template, as `chat` reads them."""
+        """Token ids of a conversation by the model's chat template, as `chat` reads them by default."""
         tokenizer = self._reader.need_tokenizer()
         return tokenizer.apply_chat_template(messages, chat_template_kwargs=chat_template_kwargs)
 
@@ -359,7 +370,10 @@ class Engine:
 
     def close(self) -> None:
         """Free the model. Requests under way end with EngineClosedError. Closing twice does nothing."""
+        was_open = not self._dispatcher.is_closed
         self._dispatcher.close()
+        if was_open:
+            logger.info("closed the engine on %s", self.config.model_dir)
 
     def __enter__(self) -> Engine:
         self._dispatcher.check_open()
@@ -379,8 +393,9 @@ Engine.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
     [
         inspect.Parameter("model_dir", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation="Path | None"),
         *(
-            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
-            for field in dataclasses.fields(EngineConfig)[1:]
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+            for name, field in ENGINE_FIELDS.items()
         ),
     ]
 )
+Engine.__doc__ = with_options(Engine.__doc__, EngineConfig)

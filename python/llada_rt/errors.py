@@ -11,7 +11,19 @@ from typing import ClassVar
 class LladaRtError(Exception):
     """Base of every error this package raises on purpose.
 
-    `code` names the kind (stable, for programs), `param` the option at fault, `hint` a way out.
+    `code` names the kind (stable, for programs), `param` the option at fault, `hint` a way out. The codes:
+
+    config_error             an engine option, or the model's own configuration
+    model_error              the model folder: model_not_found, model_format_error, unsupported_model
+    tokenizer_error          the tokenizer; chat_template_error for its chat template
+    invalid_request          a request that cannot be run: unknown_role, context_length_exceeded
+    not_admitted             a request that this engine does not take: queue_full, request_too_large
+    request_cancelled        aborted before there was anything to return
+    out_of_memory            an allocation was refused
+    output_error             what was to be written cannot be
+    device_error             the device or instruction set
+    engine_closed            the engine was used after `close()`; engine_stuck: a call lasts too long
+    internal_error           a bug of ours
     """
 
     code: ClassVar[str] = "error"
@@ -24,6 +36,10 @@ class LladaRtError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
+
+    def to_dict(self) -> dict[str, str | None]:
+        """Plain JSON values, as a service tells them."""
+        return {"type": self.code, "message": self.message, "param": self.param, "hint": self.hint}
 
     def within(self, place: str) -> LladaRtError:
         """The same error, its message preceded by where it happened (`prompts[3]`)."""

@@ -49,6 +49,11 @@ PARAMS: Mapping[str, str] = MappingProxyType(
         "not supported, because the length is that of the canvas; logits_eos_inf keeps an answer from ending early",
     )
     | {"max_length": "not supported, because it counts the prompt too; gen_length is the answer's length"}
+    | {
+        "add_special_tokens": "not supported, because the chat template or the prompt writes them; "
+        "split_special_tokens says how texts are read",
+        "parse_special": "called split_special_tokens here, the other way round",
+    }
     | {"ignore_eos": "called logits_eos_inf here"}
     | {"do_sample": "not needed: temperature above 0 samples, 0 takes the best"}
     | {"model": "no option of a request: an engine has one model, Engine(model_dir)"}

@@ -8,6 +8,7 @@ import dataclasses
 import enum
 import functools
 import inspect
+import json
 import re
 import types
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ import typer
 from . import foreign
 from .config import EngineConfig
 from .errors import InvalidRequestError
+from .log import LogLevel, on_stderr
 from .params import ALIASES, SamplingParams
 
 
@@ -43,7 +45,7 @@ def _flags(kind: type, panel: str, skip: tuple[str, ...] = ()) -> dict[str, insp
         if spec.name in skip:
             continue
         word = "--" + spec.name.replace("_", "-")
-        if hints[spec.name] is bool:
+        if hints[spec.name] in (bool, bool | None):
             word += "/--no-" + word[2:]
         hint = str if spec.metadata.get("is_size") else hints[spec.name]
         option = typer.Option(word, help=spec.metadata["help"], rich_help_panel=panel, show_default=False)
@@ -61,8 +63,21 @@ ENGINE_FLAGS = _flags(EngineConfig, "Engine", skip=("model_dir", "stream"))
 PARAMS_FLAGS = _flags(SamplingParams, "Decoding (by default as the model's generation_config.json says)")
 
 
+LOG_FLAG = inspect.Parameter(
+    "log_level",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=None,
+    annotation=Annotated[
+        _flag_type(LogLevel),
+        typer.Option("--log-level", help="What is told on stderr beside errors.", show_default="warning"),
+    ],
+)
+
+
 def with_flags(**groups: Mapping[str, inspect.Parameter]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the flags of each group; those that were set arrive as one dict per group, by its name."""
+    """Give a command the flags of each group; those that were set arrive as one dict per group, by its name. While it
+    runs, what the package logs is told on stderr, from --log-level on.
+    """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = {
@@ -70,15 +85,18 @@ def with_flags(**groups: Mapping[str, inspect.Parameter]) -> Callable[[Callable[
             for name, parameter in inspect.signature(command, eval_str=True).parameters.items()
             if name not in groups
         }
-        every = own | {name: flag for flags in groups.values() for name, flag in flags.items()}
+        every = own | {LOG_FLAG.name: LOG_FLAG}
+        every |= {name: flag for flags in groups.values() for name, flag in flags.items()}
 
         @functools.wraps(command)
         def run(**given: Any) -> None:
+            level = given.pop(LOG_FLAG.name)
             arguments = {name: given[name] for name in own}
             for group, flags in groups.items():
                 values = {name: given[name] for name in flags if given[name] is not None}
                 arguments[group] = {k: v.value if isinstance(v, enum.Enum) else v for k, v in values.items()}
-            command(**arguments)
+            with on_stderr("warning" if level is None else level.value):
+                command(**arguments)
 
         run.__signature__ = inspect.Signature(list(every.values()))  # type: ignore[attr-defined]
         run.__annotations__ = {name: parameter.annotation for name, parameter in every.items()}
@@ -127,3 +145,17 @@ def parse_ids(text: str) -> list[int]:
         if not re.fullmatch(r"-?\d{1,18}", word):
             raise InvalidRequestError(f"--ids: expected token ids separated by commas, got {word[:40]!r}", param="ids")
     return [int(word) for word in words]
+
+
+def parse_variables(text: str | None) -> dict[str, Any] | None:
+    """What --chat-template-kwargs says, a JSON object."""
+    if text is None:
+        return None
+    name = "chat_template_kwargs"
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequestError(f"{name}: expected a JSON object, got none: {str(error)[:200]}", param=name) from None
+    if not isinstance(value, dict):
+        raise InvalidRequestError(f"{name}: expected a JSON object, got {text[:40]!r}", param=name)
+    return value

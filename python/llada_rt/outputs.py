@@ -1,22 +1,25 @@
-"""What comes back: RequestOutput with its parts, the events of a stream, ScoreOutput, EngineStats. Values only."""
+"""What comes back: RequestOutput with its parts, the events of a stream, ScoreOutput, EngineStats.
+
+Values only; each has `to_dict`, which gives plain JSON values.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from .audit import CacheAudit
+from .json_values import JsonValue
 from .params import SamplingParams
 
-# stop: an end token or a stop of the caller; length: all positions are filled; max_nfe, timeout, abort: the response
-# ended as it was, with the text that could no longer change.
+# What each means is written at CompletionOutput.
 FinishReason = Literal["stop", "length", "max_nfe", "timeout", "abort"]
 
 
 @dataclass(frozen=True, slots=True)
-class TokenInfo:
+class TokenInfo(JsonValue):
     """How one position got its token. A fixed position of an infill has no step, block or confidence."""
 
     id: int
@@ -29,7 +32,7 @@ class TokenInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class DiffusionStats:
+class DiffusionStats(JsonValue):
     """What a request has cost."""
 
     nfe: int  # forwards; with guidance a pair counts once
@@ -45,7 +48,7 @@ class DiffusionStats:
 
 
 @dataclass(frozen=True, slots=True)
-class RequestMetrics:
+class RequestMetrics(JsonValue):
     """Seconds since the call, on one monotonic clock; None: it did not come to that."""
 
     queue_s: float | None  # until its first sample was admitted
@@ -54,7 +57,7 @@ class RequestMetrics:
 
 
 @dataclass(frozen=True, slots=True)
-class FilledHole:
+class FilledHole(JsonValue):
     """What was written into a hole of an infill."""
 
     start: int  # index in the completion's token_ids
@@ -63,7 +66,7 @@ class FilledHole:
 
 
 @dataclass(frozen=True, slots=True)
-class CompletionOutput:
+class CompletionOutput(JsonValue):
     """One response.
 
     `token_ids`: in the reference preset all response positions, as the published loop returns them; otherwise those
@@ -71,6 +74,14 @@ class CompletionOutput:
     tokenizer. For an infill both hold the whole template, filled.
     A stop of the caller ends both; `token_ids` then are the fewest that hold the text. A response that ended before
     its canvas was full has the ids before the first mask.
+
+    `finish_reason`:
+    stop      an end token of the model, or a stop of the caller, which `stop_reason` then names
+    length    all positions are filled
+    max_nfe   the forwards that `max_nfe` allows are spent
+    timeout   `timeout_s` is over
+    abort     `abort` was called
+    After the last three the response is as it was, with the text that could no longer change.
     """
 
     index: int
@@ -87,7 +98,16 @@ class CompletionOutput:
 
 
 @dataclass(frozen=True, slots=True)
-class RequestOutput:
+class Usage(JsonValue):
+    """Tokens of a request."""
+
+    prompt_tokens: int
+    completion_tokens: int  # those that the texts show (DiffusionStats.emitted_tokens), of all responses
+    total_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOutput(JsonValue):
     """A finished request; `params` are those it ran with, the preset expanded and the seed drawn."""
 
     request_id: str
@@ -102,20 +122,15 @@ class RequestOutput:
         """Text of the first response."""
         return self.outputs[0].text
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {
-            "request_id": self.request_id,
-            "prompt": self.prompt,
-            "prompt_token_ids": self.prompt_token_ids,
-            "outputs": [dataclasses.asdict(output) for output in self.outputs],
-            "params": self.params.to_dict(),
-            "metrics": dataclasses.asdict(self.metrics),
-        }
+    @property
+    def usage(self) -> Usage:
+        """Tokens read and written, over all responses."""
+        written = sum(output.diffusion.emitted_tokens for output in self.outputs)
+        return Usage(len(self.prompt_token_ids), written, len(self.prompt_token_ids) + written)
 
 
 @dataclass(frozen=True, slots=True)
-class TextEvent:
+class TextEvent(JsonValue):
     """Text of a streamed sample that can no longer change. Joined `text_delta`s are the text of its output."""
 
     request_id: str
@@ -125,14 +140,9 @@ class TextEvent:
     finished: bool  # this sample
     output: RequestOutput | None  # with the last event of all
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return fields | {"output": self.output.to_dict() if self.output else None}
-
 
 @dataclass(frozen=True, slots=True)
-class StepEvent:
+class StepEvent(JsonValue):
     """One step of a streamed sample. Joined `text_delta`s are the text of its output."""
 
     request_id: str
@@ -148,14 +158,9 @@ class StepEvent:
     output: RequestOutput | None  # with the last event of all
     index: int = 0  # of the sample
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return fields | {"output": self.output.to_dict() if self.output else None}
-
 
 @dataclass(frozen=True, slots=True)
-class ScoreOutput:
+class ScoreOutput(JsonValue):
     """Monte Carlo estimate of log p(answer | prompt), a lower bound in expectation; natural logarithm.
 
     Unpacks as `log_likelihood, standard_error = engine.score(...)`.
@@ -170,7 +175,7 @@ class ScoreOutput:
 
 
 @dataclass(frozen=True, slots=True)
-class EngineStats:
+class EngineStats(JsonValue):
     """An engine since it was opened. Counts of requests are of generate and score alike."""
 
     num_running: int  # sequences, and draws of scores, that hold K/V

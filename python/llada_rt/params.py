@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Unpack
 
 from . import foreign
 from .errors import InvalidRequestError
@@ -28,12 +28,8 @@ from .option_checks import (
     stop_ids,
     stop_strings,
 )
+from .option_types import BlockOrder, Cache, Preset, Remasking, SamplingOptions, with_options
 from .precedence import PRESETS, expand, fit_lengths, give_way, without_subjects
-
-Remasking = Literal["low_confidence", "random", "margin", "entropy"]
-Cache = Literal["none", "prefix", "dual", "dual_compact", "vicinity", "interval"]
-BlockOrder = Literal["left_to_right", "confidence"]
-Preset = Literal["reference", "quality", "balanced", "fast"]
 
 
 def _option(
@@ -184,6 +180,13 @@ class SamplingParams(_Said):
         optional=True,
     )
     choice: tuple[str, ...] = _option((), some_texts, "The response must be one of these texts.")
+    split_special_tokens: bool | None = _option(
+        None,
+        boolean,
+        "Read the names of control tokens in texts (<|eot_id|>, the mask) as plain characters. By default so in "
+        "messages, where the chat template's own are the tokens, and not in a prompt that is text.",
+        optional=True,
+    )
     preset: Preset = _option(  # noqa: RUF009 (a dataclass field)
         "reference",
         one_of(Preset),
@@ -191,7 +194,7 @@ class SamplingParams(_Said):
         "fast = + threshold 0.9, dual cache.",
     )
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, **options: Unpack[SamplingOptions]) -> None:
         self._settle(_checked(_by_name(options)), None)
 
     def _settle(self, given: Mapping[str, Any], base: Mapping[str, Any] | None) -> None:
@@ -277,19 +280,19 @@ class SamplingParams(_Said):
             return self
         return _settled(self.given, defaults.chosen)
 
-    def replace(self, **changes: Any) -> SamplingParams:
+    def replace(self, **changes: Unpack[SamplingOptions]) -> SamplingParams:
         """A copy with some options changed, over the same defaults. A new preset also replaces what the old options
         said of its subjects, threshold and factor each other.
         """
-        changes = _checked(_by_name(changes))
+        new = _checked(_by_name(changes))
         kept = dict(self.given)
-        if "preset" in changes:
-            kept = without_subjects(kept, changes["preset"])
-        if changes.get("threshold") is not None:
+        if "preset" in new:
+            kept = without_subjects(kept, new["preset"])
+        if new.get("threshold") is not None:
             kept.pop("factor", None)
-        if changes.get("factor") is not None:
+        if new.get("factor") is not None:
             kept.pop("threshold", None)
-        return _settled({**kept, **changes}, self._base)
+        return _settled({**kept, **new}, self._base)
 
     __replace__ = replace  # copy.replace
 
@@ -328,6 +331,7 @@ _FIELDS = {spec.name: spec for spec in fields(SamplingParams)}
 ALIASES: Mapping[str, str] = MappingProxyType(
     {alias: name for name, spec in _FIELDS.items() for alias in spec.metadata["aliases"]}
 )
+SamplingParams.__doc__ = with_options(SamplingParams.__doc__, SamplingParams)
 SamplingParams.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
     [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=spec.default, annotation=spec.type)

@@ -57,10 +57,12 @@ class RequestReader:
         self.special = special
         self.vocab_size = vocab_size
         self.max_length = max_length
+        if tokenizer is not None:
+            tokenizer.protect((special.mask, *special.ends))
 
     def read(self, prompt: object, params: SamplingParams, request_id: str) -> Request:
         """One prompt, with its length checked against the context."""
-        text, ids, more = self._parts(prompt)
+        text, ids, more = self._parts(prompt, params.split_special_tokens)
         template = self._template(more, params)
         pinned = self._pinned(more.get("pinned"), params)
         if template is None and not ids:
@@ -86,11 +88,12 @@ class RequestReader:
             end_tokens=self.special.ends,
         )
 
-    def _parts(self, prompt: object) -> tuple[str | None, list[int], Mapping[str, Any]]:
-        """(text, ids, the rest) of a prompt in any of its forms."""
+    def _parts(self, prompt: object, split: bool | None) -> tuple[str | None, list[int], Mapping[str, Any]]:
+        """(text, ids, the rest) of a prompt in any of its forms. `split`: as `split_special_tokens` says."""
+        prompt_ids_of = functools.partial(self.prompt_ids_of, split=bool(split))
         if not isinstance(prompt, Mapping):
             text = prompt if isinstance(prompt, str) else None
-            return text, self.prompt_ids_of(prompt), {}
+            return text, prompt_ids_of(prompt), {}
         kinds = [kind for kind in ("prompt", "prompt_token_ids", "messages") if kind in prompt]
         allowed = {"prompt", "prompt_token_ids", "messages", *_ANSWERS}
         unknown = set(prompt) - (allowed | {"chat_template_kwargs"} if "messages" in prompt else allowed)
@@ -105,14 +108,17 @@ class RequestReader:
             messages = check_messages(prompt["messages"])
             self._check_characters(sum(len(text_of(message["content"])) for message in messages), "messages")
             options = prompt.get("chat_template_kwargs")
-            rendered = self.need_tokenizer().render_chat(messages, chat_template_kwargs=options)
-            return None, self._encode(rendered, "messages"), prompt
+            tokenizer = self.need_tokenizer()
+            rendered = tokenizer.render_chat(messages, chat_template_kwargs=options)
+            self._check_characters(len(rendered), "messages")
+            ids = tokenizer.encode_chat(rendered, split_special_tokens=split is not False)
+            return None, self.check_ids(ids, "messages"), prompt
         if "prompt" in prompt:
             if not isinstance(prompt["prompt"], str):
                 raise InvalidRequestError(
                     f"prompt: expected text, got {type(prompt['prompt']).__name__}", param="prompt"
                 )
-            return prompt["prompt"], self.prompt_ids_of(prompt["prompt"]), prompt
+            return prompt["prompt"], prompt_ids_of(prompt["prompt"]), prompt
         if "prompt_token_ids" in prompt:
             return None, self.check_ids(prompt["prompt_token_ids"], "prompt_token_ids"), prompt
         return None, [], prompt
@@ -134,7 +140,7 @@ class RequestReader:
             segments,
             mask_id=self.special.mask,
             max_length=self.max_length,
-            ids_of=self.ids_of,
+            ids_of=functools.partial(self.ids_of, split=bool(params.split_special_tokens)),
             open_length=params.gen_length if open_end else 0,
         )
 
@@ -224,22 +230,19 @@ class RequestReader:
             )
         return self.tokenizer
 
-    def prompt_ids_of(self, value: object) -> list[int]:
+    def prompt_ids_of(self, value: object, *, split: bool = False) -> list[int]:
         """Ids of a prompt: of text with the tokenizer's BOS, of ids as they are."""
         if not isinstance(value, str):
             return self.check_ids(value, "prompt")
         self._check_characters(len(value), "prompt")
-        return self.check_ids(self.need_tokenizer().encode_prompt(value), "prompt")
+        return self.check_ids(self.need_tokenizer().encode_prompt(value, split_special_tokens=split), "prompt")
 
-    def ids_of(self, value: object, name: str) -> list[int]:
-        """Ids of text or of ids."""
+    def ids_of(self, value: object, name: str, *, split: bool = False) -> list[int]:
+        """Ids of text or of ids. `split`: control tokens named in a text are only characters."""
         if isinstance(value, str):
-            return self.check_ids(self._encode(value, name), name)
+            self._check_characters(len(value), name)
+            value = self.need_tokenizer().encode(value, split_special_tokens=split)
         return self.check_ids(value, name)
-
-    def _encode(self, text: str, name: str) -> list[int]:
-        self._check_characters(len(text), name)
-        return self.need_tokenizer().encode(text)
 
     def _check_characters(self, count: int, name: str) -> None:
         """Whether the context could hold them, were all tokens as long as the longest. Encoding takes time, memory."""

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .chat_marks import whole
 from .chat_messages import render_chat
 from .chat_template import MAX_TEMPLATE_CHARS, ChatTemplate
 from .constraint import Alphabet
 from .detokenizer import Detokenizer
-from .errors import ChatTemplateError, InvalidRequestError, TokenizerError
+from .errors import ChatTemplateError, TokenizerError
 from .model_files import read_file, read_json
+from .plain_text import PlainText, encode, encoding
 from .transcript import ControlStop
 
 if TYPE_CHECKING:
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 
 MAX_TOKENIZER_BYTES = 256 * 1024 * 1024
 _PROBES = ("a", "1", "的")  # texts to see what the post-processor puts around one
-_LONG_CHARS = 10_000  # only a batch, of one too, is encoded without the lock of the interpreter
 
 
 class Tokenizer:
@@ -42,6 +43,7 @@ class Tokenizer:
         self._no_template = "the model folder has no chat template"
         self._template_source = self._find_template(folder)
         self._template: ChatTemplate | None = None
+        self._protected: frozenset[int] = frozenset()
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer | None:
@@ -71,35 +73,40 @@ class Tokenizer:
         texts = [self.decode([token]) for token in range(self.vocab_size)]
         return Alphabet(["" if "\ufffd" in text else text for text in texts], self.encode, self.decode)
 
-    def encode(self, text: str) -> list[int]:
-        return list(self._encoding(text, add_special_tokens=False).ids)
+    def encode(self, text: str, *, split_special_tokens: bool = False) -> list[int]:
+        """Ids of a text. `split_special_tokens`: the names of control tokens in it are only characters."""
+        if split_special_tokens:
+            return self._plain_text.encode(whole(text))
+        return encode(self._backend, text)
 
-    def _encoding(self, text: str, *, add_special_tokens: bool) -> tokenizers.Encoding:
-        try:
-            if len(text) > _LONG_CHARS:
-                return self._backend.encode_batch([text], add_special_tokens=add_special_tokens)[0]
-            return self._backend.encode(text, add_special_tokens=add_special_tokens)
-        except Exception as error:
-            raise InvalidRequestError(f"the text cannot be encoded: {str(error)[:200]}", param="prompt") from error
-        except BaseException as error:
-            raise _of_panic(error) from error
+    def protect(self, ids: Iterable[int]) -> None:
+        """Ids that split text must never become, beside the tokens that tokenizer.json says are special."""
+        self._protected |= frozenset(ids)
+        self.__dict__.pop("_plain_text", None)
+
+    @cached_property
+    def _plain_text(self) -> PlainText:
+        named = (self.token_id(name) for name in self._special_tokens().values())
+        return PlainText(
+            self._backend, self.control_ids | self._protected | {each for each in named if each is not None}
+        )
 
     @cached_property
     def beginning(self) -> tuple[int, ...]:
         """The ids that the post-processor of tokenizer.json puts before a text, as transformers would."""
         for probe in _PROBES:
             if self.encode(probe):
-                whole = self._encoding(probe, add_special_tokens=True)
-                is_added = zip(whole.ids, whole.special_tokens_mask, strict=True)
+                framed = encoding(self._backend, probe, add_special_tokens=True)
+                is_added = zip(framed.ids, framed.special_tokens_mask, strict=True)
                 return tuple(token for token, _ in itertools.takewhile(lambda pair: pair[1] == 1, is_added))
         return ()
 
-    def encode_prompt(self, text: str) -> list[int]:
+    def encode_prompt(self, text: str, *, split_special_tokens: bool = False) -> list[int]:
         """Ids of a plain prompt: what transformers' `tokenizer(text).input_ids` gives, but for two things. What a
         post-processor puts after a text (EOS, SEP) is left out, as the answer comes there; and a text that spells its
         BOS gets no second one.
         """
-        ids = self.encode(text)
+        ids = self.encode(text, split_special_tokens=split_special_tokens)
         begin = list(self.beginning)
         return ids if ids[: len(begin)] == begin else begin + ids
 
@@ -126,15 +133,30 @@ class Tokenizer:
         return self.decode([token], skip_special_tokens=False)
 
     def apply_chat_template(
-        self, messages: Sequence[Mapping[str, Any]], *, chat_template_kwargs: Mapping[str, Any] | None = None
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        split_special_tokens: bool = True,
     ) -> list[int]:
-        """Ids of a conversation and the header of the answer, by the model's chat template."""
-        return self.encode(self.render_chat(messages, chat_template_kwargs=chat_template_kwargs))
+        """Ids of a conversation and the header of the answer, by the model's chat template.
+
+        `split_special_tokens`: the names of control tokens in messages are only characters; those that the template
+        writes are the tokens.
+        """
+        return self.encode_chat(
+            self.render_chat(messages, chat_template_kwargs=chat_template_kwargs),
+            split_special_tokens=split_special_tokens,
+        )
+
+    def encode_chat(self, rendered: str, *, split_special_tokens: bool) -> list[int]:
+        """Ids of what `render_chat` gave."""
+        return self._plain_text.encode(rendered) if split_special_tokens else encode(self._backend, rendered)
 
     def render_chat(
         self, messages: Sequence[Mapping[str, Any]], *, chat_template_kwargs: Mapping[str, Any] | None = None
     ) -> str:
-        """The same as text; of a last message of the assistant, up to its end."""
+        """The same as text, with what messages gave marked; of a last message of the assistant, up to its end."""
         if self._template_source is None:
             raise ChatTemplateError(self._no_template, hint="use a plain prompt, or the model's instruct version")
         if self._template is None:
@@ -194,10 +216,3 @@ def _load(data: bytes) -> tokenizers.Tokenizer:
         raise
     except BaseException as error:  # its Rust half may panic, which is no Exception
         raise TokenizerError(f"tokenizer.json cannot be loaded: {str(error)[:200]}") from error
-
-
-def _of_panic(error: BaseException) -> BaseException:
-    """A panic of the tokenizer's Rust half, which is no Exception, as one; everything else as it is."""
-    if type(error).__name__ != "PanicException":
-        return error
-    return TokenizerError(f"the tokenizer failed: {str(error)[:200]}")

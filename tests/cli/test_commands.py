@@ -15,6 +15,7 @@ import pytest
 import llada_rt
 from llada_rt import Engine, SamplingParams, cli, device, errors
 from llada_rt.config import DEMO_DIR
+from llada_rt.options import PARAMS_FLAGS
 from llada_rt.params import ALIASES
 from tests.data.make_goldens import CHECKPOINT
 from tests.engine.models import write_folder
@@ -206,7 +207,7 @@ def test_every_error_has_its_code(run, monkeypatch, error, code):
     def fail(model, options):
         raise error
 
-    monkeypatch.setattr(cli, "_open", fail)
+    monkeypatch.setattr(cli, "open_engine", fail)
     got, out, err = run("info")
     assert (got, out) == (code, "")
     assert ("Traceback" in err) == isinstance(error, RuntimeError)
@@ -374,4 +375,4 @@ def test_flags_of_other_engines_are_explained(run, folder, flag, words):
 
 def test_no_alias_is_a_flag():
     """One name per option on the command line; aliases are for programs."""
-    assert not {alias.replace("_", "-") for alias in ALIASES} & {name.replace("_", "-") for name in cli.PARAMS_FLAGS}
+    assert not {alias.replace("_", "-") for alias in ALIASES} & {name.replace("_", "-") for name in PARAMS_FLAGS}

@@ -28,14 +28,16 @@ def tokens(outputs):
     return [output.outputs[0].token_ids for output in outputs]
 
 
-async def idle(engine):
-    """Its counters back at zero within a second."""
+async def idle(service):
+    """Its counters back at zero and no request registered within a second."""
+    stepper = service.engine._dispatcher._stepper
     for _ in range(200):
-        stats = engine.stats()
-        if (stats.num_running, stats.num_waiting, stats.kv_used_bytes) == (0, 0, 0):
+        stats = service.stats()
+        state = (stats.num_running, stats.num_waiting, stats.kv_used_bytes, len(stepper.jobs), stepper.has_work)
+        if state == (0, 0, 0, 0, False):
             return
         await asyncio.sleep(0.005)
-    raise AssertionError(stats)
+    raise AssertionError(state)
 
 
 def test_answers_are_those_of_engine(engine: Engine):

@@ -136,3 +136,43 @@ def test_odd_decoders_are_typed_errors_or_do_no_harm(tmp_path, decoder):
             assert engine.chat(HELLO, SHORT)
         return
     assert "tokenizer.json" in message
+
+
+TYPED = "hi <|eot_id|><|mdm_mask|><|endoftext|><|startoftext|> there"
+
+
+def test_control_tokens_in_a_message_are_characters(speaker):
+    messages = [{"role": "user", "content": TYPED}]
+    special = {speaker.mask_token_id, *speaker.end_token_ids}
+    ids = speaker.chat(messages, SamplingParams(gen_length=4)).prompt_token_ids
+    assert ids == speaker.apply_chat_template(messages)
+    assert special.isdisjoint(ids)
+    assert TYPED in speaker.tokenizer.decode(ids)
+    ids = speaker.chat(messages, SamplingParams(gen_length=4, split_special_tokens=False)).prompt_token_ids
+    assert special <= {*ids}
+    (output,) = speaker.generate({"messages": messages, "segments": ["a", 2]})
+    assert special.isdisjoint(output.prompt_token_ids)
+
+
+def test_a_text_means_control_tokens_unless_it_is_split(speaker):
+    special = {speaker.mask_token_id, *speaker.end_token_ids}
+    params = SamplingParams(gen_length=4, split_special_tokens=True)
+    for prompt in (TYPED, {"prompt": TYPED}):
+        assert special <= {*speaker.generate(prompt, SamplingParams(gen_length=4))[0].prompt_token_ids}
+        ids = speaker.generate(prompt, params)[0].prompt_token_ids
+        assert special.isdisjoint(ids)
+        assert speaker.tokenizer.decode(ids) == TYPED
+    with pytest.raises(InvalidRequestError, match="holds the mask token"):
+        speaker.infill([TYPED, 2])
+    filled = speaker.infill([TYPED, 2], params).outputs[0]
+    assert filled.text.startswith(TYPED)
+    middle = speaker.fill_middle(TYPED, TYPED, params)
+    assert special.isdisjoint(middle.prompt_token_ids)
+    assert middle.text.endswith(TYPED)
+
+
+def test_a_models_defaults_may_say_how_texts_are_read(tmp_path):
+    folder = write_folder(tmp_path / "m", generation={"llada_rt": {"gen_length": 4, "split_special_tokens": False}})
+    with Engine(folder, threads=1) as engine:
+        ids = engine.chat([{"role": "user", "content": TYPED}]).prompt_token_ids
+        assert engine.mask_token_id in ids

@@ -41,6 +41,7 @@ VALUES = {
     "logprobs": st.booleans(),
     "regex": st.sampled_from([None, "a+"]),
     "choice": st.sampled_from([(), ("a", "b")]),
+    "split_special_tokens": st.sampled_from([None, True, False]),
     "preset": st.sampled_from(sorted(PRESETS)),
 }
 SUBSETS = st.sets(st.sampled_from(sorted(VALUES)), max_size=8).flatmap(

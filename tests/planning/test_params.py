@@ -44,6 +44,7 @@ def test_defaults_are_those_of_the_published_loop():
         "logprobs": False,
         "regex": None,
         "choice": [],
+        "split_special_tokens": None,
         "preset": "reference",
     }
 
