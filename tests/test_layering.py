@@ -33,7 +33,7 @@ FLOORS = [
     {"decoders", "caches", "tokenizer", "checkpoint"},
     {"scheduler", "quantize"},
     {"requests", "outputs", "footprint"},
-    {"score", "runner"},
+    {"score", "runner", "logprobs"},
     {"jobs", "inspection"},
     {"stepper", "convert"},
     {"dispatcher"},

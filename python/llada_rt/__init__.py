@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from .outputs import StepEvent as StepEvent
     from .outputs import TextEvent as TextEvent
     from .outputs import TokenInfo as TokenInfo
+    from .outputs import TokenLogprob as TokenLogprob
+    from .outputs import TopLogprob as TopLogprob
     from .params import SamplingParams as SamplingParams
     from .runner import build_info as build_info
     from .template import Hole as Hole
@@ -68,7 +70,7 @@ _NAMES = {
     ),
     "outputs": (
         *("CompletionOutput", "DiffusionStats", "EngineStats", "FilledHole", "RequestMetrics", "RequestOutput"),
-        *("ScoreOutput", "StepEvent", "TextEvent", "TokenInfo"),
+        *("ScoreOutput", "StepEvent", "TextEvent", "TokenInfo", "TokenLogprob", "TopLogprob"),
     ),
     "params": ("SamplingParams",),
     "runner": ("build_info",),

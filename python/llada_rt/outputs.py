@@ -29,6 +29,55 @@ class TokenInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class TopLogprob:
+    """One of the most probable tokens at a position, whether or not it was committed."""
+
+    token: str  # its text; what is no whole character is a replacement character
+    logprob: float
+    bytes: tuple[int, ...] | None  # of its text, or of its part of a character; None: no tokenizer knows it
+    id: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `token`, `logprob` and `bytes` as OpenAI has them."""
+        return dataclasses.asdict(self) | {"bytes": None if self.bytes is None else list(self.bytes)}
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """How likely a token was where it stands, and what was likely beside it.
+
+    All of it is told of one forward, the one that committed the token. `logprob` is the natural logarithm of the
+    token's probability in the model's distribution there: after guidance, without the noise of `temperature`. The mask
+    token has its share of it. The token that `logits_eos_inf` suppresses has none, nor have those that
+    `confidence_eos_eot_inf` leaves out: they are not listed, and one that is committed counts for itself alone.
+    Where a `regex` or `choice` writes, the distribution is of all tokens, whether or not they may stand there. What
+    must follow there is written without asking the model: its logprob is 0, and nothing is listed beside it.
+    A token that no step has committed has None, which JSON has as null: a fixed position of an infill, a pinned one,
+    what fills a response after its end.
+    """
+
+    token: str  # as of a TopLogprob
+    logprob: float | None
+    bytes: tuple[int, ...] | None
+    top_logprobs: tuple[TopLogprob, ...]  # `logprobs` of them: most probable first, of equals the lower id
+    id: int
+    position: int  # index in the canvas: prompt first
+    step: int | None  # the request's forward that committed it, from 0
+    block: int | None
+    confidence: float | None  # by the request's `remasking` score
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `token`, `logprob`, `bytes` and `top_logprobs` as OpenAI has them."""
+        values = dataclasses.asdict(self)
+        spelt = None if self.bytes is None else list(self.bytes)
+        return values | {"bytes": spelt, "top_logprobs": [each.to_dict() for each in self.top_logprobs]}
+
+
+def _told(logprobs: list[TokenLogprob] | None) -> list[dict[str, Any]] | None:
+    return None if logprobs is None else [each.to_dict() for each in logprobs]
+
+
+@dataclass(frozen=True, slots=True)
 class DiffusionStats:
     """What a request has cost."""
 
@@ -84,6 +133,7 @@ class CompletionOutput:
     diffusion: DiffusionStats
     audit: CacheAudit | None = None  # with `audit`
     holes: list[FilledHole] | None = None  # of an infill, in order
+    token_logprobs: list[TokenLogprob] | None = None  # with logprobs, one for each of token_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +158,9 @@ class RequestOutput:
             "request_id": self.request_id,
             "prompt": self.prompt,
             "prompt_token_ids": self.prompt_token_ids,
-            "outputs": [dataclasses.asdict(output) for output in self.outputs],
+            "outputs": [
+                dataclasses.asdict(output) | {"token_logprobs": _told(output.token_logprobs)} for output in self.outputs
+            ],
             "params": self.params.to_dict(),
             "metrics": dataclasses.asdict(self.metrics),
         }
@@ -124,11 +176,15 @@ class TextEvent:
     text: str  # all of it so far
     finished: bool  # this sample
     output: RequestOutput | None  # with the last event of all
+    # With logprobs: the tokens that the text so far takes, less those of earlier events, and all that are left with the
+    # last event of a sample. Joined they are those of its output.
+    token_logprobs: list[TokenLogprob] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return fields | {"output": self.output.to_dict() if self.output else None}
+        own = {"output": self.output.to_dict() if self.output else None, "token_logprobs": _told(self.token_logprobs)}
+        return fields | own
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +203,13 @@ class StepEvent:
     finished: bool  # this sample
     output: RequestOutput | None  # with the last event of all
     index: int = 0  # of the sample
+    token_logprobs: list[TokenLogprob] | None = None  # with logprobs, one for each of `unmasked`
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return fields | {"output": self.output.to_dict() if self.output else None}
+        own = {"output": self.output.to_dict() if self.output else None, "token_logprobs": _told(self.token_logprobs)}
+        return fields | own
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,9 +79,7 @@ def test_special_tokens(ops, dtype, first, temperature):
         hidden, head, positions = make(first, 6, 200, 32, dtype)
         rule = {name: first + (i + shift) % 4 for i, name in enumerate(names)}
         head[list(rule.values())] = hidden[:4]  # so that each of them matters in some row
-        got = check(
-            ops, hidden, head, positions, dtype, MOST, propose_mask=shift % 2, temperature=temperature, **rule
-        )
+        got = check(ops, hidden, head, positions, dtype, MOST, propose_mask=shift % 2, temperature=temperature, **rule)
         assert rule["mask_id"] in got["alternatives"][0][:4]
 
 
