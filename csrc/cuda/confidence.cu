@@ -66,7 +66,8 @@ void run_tiles(const HeadArgs& args, cudaStream_t stream) {
   using Tile = HeadTile<Operands, kTileRows, kXCopyBytes>;
   static_assert(head_shared_bytes<Tile>() <= (kTileRows == 128 ? kSharedOf128 : kSharedAnywhere));
   const dim3 grid(static_cast<unsigned>(args.input.num_rows / kTileRows), static_cast<unsigned>(args.num_chunks));
-  launch("head", head_kernel<Tile>, grid, Tile::kThreads, head_shared_bytes<Tile>(), stream, args.input, args.head);
+  const auto kernel = args.head.most > 0 ? head_kernel<Tile, true> : head_kernel<Tile, false>;
+  launch("head", kernel, grid, Tile::kThreads, head_shared_bytes<Tile>(), stream, args.input, args.head);
 }
 
 template <class Operands, int kXCopyBytes>

@@ -12,7 +12,6 @@
 #pragma once
 
 #include <cmath>
-#include <limits>
 
 #include "cuda/gemm.cuh"
 #include "ops/confidence.h"
@@ -129,52 +128,49 @@ __device__ __forceinline__ RowState fold_chunk(const SamplingRule& rule, const C
   return state;
 }
 
-// The `length` most probable tokens of a row's chunk, as of fold_chunk. Each lane has its four logits in order; the
-// best of the lanes' first ones goes to the list, and its lane goes on to its next.
+// The most probable tokens of a row's chunk, as of fold_chunk: round by round the best of what the lanes have left goes
+// to the list.
 template <class LogitAt>
 __device__ __forceinline__ void rank_chunk(const SamplingRule& rule, std::int32_t first, std::int32_t count,
-                                           const LogitAt& logit_at, std::int32_t length, Ranked* list) {
+                                           const LogitAt& logit_at, Ranked* list) {
   constexpr int kEach = kChunkTokens / 32;
-  const std::int32_t lane = static_cast<std::int32_t>(threadIdx.x) % 32;
-  Ranked own[kEach];
+  const std::int32_t lane = static_cast<std::int32_t>(threadIdx.x) % 32, length = rule.num_alternatives;
+  float left[kEach];
 #pragma unroll
   for (int i = 0; i < kEach; ++i) {
-    const std::int32_t at = lane + 32 * i, token = first + at;
-    Ranked next;
-    if (at < count && in_softmax(rule, token)) next = {logit_at(at), token};
-#pragma unroll
-    for (int j = 0; j < i; ++j) {
-      if (!before(next, own[j])) continue;
-      const Ranked later = own[j];
-      own[j] = next;
-      next = later;
-    }
-    own[i] = next;
+    const std::int32_t at = lane + 32 * i;
+    left[i] = at < count && in_softmax(rule, first + at) ? logit_at(at) : kNoLogit;
   }
+#pragma unroll 1
   for (std::int32_t place = 0; place < length; ++place) {
-    float largest = own[0].logit;
+    float largest = left[0];
+    std::int32_t at = lane;
+#pragma unroll
+    for (int i = 1; i < kEach; ++i) {
+      if (!(left[i] > largest)) continue;
+      largest = left[i];
+      at = lane + 32 * i;
+    }
+    const float own = largest;
 #pragma unroll
     for (int bits = 16; bits > 0; bits /= 2) largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, bits));
-    std::int32_t token = own[0].logit == largest ? own[0].token : -1;
-    const int num_first = __popc(__ballot_sync(0xffffffffu, token >= 0));
-    if (num_first == 0) {  // no tokens are left, or the row's logits are not finite
+    if (!(largest > kNoLogit)) {  // no tokens are left, or the row's logits are not finite
       for (std::int32_t i = place + lane; i < length; i += 32) list[i] = Ranked{};
       return;
     }
-    if (num_first > 1) {  // equal logits: the lowest token of them
-      std::int32_t lowest = token >= 0 ? token : std::numeric_limits<std::int32_t>::max();
+    std::int32_t lowest = own == largest ? at : kChunkTokens;
+    if (__popc(__ballot_sync(0xffffffffu, own == largest)) > 1) {  // equal logits: the lowest token of them
 #pragma unroll
       for (int bits = 16; bits > 0; bits /= 2) {
         const std::int32_t other = __shfl_xor_sync(0xffffffffu, lowest, bits);
         lowest = other < lowest ? other : lowest;
       }
-      if (token != lowest) token = -1;
     }
-    if (token < 0) continue;
-    list[place] = own[0];
+    if (own != largest || at != lowest) continue;
+    list[place] = {largest, first + at};
 #pragma unroll
-    for (int i = 1; i < kEach; ++i) own[i - 1] = own[i];
-    own[kEach - 1] = Ranked{};
+    for (int i = 0; i < kEach; ++i)
+      if (at == lane + 32 * i) left[i] = kNoLogit;
   }
 }
 
@@ -184,9 +180,18 @@ constexpr std::int64_t head_shared_bytes() {
   return Tile::kSharedBytes > kLogitBytes ? Tile::kSharedBytes : kLogitBytes;
 }
 
-// Grid (tiles of slots, chunks): blocks that read the same weights run together.
-template <class Tile>
-__global__ void __launch_bounds__(Tile::kThreads) head_kernel(ProductInput input, HeadRows head) {
+// Blocks of a kernel with lists that are to share a multiprocessor, as many as shared memory lets them; 0: the compiler
+// finds it. Left alone it tries for more with small tiles, and has too few registers for the product then.
+template <class Tile, bool kRanks>
+constexpr int kHeadBlocks = !kRanks || Tile::kRows == 128 ? 0
+                            : Tile::kRows == 64           ? 2
+                                                          : 3;
+
+// Grid (tiles of slots, chunks): blocks that read the same weights run together. kRanks: some rows ask for
+// alternatives.
+template <class Tile, bool kRanks>
+__global__ void __launch_bounds__(Tile::kThreads, kHeadBlocks<Tile, kRanks>)
+    head_kernel(ProductInput input, HeadRows head) {
   static_assert(Tile::kOutputs == kChunkTokens);
   LLADA_SHARED_MEMORY(shared);
   const std::int64_t slot0 = std::int64_t{blockIdx.x} * Tile::kRows;
@@ -220,8 +225,8 @@ __global__ void __launch_bounds__(Tile::kThreads) head_kernel(ProductInput input
     const RowState state = fold_chunk(rule, row, static_cast<std::int32_t>(first), count, logit_at);
     const std::int64_t place = std::int64_t{index} * gridDim.y + blockIdx.y;
     if (threadIdx.x % 32 == 0) head.states[place] = state;
-    if (rule.num_alternatives > 0)
-      rank_chunk(rule, static_cast<std::int32_t>(first), count, logit_at, rule.num_alternatives,
+    if (kRanks && rule.num_alternatives > 0)
+      rank_chunk(head.rules[row.rule], static_cast<std::int32_t>(first), count, logit_at,
                  head.lists + place * head.most);
   }
 }
