@@ -128,7 +128,7 @@ def swiglu_cases(shape: Shape, ops: "_core.Ops", kind: str, rng: np.random.Gener
 def head_cases(shape: Shape, ops: "_core.Ops", kind: str, rng: np.random.Generator) -> Iterator[Case]:
     dtype, d = float_type(kind), shape.d_model
     head = normal(rng, shape.vocab_size, d, dtype=dtype, scale=4 * d**-0.5)
-    for rows in (1, 8, 32):
+    for rows, most in ((1, 0), (8, 0), (32, 0), (32, 20)):
         hidden = normal(rng, rows, d, dtype=dtype)
         positions = np.arange(rows, dtype=np.int32)
         want = candidates(matmul(*stood_for(ops, hidden, head, kind)), positions)
@@ -142,8 +142,10 @@ def head_cases(shape: Shape, ops: "_core.Ops", kind: str, rng: np.random.Generat
 
         yield Case(
             "candidates",
-            f"{rows} x {d} x {shape.vocab_size}",
-            lambda ops, hidden=hidden, positions=positions: ops.candidates(hidden, head, kind, positions=positions),
+            f"{rows} x {d} x {shape.vocab_size}" + (f", {most} alternatives" if most else ""),
+            lambda ops, hidden=hidden, positions=positions, most=most: ops.candidates(
+                hidden, head, kind, positions=positions, num_alternatives=most
+            ),
             check,
             rows * d * element_bytes(kind) + shape.vocab_size * d * WEIGHT_BITS[kind] / 8,
             2.0 * rows * d * shape.vocab_size,

@@ -36,7 +36,7 @@ FLOORS = [
     {"decoders", "caches", "tokenizer", "checkpoint"},
     {"scheduler", "quantize", "adapter"},
     {"requests", "outputs", "footprint"},
-    {"score", "runner"},
+    {"score", "runner", "logprobs"},
     {"jobs", "inspection"},
     {"stepper", "convert"},
     {"dispatcher"},

@@ -209,9 +209,14 @@ class OpsHandle {
       requests[r].target = targets ? targets->data()[r] : -1;
     }
     std::vector<Candidate> out(requests.size());
+    const std::int64_t most = rule.num_alternatives;
+    check(most >= 0 && most <= kMostAlternatives, ErrorKind::kInvalidRequest, "expected 0 to ", kMostAlternatives,
+          " alternatives, got ", most);
+    std::vector<Alternative> ranked(requests.size() * static_cast<std::size_t>(most));
     const Packed packed = pack(place_, w, type);
     const Placed device_rows = placed(rows.tensor);
-    ops_.candidates(stream_, device_rows.tensor, packed.weight, &rule, 1, requests.data(), in.rows, out.data());
+    ops_.candidates(stream_, device_rows.tensor, packed.weight, &rule, 1, requests.data(), in.rows, out.data(), most,
+                    ranked.data());
     ops_.finish(stream_);
     for (std::size_t r = 0; r < out.size(); ++r)
       check(out[r].token >= 0, ErrorKind::kInternal, "expected finite logits in row ", r, ", got NaN or infinity");
@@ -225,6 +230,15 @@ class OpsHandle {
     d["entropy"] = column<double>(out, [](const Candidate& c) { return c.entropy; });
     d["margin"] = column<double>(out, [](const Candidate& c) { return c.margin; });
     if (targets) d["target_log_prob"] = column<double>(out, [](const Candidate& c) { return c.target_log_prob; });
+    if (most > 0) {
+      py::array_t<std::int64_t> tokens({in.rows, most});
+      py::array_t<double> log_probs({in.rows, most});
+      for (std::size_t i = 0; i < ranked.size(); ++i) {
+        tokens.mutable_data()[i] = ranked[i].token;
+        log_probs.mutable_data()[i] = ranked[i].log_prob;
+      }
+      d["alternatives"] = py::make_tuple(tokens, log_probs);
+    }
     return d;
   }
 
@@ -355,7 +369,8 @@ class OpsHandle {
 
 SamplingRule sampling_rule(double guidance_scale, double temperature, std::uint64_t seed, std::int32_t step,
                            std::int32_t score, std::int32_t mask_id, bool propose_mask, std::int32_t suppressed_token,
-                           std::int32_t unconfident_token_0, std::int32_t unconfident_token_1) {
+                           std::int32_t unconfident_token_0, std::int32_t unconfident_token_1,
+                           std::int32_t num_alternatives) {
   SamplingRule rule;
   rule.guidance_scale = guidance_scale;
   rule.temperature = temperature;
@@ -367,6 +382,7 @@ SamplingRule sampling_rule(double guidance_scale, double temperature, std::uint6
   rule.suppressed_token = suppressed_token;
   rule.unconfident_token[0] = unconfident_token_0;
   rule.unconfident_token[1] = unconfident_token_1;
+  rule.num_alternatives = num_alternatives;
   return rule;
 }
 
@@ -397,16 +413,16 @@ void bind_ops(py::module_& module) {
              const std::optional<FloatArray>& guide_hidden, double guidance_scale, double temperature,
              std::uint64_t seed, std::int32_t step, const IntArray& positions, std::int32_t score, std::int32_t mask_id,
              bool propose_mask, std::int32_t suppressed_token, std::int32_t unconfident_token_0,
-             std::int32_t unconfident_token_1, const std::optional<IntArray>& targets) {
+             std::int32_t unconfident_token_1, const std::optional<IntArray>& targets, std::int32_t num_alternatives) {
             const SamplingRule rule =
                 sampling_rule(guidance_scale, temperature, seed, step, score, mask_id, propose_mask, suppressed_token,
-                              unconfident_token_0, unconfident_token_1);
+                              unconfident_token_0, unconfident_token_1, num_alternatives);
             return ops.candidates(hidden, head, compute_type, guide_hidden, rule, positions, targets);
           },
           "hidden"_a, "head"_a, "compute_type"_a, py::kw_only(), "guide_hidden"_a = py::none(),
           "guidance_scale"_a = 0.0, "temperature"_a = 0.0, "seed"_a = 0, "step"_a = 0, "positions"_a, "score"_a = 0,
           "mask_id"_a = -1, "propose_mask"_a = true, "suppressed_token"_a = -1, "unconfident_token_0"_a = -1,
-          "unconfident_token_1"_a = -1, "targets"_a = py::none())
+          "unconfident_token_1"_a = -1, "targets"_a = py::none(), "num_alternatives"_a = 0)
       .def("commit", &OpsHandle::commit, "canvas"_a, "positions"_a, "tokens"_a, "confidence"_a, "select"_a, "count"_a,
            "select_value"_a, "mask_id"_a, "alternatives"_a = py::none())
       .def("measure_peak", &OpsHandle::measure_peak, "dtype"_a);

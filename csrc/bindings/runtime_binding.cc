@@ -87,7 +87,7 @@ py::dict trace(const RuntimeHandle& handle) {
 
 py::tuple denoise(const RuntimeHandle& handle, const py::array_t<SequencePlan, py::array::c_style>& sequences,
                   const py::array_t<QuerySpan, py::array::c_style>& spans, std::int32_t max_steps,
-                  const std::optional<IntArray>& targets, double max_seconds) {
+                  const std::optional<IntArray>& targets, double max_seconds, bool alternatives) {
   const std::shared_ptr<Runtime> runtime = handle.get();
   StepPlan plan;
   plan.sequences = sequences.data();
@@ -105,6 +105,9 @@ py::tuple denoise(const RuntimeHandle& handle, const py::array_t<SequencePlan, p
     const py::gil_scoped_release release;
     result = runtime->denoise(plan);
   }
+  if (alternatives)
+    return py::make_tuple(to_array(result.outcomes), to_array(result.commits), to_array(result.log_probs),
+                          to_array(result.alternatives));
   if (!targets) return py::make_tuple(to_array(result.outcomes), to_array(result.commits));
   return py::make_tuple(to_array(result.outcomes), to_array(result.commits), to_array(result.log_probs));
 }
@@ -188,9 +191,10 @@ void bind_runtime(py::module_& module) {
   PYBIND11_NUMPY_DTYPE(SequencePlan, slot, guide_slot, first_begin, first_end, next_begin, next_end, block_start,
                        block_stop, commit_start, select, num_masked, num_steps, next_step, score, select_value,
                        temperature, guidance_scale, seed, step, mask_id, suppressed_token, unconfident_token_0,
-                       unconfident_token_1, propose_mask, compact, targets_begin, targets_end);
+                       unconfident_token_1, propose_mask, num_alternatives, compact, targets_begin, targets_end);
   PYBIND11_NUMPY_DTYPE(SequenceOutcome, num_query_rows, num_refreshes, num_steps, num_masked, block_done, bad_position);
   PYBIND11_NUMPY_DTYPE(CommitRecord, sequence, step, position, token, confidence, log_prob);
+  PYBIND11_NUMPY_DTYPE(Alternative, token, log_prob);
   module.attr("SEQUENCE_DTYPE") = py::dtype::of<SequencePlan>();
   module.attr("SPAN_DTYPE") = py::dtype::of<QuerySpan>();
   module.attr("OUTCOME_DTYPE") = py::dtype::of<SequenceOutcome>();
@@ -299,7 +303,7 @@ void bind_runtime(py::module_& module) {
           },
           py::arg("slot"))
       .def("denoise", denoise, py::arg("sequences"), py::arg("spans"), py::arg("max_steps"),
-           py::arg("targets") = std::nullopt, py::arg("max_seconds") = 0.0)
+           py::arg("targets") = std::nullopt, py::arg("max_seconds") = 0.0, py::arg("alternatives") = false)
       .def("forward", forward, py::arg("tokens"))
       .def("forward_in_place", forward_in_place, py::arg("tokens"), py::arg("hidden"))
       .def("logits", logits, py::arg("slot"), py::arg("spans"), py::arg("positions"))

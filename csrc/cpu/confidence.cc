@@ -1,7 +1,10 @@
 // From hidden rows to candidates in one pass over the vocabulary: a tile of 64 logits per row, then gone. The
 // vocabulary is cut into fixed chunks, each reduced by one worker; the chunks are merged in order, so threads don't
-// change the result.
+// change the result. The most probable tokens of a row, where somebody asks for them, are kept by each worker for all
+// its chunks: after the first ones nearly every tile lies below the last of them, which one comparison shows.
 #include "ops/confidence.h"
+
+#include <limits>
 
 #include "core/parallel.h"
 #include "cpu/kernels.h"
@@ -18,8 +21,8 @@ void fold_slowly(RowState& state, const SamplingRule& rule, const CandidateRow& 
   for (std::int64_t i = 0; i < n; ++i) fold_token(state, rule, row, first + static_cast<std::int32_t>(i), logits[i]);
 }
 
-// A full tile of ordinary tokens without noise.
-LLADA_INLINE void fold_fast(RowState& state, const float* logits, std::int32_t first) {
+// A full tile of ordinary tokens without noise; returns its largest logit.
+LLADA_INLINE float fold_fast(RowState& state, const float* logits, std::int32_t first) {
   F32 top = set1(kNoLogit), next = set1(kNoLogit);
   F32 poison = zero();
   for (std::int64_t i = 0; i < kPanel; i += kLanes) {
@@ -71,6 +74,15 @@ LLADA_INLINE void fold_fast(RowState& state, const float* logits, std::int32_t f
     for (int lane = 0; lane < half; ++lane) total[lane] += total[lane + half];
   state.sum += total[0];
   state.weighted += static_cast<double>(sum(weighted));
+  return a;
+}
+
+// Offers a tile to a row's list.
+void rank(Ranked* list, const SamplingRule& rule, const float* logits, std::int32_t first, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    const std::int32_t token = first + static_cast<std::int32_t>(i);
+    if (in_softmax(rule, token)) offer(list, rule.num_alternatives, {logits[i], token});
+  }
 }
 
 LLADA_INLINE bool ordinary(const SamplingRule& rule, const CandidateRow& row, std::int32_t first) {
@@ -82,12 +94,18 @@ LLADA_INLINE bool ordinary(const SamplingRule& rule, const CandidateRow& row, st
 }  // namespace
 
 void candidates(Stream stream, ConstTensor hidden, const PackedWeight& head, const SamplingRule* rules, std::int64_t,
-                const CandidateRow* rows, std::int64_t num_rows, Candidate* out) {
+                const CandidateRow* rows, std::int64_t num_rows, Candidate* out, std::int64_t most,
+                Alternative* alternatives) {
   if (num_rows == 0) return;
   const std::int64_t num_panels = num_panels_of(head);
   const std::int64_t num_chunks = (num_panels + kChunkPanels - 1) / kChunkPanels;
   const std::int64_t state_bytes = num_chunks * num_rows * static_cast<std::int64_t>(sizeof(RowState));
-  RowState* states = reinterpret_cast<RowState*>(stream.pool->shared_scratch(state_bytes));  // (num_chunks, num_rows)
+  const std::int64_t num_workers = stream.pool->num_threads();
+  const std::int64_t list_bytes = num_workers * num_rows * most * static_cast<std::int64_t>(sizeof(Ranked));
+  RowState* states = reinterpret_cast<RowState*>(stream.pool->shared_scratch(state_bytes + list_bytes));
+  // states: (num_chunks, num_rows), lists: (num_workers, num_rows, most)
+  Ranked* lists = reinterpret_cast<Ranked*>(states + num_chunks * num_rows);
+  for (std::int64_t i = 0; i < num_workers * num_rows * most; ++i) lists[i] = Ranked{};
 
   parallel_for(*stream.pool, num_chunks, [&](std::int64_t chunk, int worker) {
     RowState* state = states + chunk * num_rows;
@@ -113,10 +131,14 @@ void candidates(Stream stream, ConstTensor hidden, const PackedWeight& head, con
             store(mixed + i, load(guide + i) + factor * (load(of_row + i) - load(guide + i)));
           of_row = mixed;
         }
+        float largest = std::numeric_limits<float>::infinity();
         if (n == kPanel && ordinary(rule, rows[r], first))
-          fold_fast(state[r], of_row, first);
+          largest = fold_fast(state[r], of_row, first);
         else
           fold_slowly(state[r], rule, rows[r], of_row, first, n);
+        if (rule.num_alternatives == 0) continue;
+        Ranked* const list = lists + (worker * num_rows + r) * most;
+        if (largest >= list[rule.num_alternatives - 1].logit) rank(list, rule, of_row, first, n);
       }
     }
   });
@@ -124,7 +146,13 @@ void candidates(Stream stream, ConstTensor hidden, const PackedWeight& head, con
   for (std::int64_t r = 0; r < num_rows; ++r) {
     RowState state;
     for (std::int64_t chunk = 0; chunk < num_chunks; ++chunk) merge(state, states[chunk * num_rows + r]);
-    out[r] = candidate_of(state, rules[rows[r].rule], rows[r]);
+    const SamplingRule& rule = rules[rows[r].rule];
+    out[r] = candidate_of(state, rule, rows[r]);
+    Ranked* const list = lists + r * most;
+    for (std::int64_t worker = 1; worker < num_workers && rule.num_alternatives > 0; ++worker)
+      offer_all(list, list + worker * num_rows * most, rule.num_alternatives);
+    for (std::int32_t i = 0; i < rule.num_alternatives; ++i)
+      alternatives[r * most + i] = alternative_of(state, rule, list[i]);
   }
 }
 

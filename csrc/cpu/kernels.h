@@ -18,7 +18,8 @@ void rope_kv_write(Stream stream, ConstTensor kv, ConstTensor angles, const std:
                    DType dtype, const RowSpan* spans, std::int64_t num_spans);
 void attention(Stream stream, ConstTensor q, HeadShape shape, const RowSpan* spans, std::int64_t num_spans, Tensor out);
 void candidates(Stream stream, ConstTensor hidden, const PackedWeight& head, const SamplingRule* rules,
-                std::int64_t num_rules, const CandidateRow* rows, std::int64_t num_rows, Candidate* out);
+                std::int64_t num_rules, const CandidateRow* rows, std::int64_t num_rows, Candidate* out,
+                std::int64_t most, Alternative* alternatives);
 double measure_peak(Stream stream, DType dtype);
 
 }  // namespace llada::cpu::LLADA_TABLE

@@ -9,7 +9,9 @@
 namespace llada::cuda {
 namespace {
 
-constexpr std::int64_t kMostRows = 1024;  // of a launch: their states take 62 KiB each with 126,464 tokens
+// Rows of a launch: their states take 62 KiB each with 126,464 tokens, with lists of 20 alternatives 217 KiB.
+constexpr std::int64_t kMostRows = 1024;
+constexpr std::int64_t kMostRankedRows = 256;
 
 constexpr std::int64_t kSharedAnywhere = 99 << 10;  // that a block may ask for on any device from sm_80 on
 constexpr std::int64_t kSharedOf128 = 108 << 10;    // of a tile of 128 rows
@@ -42,6 +44,7 @@ struct HeadArgs {
   ProductInput input;
   HeadRows head;
   Candidate* candidates;
+  Alternative* alternatives;
   std::int64_t num_rows;
   std::int64_t num_chunks;
   DType rows;
@@ -63,7 +66,8 @@ void run_tiles(const HeadArgs& args, cudaStream_t stream) {
   using Tile = HeadTile<Operands, kTileRows, kXCopyBytes>;
   static_assert(head_shared_bytes<Tile>() <= (kTileRows == 128 ? kSharedOf128 : kSharedAnywhere));
   const dim3 grid(static_cast<unsigned>(args.input.num_rows / kTileRows), static_cast<unsigned>(args.num_chunks));
-  launch("head", head_kernel<Tile>, grid, Tile::kThreads, head_shared_bytes<Tile>(), stream, args.input, args.head);
+  const auto kernel = args.head.most > 0 ? head_kernel<Tile, true> : head_kernel<Tile, false>;
+  launch("head", kernel, grid, Tile::kThreads, head_shared_bytes<Tile>(), stream, args.input, args.head);
 }
 
 template <class Operands, int kXCopyBytes>
@@ -97,15 +101,17 @@ void run_product(const HeadArgs& args, cudaStream_t stream) {
 
 void run_head(const HeadArgs& args, cudaStream_t stream) {
   run_product(args, stream);
+  const std::int64_t list_bytes = args.head.most * static_cast<std::int64_t>(sizeof(Ranked));
   launch("head_merge", merge_kernel, dim3(static_cast<unsigned>(args.num_rows)), kMergeThreads,
-         kMergeThreads * static_cast<std::int64_t>(sizeof(RowState)), stream, args.head, args.num_chunks,
-         args.candidates);
+         kMergeThreads * (static_cast<std::int64_t>(sizeof(RowState)) + list_bytes), stream, args.head, args.num_chunks,
+         args.candidates, args.alternatives);
 }
 
 }  // namespace
 
 void candidates(Stream stream, ConstTensor hidden, const PackedWeight& head, const SamplingRule* rules,
-                std::int64_t num_rules, const CandidateRow* rows, std::int64_t num_rows, Candidate* out) {
+                std::int64_t num_rules, const CandidateRow* rows, std::int64_t num_rows, Candidate* out,
+                std::int64_t most, Alternative* alternatives) {
   if (num_rows == 0) return;
   Session& session = session_of(stream);
   HeadArgs args{};
@@ -114,14 +120,23 @@ void candidates(Stream stream, ConstTensor hidden, const PackedWeight& head, con
   args.rows = hidden.dtype;
   args.weight = head.dtype;
   args.head.rules = session.input(rules, num_rules);
-  args.head.states = static_cast<RowState*>(
-      session.scratch(std::min(num_rows, kMostRows) * args.num_chunks * static_cast<std::int64_t>(sizeof(RowState))));
+  const std::int64_t most_rows = std::min(num_rows, most > 0 ? kMostRankedRows : kMostRows);
+  const std::int64_t num_states = most_rows * args.num_chunks;
+  const std::int64_t state_bytes = num_states * static_cast<std::int64_t>(sizeof(RowState));
+  const std::int64_t list_bytes = num_states * most * static_cast<std::int64_t>(sizeof(Ranked));
+  args.head.states = static_cast<RowState*>(session.scratch(state_bytes + list_bytes));
+  args.head.most = most;
   const CandidateRow* const device_rows = session.input(rows, num_rows);
   Candidate* const device_out = session.output(out, num_rows);
+  Alternative* device_alternatives = nullptr;
+  if (most > 0) {
+    args.head.lists = reinterpret_cast<Ranked*>(args.head.states + num_states);
+    device_alternatives = session.output(alternatives, num_rows * most);
+  }
   static thread_local Slots slots;  // a step allocates nothing
-  for (std::int64_t begin = 0; begin < num_rows; begin += kMostRows) {
+  for (std::int64_t begin = 0; begin < num_rows; begin += most_rows) {
     const CandidateRow* const first = rows + begin;
-    args.num_rows = std::min(num_rows - begin, kMostRows);
+    args.num_rows = std::min(num_rows - begin, most_rows);
     const std::int64_t num_products =
         args.num_rows +
         std::count_if(first, first + args.num_rows, [](const CandidateRow& r) { return r.guide_row >= 0; });
@@ -133,6 +148,7 @@ void candidates(Stream stream, ConstTensor hidden, const PackedWeight& head, con
     args.head.candidate_of = session.input(slots.candidate_of.data(), num_slots);
     args.head.rows = device_rows + begin;
     args.candidates = device_out + begin;
+    args.alternatives = most > 0 ? device_alternatives + begin * most : nullptr;
     session.push(run_head, args);
   }
 }

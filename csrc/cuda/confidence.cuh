@@ -5,7 +5,8 @@
 // multiprocessors, three to each: while one folds its logits (a twentieth of its time) the others load. Chunks
 // are wide because each one reads the hidden rows again, from the second-level cache: 128 tokens make that a quarter of
 // the weights' bytes. A logit never leaves the block; 64 bytes for a row and chunk do, and a second kernel merges them,
-// in the order of the vocabulary.
+// in the order of the vocabulary. Rows whose most probable tokens are asked for also leave those of each chunk, 8 bytes
+// for each.
 //
 // Chunks depend on nothing but the vocabulary and sums run in one order, so a row has the same bits in any batch.
 #pragma once
@@ -37,6 +38,8 @@ struct HeadRows {
   const CandidateRow* rows;          // (num_rows)
   const std::int32_t* candidate_of;  // (num_slots): index of its candidate, -1: a guide, or nobody
   RowState* states;                  // (num_rows, num_chunks)
+  Ranked* lists;                     // (num_rows, num_chunks, most)
+  std::int64_t most;                 // alternatives that a row asks for; 0: there are no lists
 };
 
 // The larger of two, then the larger of the rest, all over the warp.
@@ -125,15 +128,70 @@ __device__ __forceinline__ RowState fold_chunk(const SamplingRule& rule, const C
   return state;
 }
 
+// The most probable tokens of a row's chunk, as of fold_chunk: round by round the best of what the lanes have left goes
+// to the list.
+template <class LogitAt>
+__device__ __forceinline__ void rank_chunk(const SamplingRule& rule, std::int32_t first, std::int32_t count,
+                                           const LogitAt& logit_at, Ranked* list) {
+  constexpr int kEach = kChunkTokens / 32;
+  const std::int32_t lane = static_cast<std::int32_t>(threadIdx.x) % 32, length = rule.num_alternatives;
+  float left[kEach];
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    const std::int32_t at = lane + 32 * i;
+    left[i] = at < count && in_softmax(rule, first + at) ? logit_at(at) : kNoLogit;
+  }
+#pragma unroll 1
+  for (std::int32_t place = 0; place < length; ++place) {
+    float largest = left[0];
+    std::int32_t at = lane;
+#pragma unroll
+    for (int i = 1; i < kEach; ++i) {
+      if (!(left[i] > largest)) continue;
+      largest = left[i];
+      at = lane + 32 * i;
+    }
+    const float own = largest;
+#pragma unroll
+    for (int bits = 16; bits > 0; bits /= 2) largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, bits));
+    if (!(largest > kNoLogit)) {  // no tokens are left, or the row's logits are not finite
+      for (std::int32_t i = place + lane; i < length; i += 32) list[i] = Ranked{};
+      return;
+    }
+    std::int32_t lowest = own == largest ? at : kChunkTokens;
+    if (__popc(__ballot_sync(0xffffffffu, own == largest)) > 1) {  // equal logits: the lowest token of them
+#pragma unroll
+      for (int bits = 16; bits > 0; bits /= 2) {
+        const std::int32_t other = __shfl_xor_sync(0xffffffffu, lowest, bits);
+        lowest = other < lowest ? other : lowest;
+      }
+    }
+    if (own != largest || at != lowest) continue;
+    list[place] = {largest, first + at};
+#pragma unroll
+    for (int i = 0; i < kEach; ++i)
+      if (at == lane + 32 * i) left[i] = kNoLogit;
+  }
+}
+
 template <class Tile>
 constexpr std::int64_t head_shared_bytes() {
   constexpr std::int64_t kLogitBytes = std::int64_t{4} * Tile::kRows * kLogitStep;
   return Tile::kSharedBytes > kLogitBytes ? Tile::kSharedBytes : kLogitBytes;
 }
 
-// Grid (tiles of slots, chunks): blocks that read the same weights run together.
-template <class Tile>
-__global__ void __launch_bounds__(Tile::kThreads) head_kernel(ProductInput input, HeadRows head) {
+// Blocks of a kernel with lists that are to share a multiprocessor, as many as shared memory lets them; 0: the compiler
+// finds it. Left alone it tries for more with small tiles, and has too few registers for the product then.
+template <class Tile, bool kRanks>
+constexpr int kHeadBlocks = !kRanks || Tile::kRows == 128 ? 0
+                            : Tile::kRows == 64           ? 2
+                                                          : 3;
+
+// Grid (tiles of slots, chunks): blocks that read the same weights run together. kRanks: some rows ask for
+// alternatives.
+template <class Tile, bool kRanks>
+__global__ void __launch_bounds__(Tile::kThreads, kHeadBlocks<Tile, kRanks>)
+    head_kernel(ProductInput input, HeadRows head) {
   static_assert(Tile::kOutputs == kChunkTokens);
   LLADA_SHARED_MEMORY(shared);
   const std::int64_t slot0 = std::int64_t{blockIdx.x} * Tile::kRows;
@@ -159,23 +217,29 @@ __global__ void __launch_bounds__(Tile::kThreads) head_kernel(ProductInput input
     const SamplingRule rule = head.rules[row.rule];
     const float* const own = logits + slot * kLogitStep;
     const float factor = static_cast<float>(rule.guidance_scale) + 1.0f;
-    const RowState state = fold_chunk(rule, row, static_cast<std::int32_t>(first), count, [&](std::int32_t at) {
+    const auto logit_at = [&](std::int32_t at) {
       if (row.guide_row < 0) return own[at];
       const float guide = own[kLogitStep + at];
       return guide + factor * (own[at] - guide);
-    });
-    if (threadIdx.x % 32 == 0) head.states[std::int64_t{index} * gridDim.y + blockIdx.y] = state;
+    };
+    const RowState state = fold_chunk(rule, row, static_cast<std::int32_t>(first), count, logit_at);
+    const std::int64_t place = std::int64_t{index} * gridDim.y + blockIdx.y;
+    if (threadIdx.x % 32 == 0) head.states[place] = state;
+    if (kRanks && rule.num_alternatives > 0)
+      rank_chunk(head.rules[row.rule], static_cast<std::int32_t>(first), count, logit_at,
+                 head.lists + place * head.most);
   }
 }
 
 constexpr int kMergeThreads = 128;
 
-// One block for a row: each thread merges a run of chunks, then neighbours merge.
+// One block for a row: each thread merges a run of chunks, then neighbours merge.  alternatives: (num_rows, most)
 __global__ void __launch_bounds__(kMergeThreads)
-    merge_kernel(HeadRows head, std::int64_t num_chunks, Candidate* candidates) {
+    merge_kernel(HeadRows head, std::int64_t num_chunks, Candidate* candidates, Alternative* alternatives) {
   begin_kernel();
   LLADA_SHARED_MEMORY(shared);
-  RowState* const states = reinterpret_cast<RowState*>(shared);  // (kMergeThreads)
+  RowState* const states = reinterpret_cast<RowState*>(shared);             // (kMergeThreads)
+  Ranked* const lists = reinterpret_cast<Ranked*>(states + kMergeThreads);  // (kMergeThreads, most)
   const std::int64_t row = blockIdx.x;
   const int thread = static_cast<int>(threadIdx.x);
   const std::int64_t each = (num_chunks + kMergeThreads - 1) / kMergeThreads;
@@ -183,11 +247,22 @@ __global__ void __launch_bounds__(kMergeThreads)
   RowState own;
   for (std::int64_t chunk = thread * each; chunk < end; ++chunk) merge(own, head.states[row * num_chunks + chunk]);
   states[thread] = own;
+  const SamplingRule& rule = head.rules[head.rows[row].rule];
+  const std::int64_t length = rule.num_alternatives;
+  Ranked* const list = lists + thread * head.most;
+  for (std::int64_t i = 0; i < length; ++i) list[i] = Ranked{};
+  for (std::int64_t chunk = thread * each; chunk < end && length > 0; ++chunk)
+    offer_all(list, head.lists + (row * num_chunks + chunk) * head.most, length);
   for (int distance = 1; distance < kMergeThreads; distance *= 2) {
     __syncthreads();
-    if (thread % (2 * distance) == 0) merge(states[thread], states[thread + distance]);
+    if (thread % (2 * distance) != 0) continue;
+    merge(states[thread], states[thread + distance]);
+    if (length > 0) offer_all(list, list + distance * head.most, length);
   }
-  if (thread == 0) candidates[row] = candidate_of(states[0], head.rules[head.rows[row].rule], head.rows[row]);
+  if (thread == 0) candidates[row] = candidate_of(states[0], rule, head.rows[row]);
+  if (length == 0) return;
+  __syncthreads();
+  if (thread < length) alternatives[row * head.most + thread] = alternative_of(states[0], rule, lists[thread]);
 }
 
 }  // namespace llada::cuda

@@ -33,7 +33,8 @@ void rope_kvq(Stream stream, ConstTensor kvq, ConstTensor angles, const std::int
 void attention(Stream stream, ConstTensor q, HeadShape shape, const RowSpan* spans, std::int64_t num_spans, Tensor out);
 
 void candidates(Stream stream, ConstTensor hidden, const PackedWeight& head, const SamplingRule* rules,
-                std::int64_t num_rules, const CandidateRow* rows, std::int64_t num_rows, Candidate* out);
+                std::int64_t num_rules, const CandidateRow* rows, std::int64_t num_rows, Candidate* out,
+                std::int64_t most, Alternative* alternatives);
 void commit(Stream stream, Candidate* candidates, std::int64_t num_candidates, const CommitGroup* groups,
             std::int64_t num_groups, std::int64_t* chosen);
 

@@ -45,6 +45,7 @@ SamplingRule sampling_rule(const SequencePlan& plan, std::int32_t step) {
   rule.suppressed_token = plan.suppressed_token;
   rule.unconfident_token[0] = plan.unconfident_token_0;
   rule.unconfident_token[1] = plan.unconfident_token_1;
+  rule.num_alternatives = plan.num_alternatives;
   return rule;
 }
 
@@ -62,6 +63,7 @@ void check_plan(const StepPlan& plan, KvPool& pool, std::int64_t vocab_size) {
            s, "0 <= commit_start <= block_start < block_stop <= length of the canvas");
     expect(p.select >= 0 && p.select <= 2, s, "a select rule from 0 to 2");
     expect(p.score >= 0 && p.score <= 3, s, "a score from 0 to 3");
+    expect(p.num_alternatives >= 0 && p.num_alternatives <= kMostAlternatives, s, "0 to 20 alternatives");
     expect(p.select != 0 || (p.num_steps >= 1 && p.num_masked >= 0 && p.next_step >= 0), s,
            "a schedule of at least one step");
     for (const auto& [begin, end] : {std::pair(p.first_begin, p.first_end), std::pair(p.next_begin, p.next_end)}) {
@@ -93,15 +95,19 @@ StepResult DenoisingLoop::run(Stream stream, const StepPlan& plan) {
   StepResult result;
   bool any_done = plan.num_sequences == 0;
   std::size_t most_commits = 0;  // of the call: with room for them a step allocates nothing
+  std::size_t most_alternatives = 0;
   for (std::int64_t s = 0; s < plan.num_sequences; ++s) {
     const SequencePlan& sequence = plan.sequences[s];
     const std::int32_t num_masked = count_masks(pool_.at(sequence.slot).canvas, sequence);
     const bool done = is_done(sequence, num_masked, 0);
     result.outcomes.push_back({0, 0, 0, num_masked, done, -1});
     any_done = any_done || done;
-    most_commits += static_cast<std::size_t>(sequence.block_stop - sequence.commit_start);
+    const std::size_t commits = static_cast<std::size_t>(sequence.block_stop - sequence.commit_start);
+    most_commits += commits;
+    most_alternatives += commits * static_cast<std::size_t>(sequence.num_alternatives);
   }
   result.commits.reserve(most_commits);
+  result.alternatives.reserve(most_alternatives);
   const Clock::time_point began = Clock::now();
   Clock::time_point step_began = began;
   for (std::int32_t index = 0; index < plan.max_steps && !any_done; ++index) {
@@ -156,6 +162,8 @@ void DenoisingLoop::step(Stream stream, const StepPlan& plan, std::int32_t index
         pool_.at(sequence.guide_slot).canvas[static_cast<std::size_t>(position)] = candidate.token;
       result.commits.push_back(
           {static_cast<std::int32_t>(s), index, position, candidate.token, candidate.confidence, candidate.log_prob});
+      const auto of_row = alternatives_.begin() + static_cast<std::ptrdiff_t>(row) * most_alternatives_;
+      result.alternatives.insert(result.alternatives.end(), of_row, of_row + sequence.num_alternatives);
     }
     outcome.num_steps = index + 1;
     outcome.num_masked = count_masks(pool_.at(sequence.slot).canvas, sequence);
@@ -224,14 +232,18 @@ void DenoisingLoop::add_guide(const Slot& guide, std::int64_t visible, std::size
   }
 }
 
-// Fills candidates_ from the batch.
+// Fills candidates_ and alternatives_ from the batch.
 void DenoisingLoop::find_candidates(Stream stream) {
   const ConstTensor hidden = model_.forward(stream, batch_);
   // Rows of no group fill the bucket, so that steps have few shapes.
   while (static_cast<std::int64_t>(rows_.size()) % ops_.row_bucket != 0) rows_.push_back({});
   candidates_.assign(rows_.size(), Candidate{});
+  most_alternatives_ = 0;
+  for (const SamplingRule& rule : rules_) most_alternatives_ = std::max(most_alternatives_, rule.num_alternatives);
+  alternatives_.assign(rows_.size() * static_cast<std::size_t>(most_alternatives_), Alternative{});
   ops_.candidates(stream, hidden, weights_.head, rules_.data(), static_cast<std::int64_t>(rules_.size()), rows_.data(),
-                  static_cast<std::int64_t>(rows_.size()), candidates_.data());
+                  static_cast<std::int64_t>(rows_.size()), candidates_.data(), most_alternatives_,
+                  alternatives_.data());
 }
 
 // The first position of the group without finite logits, or -1.

@@ -38,6 +38,8 @@ class DenoisingLoop {
   std::vector<SamplingRule> rules_;
   std::vector<CommitGroup> groups_;
   std::vector<Candidate> candidates_;
+  std::int32_t most_alternatives_ = 0;     // that a sequence asks for
+  std::vector<Alternative> alternatives_;  // (rows, most_alternatives_)
   std::vector<std::int64_t> chosen_;
   std::vector<std::int32_t> positions_;  // of one span: those that the step recomputes
   // Candidates of the step before: what a compact plan recomputes.

@@ -33,6 +33,7 @@ struct SequencePlan {
   std::int32_t suppressed_token;
   std::int32_t unconfident_token_0, unconfident_token_1;
   std::int32_t propose_mask;
+  std::int32_t num_alternatives;  // of each commit: its position's most probable tokens
   // Only the candidates of the step before are recomputed of the next spans: what is still masked, and what that
   // step committed, for its final K and V.
   std::int32_t compact;
@@ -76,6 +77,7 @@ struct StepResult {
   std::vector<SequenceOutcome> outcomes;
   std::vector<CommitRecord> commits;  // by step, then sequence, then confidence
   std::vector<double> log_probs;      // of the targets, by sequence, then position; none of one without finite logits
+  std::vector<Alternative> alternatives;  // of the commits, one after the other, as many as their sequence asks for
 };
 
 }  // namespace llada

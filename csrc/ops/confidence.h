@@ -1,5 +1,5 @@
-// What a row of logits comes to: a running state that takes token after token and merges with others, and the candidate
-// that is read from it. The same arithmetic for every table.
+// What a row of logits comes to: a running state that takes token after token and merges with others, the candidate
+// that is read from it, and the row's most probable tokens. The same arithmetic for every table.
 #pragma once
 
 #include <cmath>
@@ -160,6 +160,45 @@ LLADA_INLINE Candidate candidate_of(const RowState& state, const SamplingRule& r
   out.confidence = confidence_of(state, rule, row, out.token, logit, out, out.probability);
   out.log_prob = log_prob_of(state, rule, out.token, logit, log_sum);
   out.other_log_prob = log_prob_of(state, rule, out.other_token, state.best_logit, log_sum);
+  return out;
+}
+
+// A token of a list of the most probable ones: most probable first, of equals the lower token first. So the list of a
+// set of tokens is one and the same, in whatever order they come.
+struct Ranked {
+  float logit = kNoLogit;
+  std::int32_t token = -1;
+};
+
+LLADA_INLINE bool before(const Ranked& a, const Ranked& b) {
+  return a.logit > b.logit || (a.logit == b.logit && a.token < b.token);
+}
+
+LLADA_INLINE bool in_softmax(const SamplingRule& rule, std::int32_t token) {
+  return token != rule.suppressed_token && !unconfident(rule, token);
+}
+
+// Puts a token into a list of `length` if it is before the last one there. False: it is not.
+LLADA_INLINE bool offer(Ranked* list, std::int64_t length, const Ranked& ranked) {
+  std::int64_t at = length - 1;
+  if (!before(ranked, list[at])) return false;
+  for (; at > 0 && before(ranked, list[at - 1]); --at) list[at] = list[at - 1];
+  list[at] = ranked;
+  return true;
+}
+
+// Takes what another list of that length holds. Lists of disjoint sets of tokens.
+LLADA_INLINE void offer_all(Ranked* list, const Ranked* other, std::int64_t length) {
+  for (std::int64_t i = 0; i < length && other[i].token >= 0; ++i)
+    if (!offer(list, length, other[i])) return;
+}
+
+// An entry of the list of a row whose whole vocabulary is in `state`.
+LLADA_INLINE Alternative alternative_of(const RowState& state, const SamplingRule& rule, const Ranked& ranked) {
+  Alternative out;
+  if (!state.finite || ranked.token < 0) return out;
+  out.token = ranked.token;
+  out.log_prob = log_prob_of(state, rule, ranked.token, ranked.logit, std::log(state.sum));
   return out;
 }
 

@@ -112,6 +112,8 @@ struct RowSpan {
 
 enum class Score : std::int32_t { kLowConfidence = 0, kRandom = 1, kMargin = 2, kEntropy = 3 };
 
+constexpr std::int32_t kMostAlternatives = 20;
+
 // How one request turns logits into a candidate and its confidence. Token ids of -1 mean "none".
 struct SamplingRule {
   double temperature = 0;     // 0: argmax; else argmax of logit - temperature * ln(-ln u), u keyed by the counter
@@ -123,6 +125,7 @@ struct SamplingRule {
   bool propose_mask = true;                      // false: the mask id is never a candidate (it stays in the softmax)
   std::int32_t suppressed_token = -1;            // its logit is -inf
   std::int32_t unconfident_token[2] = {-1, -1};  // left out of the softmax once the candidate is chosen
+  std::int32_t num_alternatives = 0;             // of the softmax, the most probable ones: 0 to kMostAlternatives
 };
 
 struct CandidateRow {
@@ -144,6 +147,12 @@ struct Candidate {
   double entropy = 0;         // of the softmax, nats
   double margin = 0;          // largest minus second largest probability
   double target_log_prob = 0;
+};
+
+// One of the most probable tokens of a row. Wide, so that no byte of it is left open.
+struct Alternative {
+  std::int64_t token = -1;  // -1: the row has no more tokens in its softmax, or no finite logits
+  double log_prob = 0;      // as of a candidate
 };
 
 enum class Select : std::int32_t { kTopK = 0, kThreshold = 1, kFactor = 2 };
@@ -224,8 +233,11 @@ struct Ops {
   // Candidate and confidence of each row in one pass over vocabulary tiles; logits are not stored beyond a tile.
   // hidden: (num_hidden, d_model) in T, int8 or float8; head: (vocabulary, d_model); rules: (num_rules); rows, out:
   // (num_rows). Ties: the lower token id wins. A row whose logits are not finite gets token -1.
+  // alternatives: (num_rows, most), of each row as many entries as its rule asks for, most probable first; what the
+  // others are is open. `most`: what the rules ask for at most; 0: nobody asks, and there is no such array.
   void (*candidates)(Stream, ConstTensor hidden, const PackedWeight& head, const SamplingRule* rules,
-                     std::int64_t num_rules, const CandidateRow* rows, std::int64_t num_rows, Candidate* out);
+                     std::int64_t num_rules, const CandidateRow* rows, std::int64_t num_rows, Candidate* out,
+                     std::int64_t most, Alternative* alternatives);
 
   // Chooses the candidates of each group that are to be committed: highest confidence first, then lower position.
   // kTopK: `count` of them. kThreshold: all with confidence >= value. kFactor: the largest n with

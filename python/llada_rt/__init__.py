@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from .outputs import StepEvent as StepEvent
     from .outputs import TextEvent as TextEvent
     from .outputs import TokenInfo as TokenInfo
+    from .outputs import TokenLogprob as TokenLogprob
+    from .outputs import TopLogprob as TopLogprob
     from .outputs import Usage as Usage
     from .params import SamplingParams as SamplingParams
     from .runner import build_info as build_info
@@ -75,7 +77,7 @@ _NAMES = {
     "outputs": (
         *("CompletionOutput", "DiffusionStats", "EngineStats", "FilledHole", "FinishReason"),
         *("RequestMetrics", "RequestOutput"),
-        *("ScoreOutput", "StepEvent", "TextEvent", "TokenInfo", "Usage"),
+        *("ScoreOutput", "StepEvent", "TextEvent", "TokenInfo", "TokenLogprob", "TopLogprob", "Usage"),
     ),
     "params": ("SamplingParams",),
     "runner": ("build_info",),

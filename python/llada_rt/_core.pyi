@@ -1,6 +1,6 @@
 """The compiled half (csrc/bindings)."""
 
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +65,17 @@ class Runtime:
         targets: NDArray[np.int32],
         max_seconds: float = ...,
     ) -> tuple[NDArray[np.void], NDArray[np.void], NDArray[np.float64]]: ...
+    @overload
+    def denoise(
+        self,
+        sequences: NDArray[np.void],
+        spans: NDArray[np.void],
+        max_steps: int,
+        targets: NDArray[np.int32] | None = ...,
+        max_seconds: float = ...,
+        *,
+        alternatives: Literal[True],
+    ) -> tuple[NDArray[np.void], NDArray[np.void], NDArray[np.float64], NDArray[np.void]]: ...
     def kv_slot_bytes(self, length: int) -> int: ...
     def workspace_bytes(self, num_rows: int) -> int: ...
     def reserve_kv(self, num_bytes: int) -> None: ...

@@ -19,7 +19,7 @@ from .characters import Characters, CharacterTable
 from .errors import InvalidRequestError, TokenizerError
 from .expression import States
 from .grammar import Grammar
-from .plan import Commit, QuerySpan, SequencePlan, SequenceResult, Span
+from .plan import Alternative, Commit, QuerySpan, SequencePlan, SequenceResult, Span
 
 FILL_STEP = -1  # `step` of a commit that only fills what the text has left over
 MAX_TOKENS_PER_STEP = 32  # that the model is asked for at once: their logits take 8 bytes x vocabulary each
@@ -179,7 +179,8 @@ class Constraint:
             if token in self._ends:
                 self._is_over = True
                 return
-            commits.append(Commit(places.popleft(), token, float(np.exp(log_prob)), 0, log_prob))
+            alternatives = most_probable(log_probs, plan.sampling.num_alternatives)
+            commits.append(Commit(places.popleft(), token, float(np.exp(log_prob)), 0, log_prob, alternatives))
             self._ids.append(token)
             self._text += self._alphabet.texts[token]
             self._states = self._grammar.read(self._states, self._alphabet.texts[token])
@@ -229,6 +230,17 @@ class Constraint:
             return
         if not self._grammar.accepts(self._grammar.read(self._grammar.start, text)):
             raise TokenizerError(f"the tokenizer writes tokens in a row as another text than alone: {text[:80]!r}")
+
+
+def most_probable(log_probs: NDArray[np.float64], count: int) -> tuple[Alternative, ...]:
+    """The `count` most probable tokens, of equals the lower id first. log_probs: (vocabulary,)."""
+    count = min(count, len(log_probs))
+    if count == 0:
+        return ()
+    least = np.partition(log_probs, -count)[-count]
+    among = np.flatnonzero(log_probs >= least)
+    best = among[np.argsort(-log_probs[among], kind="stable")][:count]
+    return tuple(Alternative(int(token), float(log_probs[token])) for token in best)
 
 
 def guided_logits(steps: Steps, plan: SequencePlan, positions: Sequence[int]) -> NDArray[np.float64]:

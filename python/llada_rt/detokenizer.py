@@ -16,6 +16,12 @@ _HEX = "0123456789abcdefABCDEF"
 # The names of bytes as the decoder ByteFallback reads them, "<0xE5>"; its parser takes a sign too.
 _BYTE_NAMES = {f"<0x{digits}>": int(digits, 16) for first in _HEX + "+" for digits in (first + d for d in _HEX)}
 
+# The characters by which byte-level vocabularies name bytes: a printable one names its own byte, the others follow from
+# U+0100 on (bytes_to_unicode of GPT-2).
+_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_OTHERS = [value for value in range(256) if value not in _PRINTABLE]
+_BYTE_LEVEL = {chr(value): value for value in _PRINTABLE} | {chr(256 + i): value for i, value in enumerate(_OTHERS)}
+
 
 class Detokenizer:
     """As the tokenizer's own decode, but for bytes that make no character: there ByteFallback gives up all bytes in a
@@ -31,6 +37,7 @@ class Detokenizer:
         if _reads_bytes(steps):
             found = {backend.token_to_id(name): value for name, value in _BYTE_NAMES.items()}
             self._byte_of = {token: value for token, value in found.items() if token is not None}
+        self._is_byte_level = bool(steps) and steps[0].get("type") == "ByteLevel"
         self.is_incremental = _is_incremental(steps, backend)
         added = backend.get_added_tokens_decoder()
         self.control_tokens: Mapping[int, str] = {token: each.content for token, each in added.items() if each.special}
@@ -45,6 +52,25 @@ class Detokenizer:
             raise
         except BaseException as error:  # its Rust half may panic, which is no Exception
             raise TokenizerError(f"the tokens cannot be decoded: {str(error)[:200]}") from error
+
+    def token_bytes(self, token: int) -> bytes | None:
+        """The bytes that a token adds to a text that goes before it: of a part of a character those of the part, a
+        special token's by its name. None: there is no such token.
+        """
+        name = self._backend.id_to_token(token)
+        if name is None:
+            return None
+        if self._is_byte_level:
+            values = [_BYTE_LEVEL.get(character) for character in name]
+            known = bytes(value for value in values if value is not None)
+            return known if len(known) == len(values) else name.encode()
+        if token in self._byte_of:
+            return bytes([self._byte_of[token]])
+        # Alone it may lose a space at its beginning; after itself it has it.
+        alone = self.decode([token], skip_special_tokens=False)
+        twice = self.decode([token, token], skip_special_tokens=False)
+        added = twice.removeprefix(alone) if twice.startswith(alone) else ""
+        return (added or alone).encode()
 
     def _decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
         if self._byte_of.keys().isdisjoint(ids):

@@ -40,10 +40,8 @@ PARAMS: Mapping[str, str] = MappingProxyType(
     | dict.fromkeys(
         ("suffix", "prompt", "messages"), "no decoding option: it belongs to the prompt, {...} in its place"
     )
-    | dict.fromkeys(
-        ("top_logprobs", "prompt_logprobs"),
-        "not supported, because only the committed token's probability is kept: logprobs; engine.score rates a text",
-    )
+    | {"top_logprobs": "called logprobs here: a number of alternatives, 0 for the token alone"}
+    | {"prompt_logprobs": "not supported, because a prompt is not generated; engine.score rates a text"}
     | dict.fromkeys(
         ("min_tokens", "min_new_tokens", "min_length"),
         "not supported, because the length is that of the canvas; logits_eos_inf keeps an answer from ending early",

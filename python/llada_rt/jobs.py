@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Literal
 
 from .errors import RequestCancelledError
+from .logprobs import token_logprobs
 from .outputs import (
     CompletionOutput,
     DiffusionStats,
@@ -25,6 +26,7 @@ from .outputs import (
     StepEvent,
     TextEvent,
     TokenInfo,
+    TokenLogprob,
 )
 from .params import SamplingParams
 from .requests import Request
@@ -106,6 +108,7 @@ class Sample:
         self.sequence = sequence
         self.transcript = transcript
         self.completion: CompletionOutput | None = None
+        self.num_told = 0  # tokens of which events have told the log-probabilities
         self.cut: FinishReason | None = None  # what ended it before its canvas was full
         self.fit = -math.inf  # of a filled template, beside those with holes of other lengths
 
@@ -136,6 +139,7 @@ class GenerateJob(Job):
         self._tokenizer = tokenizer
         self._stream = stream
         self._recall = recall
+        self._tells_logprobs = params.logprobs is not None
         decode, incremental = (tokenizer.decode, tokenizer.is_incremental) if tokenizer else (None, True)
         self._samples: dict[Member, Sample] = {
             sequence: Sample(
@@ -247,7 +251,13 @@ class GenerateJob(Job):
         if self._stream == "append":
             if len(text) > given or is_finished:
                 event: Event = TextEvent(
-                    self.request_id, sample.index, text[given:], text, is_finished, self.output if is_finished else None
+                    request_id=self.request_id,
+                    index=sample.index,
+                    text_delta=text[given:],
+                    text=text,
+                    finished=is_finished,
+                    output=self.output if is_finished else None,
+                    token_logprobs=self._new_logprobs(sample),
                 )
                 self.events.append(event)
             return
@@ -266,8 +276,22 @@ class GenerateJob(Job):
                 prompt_length=len(self.request.prompt_token_ids),
                 finished=is_finished,
                 output=self.output if is_finished else None,
+                token_logprobs=self._logprobs(sequence, ((each.position, each.token) for each in sequence.new_commits)),
             )
         )
+
+    def _new_logprobs(self, sample: Sample) -> list[TokenLogprob] | None:
+        """Of the tokens that the text takes and no event has told of; all of them when the sample is complete."""
+        if not self._tells_logprobs:
+            return None
+        ids, begin = sample.transcript.token_ids, sample.num_told
+        sample.num_told = len(ids) if sample.completion is not None else sample.transcript.num_told(begin)
+        start = len(self.request.prompt_token_ids) + begin
+        return self._logprobs(sample.sequence, enumerate(ids[begin : sample.num_told], start))
+
+    def _logprobs(self, sequence: Sequence, tokens: Iterable[tuple[int, int]]) -> list[TokenLogprob] | None:
+        """Of each (canvas position, id), if the request asks."""
+        return token_logprobs(sequence, tokens, self._tokenizer) if self._tells_logprobs else None
 
     # ---------------------------------------------------------------- the end
 
@@ -292,10 +316,11 @@ class GenerateJob(Job):
             stop_reason=transcript.stop_reason,
             seed=sample.seed,
             tokens=tokens if self.params.return_tokens else None,
-            logprobs=[token.logprob for token in tokens] if self.params.logprobs else None,
+            logprobs=[token.logprob for token in tokens] if self._tells_logprobs else None,
             diffusion=self._stats(sample),
             audit=sequence.audit.report if sequence.audit else None,
             holes=self._holes(sample),
+            token_logprobs=self._logprobs(sequence, enumerate(transcript.token_ids, start)),
         )
         if self._recall is not None and sequence.is_finished:
             sample.fit = self._fit(sample, self._recall)
@@ -370,7 +395,7 @@ class GenerateJob(Job):
         )
 
     def _token_infos(self, ids: list[int], start: int, sequence: Sequence) -> list[TokenInfo]:
-        if not (self.params.return_tokens or self.params.logprobs):
+        if not (self.params.return_tokens or self._tells_logprobs):
             return []
         infos = []
         for position, token in enumerate(ids, start):

@@ -16,6 +16,7 @@ MAX_SAMPLES = 1024
 MAX_STOPS = 16
 MAX_STOP_CHARS = 256
 MAX_STOP_IDS = 64
+MAX_LOGPROBS = 20  # kMostAlternatives of csrc/ops/ops.h
 # Larger than any context; keeps sums of lengths far from the edges of 64-bit integers.
 MAX_COUNT = 2**31 - 1
 
@@ -65,6 +66,13 @@ def every(name: str, value: object) -> int:
     if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"):
         return int(bool(value))
     return integer(0, MAX_COUNT, "True, False or a number of steps")(name, value)
+
+
+def num_logprobs(name: str, value: object) -> int | None:
+    """A number of alternatives; None: no log-probabilities. A flag, as it was in 0.1, means 0 or None."""
+    if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"):
+        return 0 if value else None
+    return integer(0, MAX_LOGPROBS, f"None or an integer from 0 to {MAX_LOGPROBS}")(name, value)
 
 
 def one_of(kind: Any) -> Callable[[str, object], str]:

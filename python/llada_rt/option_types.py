@@ -62,7 +62,7 @@ class SamplingOptions(TypedDict, total=False):
     confidence_eos_eot_inf: bool
     eos_early_stop: bool | None
     return_tokens: bool
-    logprobs: bool
+    logprobs: SupportsIndex | None
     regex: str | None
     choice: Sequence[str]
     split_special_tokens: bool | None

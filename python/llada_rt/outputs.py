@@ -32,6 +32,44 @@ class TokenInfo(JsonValue):
 
 
 @dataclass(frozen=True, slots=True)
+class TopLogprob(JsonValue):
+    """One of the most probable tokens at a position, whether or not it was committed.
+
+    `token`, `logprob` and `bytes` are named as OpenAI names them.
+    """
+
+    token: str  # its text; what is no whole character is a replacement character
+    logprob: float
+    bytes: tuple[int, ...] | None  # of its text, or of its part of a character; None: no tokenizer knows it
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob(JsonValue):
+    """How likely a token was where it stands, and what was likely beside it.
+
+    All of it is told of one forward, the one that committed the token. `logprob` is the natural logarithm of the
+    token's probability in the model's distribution there: after guidance, without the noise of `temperature`. The mask
+    token has its share of it. The token that `logits_eos_inf` suppresses has none, nor have those that
+    `confidence_eos_eot_inf` leaves out: they are not listed, and one that is committed counts for itself alone.
+    Where a `regex` or `choice` writes, the distribution is of all tokens, whether or not they may stand there. What
+    must follow there is written without asking the model: its logprob is 0, and nothing is listed beside it.
+    A token that no step has committed has None, which JSON has as null: a fixed position of an infill, a pinned one,
+    what fills a response after its end.
+    """
+
+    token: str  # as of a TopLogprob
+    logprob: float | None
+    bytes: tuple[int, ...] | None
+    top_logprobs: tuple[TopLogprob, ...]  # `logprobs` of them: most probable first, of equals the lower id
+    id: int
+    position: int  # index in the canvas: prompt first
+    step: int | None  # the request's forward that committed it, from 0
+    block: int | None
+    confidence: float | None  # by the request's `remasking` score
+
+
+@dataclass(frozen=True, slots=True)
 class DiffusionStats(JsonValue):
     """What a request has cost."""
 
@@ -95,6 +133,7 @@ class CompletionOutput(JsonValue):
     diffusion: DiffusionStats
     audit: CacheAudit | None = None  # with `audit`
     holes: list[FilledHole] | None = None  # of an infill, in order
+    token_logprobs: list[TokenLogprob] | None = None  # with logprobs, one for each of token_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +178,9 @@ class TextEvent(JsonValue):
     text: str  # all of it so far
     finished: bool  # this sample
     output: RequestOutput | None  # with the last event of all
+    # With logprobs: the tokens that the text so far takes, less those of earlier events, and all that are left with the
+    # last event of a sample. Joined they are those of its output.
+    token_logprobs: list[TokenLogprob] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +199,7 @@ class StepEvent(JsonValue):
     finished: bool  # this sample
     output: RequestOutput | None  # with the last event of all
     index: int = 0  # of the sample
+    token_logprobs: list[TokenLogprob] | None = None  # with logprobs, one for each of `unmasked`
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from .option_checks import (
     boolean,
     every,
     integer,
+    num_logprobs,
     one_of,
     real,
     some_text,
@@ -172,7 +173,13 @@ class SamplingParams(_Said):
         optional=True,
     )
     return_tokens: bool = _option(False, boolean, "Report id, position, step and confidence of each token.")
-    logprobs: bool = _option(False, boolean, "Report the log-probability each token had when it was committed.")
+    logprobs: int | None = _option(
+        None,
+        num_logprobs,
+        "Report the log-probability each token had when it was committed, and so many of the most probable tokens that "
+        "might have stood there, 0 to 20, with theirs.",
+        optional=True,
+    )
     regex: str | None = _option(
         None,
         some_text,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 SelectKind = Literal["top_k", "threshold", "factor"]
 Score = Literal["low_confidence", "random", "margin", "entropy"]
@@ -63,6 +63,7 @@ class SamplingRule:
     suppressed_token: int = -1  # its logit is -inf
     unconfident_tokens: tuple[int, int] = (-1, -1)  # left out of the softmax once the candidate is chosen
     propose_mask: bool = False  # the mask id may win, as in the published loop
+    num_alternatives: int = 0  # that each commit tells, see Alternative
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +97,28 @@ class StepPlan:
     max_seconds: float = 0.0
 
 
+class Alternative(NamedTuple):
+    """One of the most probable tokens at a position, in the distribution that the log_prob of a commit there is of."""
+
+    token: int
+    log_prob: float
+
+
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """One token written into a canvas; `step` counts from 0 within the call."""
+    """One token written into a canvas; `step` counts from 0 within the call.
+
+    `log_prob` is of the model's distribution in the forward that committed the token: after guidance, without noise and
+    without the suppressed token; the mask id counts, the unconfident tokens do not (one that is committed counts for
+    itself). Where a grammar writes, it is of all tokens, and 0 where the grammar leaves no choice.
+    """
 
     position: int
     token: int
     confidence: float
     step: int
-    log_prob: float = math.nan  # of the token, without noise; natural logarithm
+    log_prob: float = math.nan  # natural logarithm
+    alternatives: tuple[Alternative, ...] = ()  # most probable first, of equals the lower id
 
 
 @dataclass(frozen=True, slots=True)

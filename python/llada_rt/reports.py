@@ -104,29 +104,38 @@ def emit_texts(engine: Engine, output: RequestOutput) -> None:
 def tables(output: RequestOutput, completion: CompletionOutput, token_text: Callable[[int], str]) -> Iterator[str]:
     """Lines on what was asked for beside the text: log-probabilities, the audit."""
     if completion.logprobs is not None:
-        yield from _logprobs(len(output.prompt_token_ids), completion, completion.logprobs, token_text)
+        yield from _logprobs(len(output.prompt_token_ids), completion, token_text)
     if completion.audit is not None:
         yield from _audit(completion.audit)
 
 
-def _logprobs(
-    start: int, completion: CompletionOutput, logprobs: list[float | None], token_text: Callable[[int], str]
-) -> Iterator[str]:
-    """A line for each token, but for a run of one and the same at the end."""
-    ids = completion.token_ids
+def _logprobs(start: int, completion: CompletionOutput, token_text: Callable[[int], str]) -> Iterator[str]:
+    """A line for each token, but for a run of one and the same at the end; beside a token its alternatives."""
+    ids, told = completion.token_ids, completion.token_logprobs or []
     count = len(ids)
     while count > 1 and ids[count - 2] == ids[-1]:
         count -= 1
-    yield f"{'position':>8} {'token':>8} {'logprob':>9} {'p':>7}  text"
-    for index, (token, logprob) in enumerate(zip(ids[:count], logprobs, strict=False)):
-        shown = printable(json.dumps(token_text(token), ensure_ascii=False))
+    beside = "  others" if any(each.top_logprobs for each in told) else ""
+    yield f"{'position':>8} {'token':>8} {'logprob':>9} {'p':>7}  text{beside}"
+    for index, each in enumerate(told[:count]):
+        logprob = each.logprob
         figures = f"{'given':>9} {'':7}" if logprob is None else f"{logprob:9.3f} {math.exp(logprob):7.1%}"
-        yield f"{start + index:8} {token:8} {figures}  {shown}"
+        others = [
+            f"{_quoted(token_text(other.id))} {math.exp(other.logprob):.1%}"
+            for other in each.top_logprobs
+            if other.id != each.id
+        ]
+        shown = "  ".join([_quoted(token_text(each.id)), ", ".join(others)]).rstrip()
+        yield f"{start + index:8} {each.id:8} {figures}  {shown}"
     if count < len(ids):
         yield f"{'':8} {'':8} {len(ids) - count} more of the last one"
-    known = [logprob for logprob in logprobs if logprob is not None]
+    known = [each.logprob for each in told if each.logprob is not None]
     if known:
         yield f"{'sum':>8} {'':8} {math.fsum(known):9.3f}  of {len(known)} tokens"
+
+
+def _quoted(text: str) -> str:
+    return printable(json.dumps(text, ensure_ascii=False))
 
 
 def _audit(audit: CacheAudit) -> Iterator[str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -16,7 +17,7 @@ from .config import EngineConfig
 from .device import cpu_tables, device_facts, place, stream_handle
 from .errors import ConfigError
 from .memory import MemoryPlan, machine_bytes
-from .plan import Commit, QuerySpan, SequencePlan, SequenceResult, StepPlan, StepResult
+from .plan import Alternative, Commit, QuerySpan, SequencePlan, SequenceResult, StepPlan, StepResult
 
 # Numbers of csrc/denoise/plan.h.
 _SELECT = {"top_k": 0, "threshold": 1, "factor": 2}
@@ -101,17 +102,17 @@ class Runner:
         """Run the plan's steps; returns when a sequence has completed its block, or at the plan's limits."""
         sequences, spans = self._pack(plan.sequences)
         targets = [target for row in plan.sequences for target in row.targets]
-        if targets:
-            outcomes, commits, scored = self._runtime.denoise(
-                sequences, spans, plan.max_steps, np.asarray(targets, dtype=np.int32), plan.max_seconds
-            )
-        else:
-            outcomes, commits = self._runtime.denoise(sequences, spans, plan.max_steps, max_seconds=plan.max_seconds)
-            scored = np.empty(0)
+        outcomes, commits, scored, ranked = self._runtime.denoise(
+            sequences, spans, plan.max_steps, np.asarray(targets, dtype=np.int32), plan.max_seconds, alternatives=True
+        )
+        alternatives = iter(ranked.tolist())
         by_row: list[list[Commit]] = [[] for _ in plan.sequences]
         columns = ("sequence", "position", "token", "confidence", "step", "log_prob")
-        for row, *commit in zip(*(commits[c].tolist() for c in columns), strict=True):
-            by_row[row].append(Commit(*commit))
+        told: Iterator[tuple[Any, ...]] = zip(*(commits[c].tolist() for c in columns), strict=True)
+        for row, position, token, confidence, step, log_prob in told:
+            own = islice(alternatives, plan.sequences[row].sampling.num_alternatives)
+            beside = tuple(Alternative(*each) for each in own if each[0] >= 0)
+            by_row[row].append(Commit(position, token, confidence, step, log_prob, beside))
         results, begin = [], 0
         for row, (rows, refreshes, steps, masked, done, bad) in enumerate(outcomes.tolist()):
             wanted = sum(target >= 0 for target in plan.sequences[row].targets) if steps and bad < 0 else 0
@@ -190,6 +191,7 @@ class Runner:
                 "unconfident_token_0": sampling.unconfident_tokens[0],
                 "unconfident_token_1": sampling.unconfident_tokens[1],
                 "propose_mask": sampling.propose_mask,
+                "num_alternatives": sampling.num_alternatives,
                 "compact": plan.compact,
                 "targets_begin": num_targets,
                 "targets_end": num_targets + len(plan.targets),

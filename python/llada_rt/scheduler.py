@@ -18,7 +18,7 @@ from .caches import CachePolicy
 from .canvas import Canvas
 from .constraint import FILL_STEP, Constraint
 from .decoders import Decoder
-from .plan import Commit, QuerySpan, SamplingRule, SelectRule, SequencePlan, SequenceResult, StepPlan
+from .plan import Alternative, Commit, QuerySpan, SamplingRule, SelectRule, SequencePlan, SequenceResult, StepPlan
 
 
 class Placed(NamedTuple):
@@ -29,6 +29,7 @@ class Placed(NamedTuple):
     block: int
     confidence: float
     log_prob: float
+    alternatives: tuple[Alternative, ...]
 
 
 class Member(Protocol):
@@ -204,8 +205,9 @@ class Sequence:
         for commit in result.commits:
             if commit.step == FILL_STEP:
                 continue
+            step = self.num_forwards + commit.step
             self.placed[commit.position] = Placed(
-                commit.token, self.num_forwards + commit.step, block, commit.confidence, commit.log_prob
+                commit.token, step, block, commit.confidence, commit.log_prob, commit.alternatives
             )
         self.canvas.commit(result.commits)
         self.new_commits = result.commits

@@ -38,6 +38,7 @@ class Tokenizer:
         self._backend.no_padding()
         self._backend.no_truncation()
         self._detokenizer = Detokenizer(self._backend, json.loads(data).get("decoder"))
+        self._bytes_of: dict[int, bytes | None] = {}  # of the tokens asked for, at most the vocabulary
         self.longest_token = max(map(len, self._backend.get_vocab(with_added_tokens=True)), default=1)
         self._config = read_json(folder, "tokenizer_config.json")
         self._no_template = "the model folder has no chat template"
@@ -131,6 +132,14 @@ class Tokenizer:
     def token_text(self, token: int) -> str:
         """A single token as it would look alone; special tokens by their name."""
         return self.decode([token], skip_special_tokens=False)
+
+    def token_bytes(self, token: int) -> bytes | None:
+        """The bytes that a token adds to a text, of a part of a character those of the part; special tokens by their
+        name. None: the tokenizer does not know it.
+        """
+        if token not in self._bytes_of:
+            self._bytes_of[token] = self._detokenizer.token_bytes(token)
+        return self._bytes_of[token]
 
     def apply_chat_template(
         self,

@@ -170,10 +170,14 @@ class Transcript:
             return self._decode(ids)
         return self._decode(ids).rstrip(REPLACEMENT) if self._is_incremental else ""
 
-    def _ids_for(self, text: str, ids: list[int]) -> list[int]:
-        """The fewest leading ids whose text begins with `text`."""
+    def num_told(self, known: int) -> int:
+        """How many of `token_ids` it takes for the text, so that no stop can take them back; `known` at least."""
+        return max(known, len(self._ids_for(self.text, self.token_ids, known))) if self.text else known
+
+    def _ids_for(self, text: str, ids: list[int], known: int = 0) -> list[int]:
+        """The fewest leading ids whose text begins with `text`; `known` of them at least."""
         if self._is_incremental:
-            low, high = 0, len(ids)
+            low, high = min(known, len(ids)), len(ids)
             while low < high:
                 middle = (low + high) // 2
                 if self._text_of(ids[:middle], is_final=True).startswith(text):

@@ -99,7 +99,7 @@ LINES = [
     ({"id": "a", "prompt": "abc"}, None),
     ({"id": 5, "messages": ask("abc"), "gen_length": 6, "steps": 6, "block_length": 6}, None),
     ({"prompt_token_ids": [3, 14, 15], "max_tokens": 4}, None),
-    ({"prompt": [3, 14, 15], "logprobs": True, "return_tokens": True, "n": 2, "temperature": 1.5, "seed": 3}, None),
+    ({"prompt": [3, 14, 15], "logprobs": 2, "return_tokens": True, "n": 2, "temperature": 1.5, "seed": 3}, None),
     ({"id": "x", "prompt": "abc", "gen_lenght": 3}, ("invalid_request", "gen_lenght")),
     ({"prompt": "abc", "gen_length": 10**6}, ("context_length_exceeded", "gen_length")),
     ({"prompt": "abc", "messages": ask("a")}, ("invalid_request", "prompt")),
@@ -255,7 +255,7 @@ def test_values_for_the_chat_template(run, tmp_path):
 
 
 def test_tables_beside_the_text(run, folder):
-    flags = ["-m", folder, "--preset", "fast", "--gen-length", "8", "--logprobs", "--audit", "1"]
+    flags = ["-m", folder, "--preset", "fast", "--gen-length", "8", "--logprobs", "3", "--audit", "1"]
     code, out, err = run("generate", "abc", *flags)
     (answer,) = [json.loads(line) for line in run("generate", "abc", *flags, "--json")[1].splitlines()]
     completion = answer["outputs"][0]

@@ -357,12 +357,22 @@ def test_a_newcomer_sees_text_soon_and_on_stdout():
     assert "demo" in process("info").stdout
 
 
+def test_logprobs_is_a_number(run, folder):
+    code, out, _ = run("generate", "a", "-m", folder, "--json", "--gen-length", "4", "--logprobs", "2")
+    assert code == 0
+    told = json.loads(out)["outputs"][0]["token_logprobs"]
+    assert [len(each["top_logprobs"]) for each in told] == [2] * 4
+    code, _, err = run("generate", "a", "-m", folder, "--logprobs", "21")
+    assert (code, "logprobs: expected None or an integer from 0 to 20, got 21" in err) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("flag", "words"),
     [
         ("--top-p", "temperature is the knob"),
         ("--echo", "prompt beside it"),
         ("--max-tokens", "called --gen-length here"),
+        ("--top-logprobs", "called logprobs here"),
         ("--tensor-parallel-size", "one device"),
         ("--dtype", "called compute_type"),
     ],

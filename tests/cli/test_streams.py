@@ -73,7 +73,7 @@ COMMANDS = [  # command line, exit code, whether there is data
     ("infill é💩__床 -m {}", 0, True),
     ("infill é💩__床 -m {} --json", 0, True),
     ("generate é💩 床 -m {} --output -", 0, True),
-    ("generate é -m {} --logprobs", 0, True),
+    ("generate é -m {} --logprobs 2", 0, True),
     ("generate --input {}/没有 -m {}", 2, False),
     ("score é 床 --mc-num 2 -m {} --json", 0, True),
     ("chat -M 床前 -m {}", 0, True),

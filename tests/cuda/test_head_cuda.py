@@ -16,8 +16,8 @@ from tests import cuda_host
 from tests.denoise.test_committed_goldens import CHECKPOINT, IDS
 from tests.ops.precision import normal
 from tests.ops.test_candidates import FIGURES, check, make
-from tests.reference.candidates import SCORES, candidates, guide
-from tests.tolerance import assert_accurate
+from tests.reference.candidates import SCORES, alternatives, candidates, guide
+from tests.tolerance import CONFIDENCE, assert_accurate
 
 COMPUTE_TYPES = ("float32", "bfloat16", "int8", "int8_bfloat16", "int4", "float8")
 EVERY_FIGURE = ("token", "other_token", "other_confidence", *FIGURES)
@@ -293,6 +293,78 @@ def test_requests_with_rules_of_their_own(open_engine, compute_type):
         with Engine(CHECKPOINT, device="cpu", **options) as engine:
             on_cpu = tokens(engine, slice(None))
         assert [[token for token, _ in row] for row in together] == [[token for token, _ in row] for row in on_cpu]
+
+
+@pytest.mark.parametrize("compute_type", COMPUTE_TYPES)
+@pytest.mark.parametrize("rows", [1, 40, 70])
+def test_alternatives_of_compute_types(cuda, compute_type, rows):
+    """The list is that of a sort of the logits that matmul gives; the candidates are those without a list."""
+    hidden, head, positions = make(rows, rows, 300, 96, "bfloat16")
+    logits = cuda.matmul(hidden, head, compute_type)
+    rule = {"temperature": 0.5, "seed": 3, "unconfident_token_0": 127, "suppressed_token": 128}
+    got = cuda.candidates(hidden, head, compute_type, positions=positions, num_alternatives=20, **rule)
+    tokens, log_probs = alternatives(logits, 20, suppressed=[128], unconfident=[127])
+    assert np.array_equal(got["alternatives"][0], tokens)
+    assert_accurate(got["alternatives"][1], log_probs, log_probs, "float32")
+    without = cuda.candidates(hidden, head, compute_type, positions=positions, **rule)
+    assert all(np.array_equal(got[name], without[name]) for name in EVERY_FIGURE)
+
+
+def test_alternatives_of_more_rows_than_a_launch_takes(cuda):
+    hidden, head, positions = make(1, 530, 260, 8, "bfloat16")
+    got = cuda.candidates(hidden, head, "bfloat16", positions=positions, num_alternatives=2)
+    tokens, _ = alternatives(cuda.matmul(hidden, head, "bfloat16"), 2)
+    assert np.array_equal(got["alternatives"][0], tokens)
+
+
+def test_alternatives_of_more_chunks_than_threads_merge(cuda):
+    """Over 128 chunks, so that each thread merges several before neighbours do; ties lie in many of them."""
+    head = np.zeros((40_000, 8), np.float32)
+    tied = list(range(100, 40_000, 1999))
+    head[tied] = 0.5
+    got = cuda.candidates(
+        np.ones((1, 8), np.float32), head, "float32", positions=np.zeros(1, np.int32), num_alternatives=19
+    )
+    assert got["alternatives"][0].tolist() == [tied[:19]]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_alternatives_of_a_row_that_is_not_finite(cuda, bad):
+    """It is named as without a list, and its list ends."""
+    hidden, head, positions = make(3, 40, 300, 16, "float32")
+    hidden[7, 3] = bad
+    with pytest.raises(LladaRtError, match="row 7,"):
+        cuda.candidates(hidden, head, "float32", positions=positions, num_alternatives=20)
+
+
+def test_requests_with_lists_of_their_own_length(open_engine):
+    """Some ask, some don't, one is guided; each as if alone, and as on the processor."""
+    counts = [None, 20, 3, 0, 7]
+    params = [
+        SamplingParams(gen_length=12, block_length=12, steps=3, logprobs=count, cfg_scale=index % 2 * 0.5)
+        for index, count in enumerate(counts)
+    ]
+    prompts = [{"prompt_token_ids": list(range(5, 9 + i))} for i in range(len(params))]
+    options = {"compute_type": "float32", "max_num_seqs": 16, "eot_token_id": IDS["eot"]}
+
+    def told(engine: Engine, which: slice) -> list:
+        return [output.outputs[0].token_logprobs for output in engine.generate(prompts[which], params[which])]
+
+    with open_engine(CHECKPOINT, **options) as engine:
+        together = told(engine, slice(None))
+        assert [told(engine, slice(i, i + 1))[0] for i in range(len(params))] == together
+    with Engine(CHECKPOINT, device="cpu", **options) as engine:
+        on_cpu = told(engine, slice(None))
+    assert together[0] is on_cpu[0] is None
+    for mine, theirs, count in zip(together[1:], on_cpu[1:], counts[1:], strict=True):
+        assert [len(each.top_logprobs) for each in mine] == [count] * 12
+        assert [[top.id for top in each.top_logprobs] for each in mine] == [
+            [top.id for top in each.top_logprobs] for each in theirs
+        ]
+        for each, other in zip(mine, theirs, strict=True):
+            assert [top.logprob for top in each.top_logprobs] == pytest.approx(
+                [top.logprob for top in other.top_logprobs], abs=CONFIDENCE
+            )
 
 
 CONFIDENCES = st.sampled_from([0.0, -0.0, 0.25, 0.5, 0.75, 1.0, -1.0, float("nan"), float("-inf")])

@@ -56,6 +56,7 @@ for name, value in {"block_start": start, "block_stop": length, "commit_start": 
                     "num_steps": 64, "mask_id": IDS.mask, "suppressed_token": -1, "unconfident_token_0": -1,
                     "unconfident_token_1": -1, "compact": compact, "guidance_scale": 0.5}.items():
     plan[name] = value
+plan["num_alternatives"] = [20, 0]
 spans = np.array([(0, length, length), (start, length, length)], np.int32).view(_core.SPAN_DTYPE)[:, 0]
 
 def fresh():

@@ -205,6 +205,8 @@ BAD_PLANS = {
     "no steps": {"num_steps": 0},
     "negative schedule": {"num_masked": -5},
     "guide that is not open": {"guide_slot": 9},
+    "too many alternatives": {"num_alternatives": 21},
+    "negative alternatives": {"num_alternatives": -1},
 }
 
 
@@ -415,3 +417,37 @@ def test_a_slot_begins_with_zeros_where_another_one_was(runtime):
         logits.append(commits)
         runtime.close_slot(slot)
     assert np.array_equal(*logits)
+
+
+def test_alternatives_come_in_the_order_of_the_commits(runtime):
+    """As many as each sequence asks for, as if it were alone; a score beside them has none."""
+    counts = [3, 0, 20, 1]
+
+    def ranked(*which: int) -> list:
+        slots = [runtime.open_slot(CANVAS) for _ in which]
+        sequences, spans = plan(*slots)
+        sequences["num_alternatives"] = [counts[index] for index in which]
+        sequences["seed"], sequences["temperature"] = which, 0.5
+        outcomes, commits, _, alternatives = runtime.denoise(sequences, spans, 3, alternatives=True)
+        assert (outcomes["num_steps"] == 3).all()
+        for slot in slots:
+            runtime.close_slot(slot)
+        told, at = [[] for _ in which], 0
+        for commit in commits:
+            count = counts[which[commit["sequence"]]]
+            told[commit["sequence"]].append((int(commit["position"]), alternatives[at : at + count].tolist()))
+            at += count
+        assert at == len(alternatives)
+        return told
+
+    together = ranked(0, 1, 2, 3)
+    assert [len(each) for each in together] == [6] * 4
+    assert [ranked(index)[0] for index in range(4)] == together
+    scored, spans = plan(runtime.open_slot(CANVAS), runtime.open_slot(CANVAS))
+    scored["num_alternatives"] = 2
+    scored["targets_end"][0], scored["num_masked"][0] = LENGTH, 0
+    _, commits, log_probs, alternatives = runtime.denoise(
+        scored, spans, 1, np.arange(LENGTH, dtype=np.int32), alternatives=True
+    )
+    assert (len(log_probs), len(commits), len(alternatives)) == (LENGTH, 2, 4)
+    assert (commits["sequence"] == 1).all()

@@ -183,14 +183,14 @@ def test_log_probabilities_are_those_of_the_step(engine: Engine):
     import numpy as np
 
     for options in ({}, {"temperature": 1.0, "seed": 4}, {"remasking": "random", "seed": 4}, {"remasking": "margin"}):
-        params = SamplingParams(gen_length=1, logprobs=True, return_tokens=True, **options)
+        params = SamplingParams(gen_length=1, logprobs=0, return_tokens=True, **options)
         (output,) = engine.generate([[5, 6, 7]], params)
         completion = output.outputs[0]
         logits = engine.forward([5, 6, 7, IDS.mask])[3].astype(np.float64)
         expected = logits[completion.token_ids[0]] - np.logaddexp.reduce(logits)
         assert completion.logprobs == pytest.approx([expected], abs=1e-4)
         assert completion.tokens[0].logprob == completion.logprobs[0]
-    low = engine.generate([[5, 6, 7]], SamplingParams(gen_length=16, block_length=4, logprobs=True, return_tokens=True))
+    low = engine.generate([[5, 6, 7]], SamplingParams(gen_length=16, block_length=4, logprobs=0, return_tokens=True))
     tokens = low[0].outputs[0].tokens
     assert [np.exp(token.logprob) for token in tokens] == pytest.approx([token.confidence for token in tokens])
     assert plain(engine, [5, 6, 7]).logprobs is None

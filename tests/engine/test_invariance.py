@@ -31,7 +31,7 @@ def some_params(choice):
     }
     if choice.random() < 0.5:
         options |= {"threshold": None, "steps": choice.choice([None, choice.randint(1, 30)])}
-    return SamplingParams(**options, return_tokens=True, logprobs=True)
+    return SamplingParams(**options, return_tokens=True, logprobs=choice.choice([0, 0, 3, 20]))
 
 
 def some_request(choice):
@@ -59,7 +59,7 @@ def answer_of(engine, request):
         output = list(engine.stream(*arguments, mode="append"))[-1].output
     else:
         (output,) = engine.generate(*arguments)
-    return output.outputs  # tokens with confidences and log-probabilities, reasons, statistics
+    return output.outputs  # tokens with confidences and alternatives, reasons, statistics
 
 
 def check_mix(engine, choice):

@@ -12,7 +12,7 @@ from llada_rt.json_values import JsonValue
 from llada_rt.outputs import ScoreOutput, Usage
 
 ALL = SamplingParams(
-    gen_length=12, preset="fast", block_length=4, audit=1, logprobs=True, return_tokens=True, n=2, temperature=0.5
+    gen_length=12, preset="fast", block_length=4, audit=1, logprobs=2, return_tokens=True, n=2, temperature=0.5
 )
 
 
@@ -28,7 +28,7 @@ def test_every_output_has_it():
     kinds = [
         kind for _, kind in inspect.getmembers(outputs, dataclasses.is_dataclass) if kind.__name__ != "SamplingParams"
     ]
-    assert len(kinds) == 12
+    assert len(kinds) == 14
     assert all(issubclass(kind, JsonValue) for kind in kinds)
 
 

@@ -38,7 +38,7 @@ VALUES = {
     "confidence_eos_eot_inf": st.booleans(),
     "eos_early_stop": st.sampled_from([None, True, False]),
     "return_tokens": st.booleans(),
-    "logprobs": st.booleans(),
+    "logprobs": st.sampled_from([None, 0, 5]),
     "regex": st.sampled_from([None, "a+"]),
     "choice": st.sampled_from([(), ("a", "b")]),
     "split_special_tokens": st.sampled_from([None, True, False]),

@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from llada_rt.detokenizer import Detokenizer
 from llada_rt.errors import TokenizerError
@@ -184,3 +184,71 @@ def test_a_decoder_that_panics_is_a_typed_error():
     assert subject.decode([]) == ""
     with pytest.raises(TokenizerError, match="cannot be decoded"):
         subject.decode([256 + WORDS.index("a")])
+
+
+@pytest.mark.parametrize("kind", ["ByteLevel", "Llama 2", "Gemma", "demo", "ByteFallback", "Fuse", "none", "Replace",
+                                  "Metaspace never", "ByteLevel, Replace"])  # fmt: skip
+def test_the_bytes_of_tokens_are_those_of_the_text(kind):
+    """Joined they are the text, characters in parts included; Strip takes a space at its beginning alone."""
+    subject, backend = detokenizer(
+        DECODERS[kind], [word for word in WORDS if REPLACEMENT not in word and "Ã" not in word]
+    )
+    choice = random.Random(kind)
+    for _ in range(NUM_TEXTS):
+        ids = [token for token in some_ids(choice, backend) if backend.id_to_token(token) is not None]
+        joined = b"".join(subject.token_bytes(token) for token in ids).decode("utf-8", "replace")
+        text = subject.decode(ids, skip_special_tokens=False)
+        if kind == "none":  # tokens are parted by spaces
+            joined, text = joined.replace(" ", ""), text.replace(" ", "")
+        if kind == "Llama 2":
+            joined = joined.removeprefix(" ")
+        if kind == "ByteLevel, Replace":
+            joined = joined.replace("é", "e")
+        assert joined.replace(REPLACEMENT, "") == text.replace(REPLACEMENT, "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    {
+        "ByteLevel": {
+            "Ġword": b" word",
+            "Ċ": b"\n",
+            "Ã": b"\xc3",
+            "©": b"\xa9",
+            "ðŁ": b"\xf0\x9f",
+            "床前": "床前".encode(),
+        },
+        "Llama 2": {
+            "▁the": b" the",
+            "▁": b" ",
+            "<0xC3>": b"\xc3",
+            "<0xc3>": b"\xc3",
+            "<0x+A>": b"\n",
+            "é": "é".encode(),
+        },
+        "Metaspace": {"▁the": b" the", "a▁b": b"a b", "<0xC3>": b"<0xC3>"},
+        "WordPiece": {"##ing": b"ing", "word": b" word"},
+        "BPE": {"the</w>": b" the", "a": b"a"},
+        "CTC": {"a": b"a", "<pad>": b""},
+    }.items(),
+)
+def test_the_bytes_of_a_token(kind, words):
+    subject, backend = detokenizer(DECODERS[kind])
+    for word, expected in words.items():
+        assert subject.token_bytes(backend.token_to_id(word)) == expected, word
+    shown = b"< end >" if kind == "CTC" else b"<|end|>"
+    assert subject.token_bytes(backend.token_to_id("<|end|>")).removeprefix(b" ") == shown
+    assert subject.token_bytes(5000) is None
+
+
+def test_byte_level_names_every_byte():
+    words = pre_tokenizers.ByteLevel.alphabet()
+    subject, backend = detokenizer(decoders.ByteLevel(), words)
+    assert len(words) == 256
+    assert {subject.token_bytes(backend.token_to_id(word)) for word in words} == {
+        bytes([value]) for value in range(256)
+    }
+    for character in "é床😀 \n\x00\xad":
+        spelt = [piece for piece, _ in pre_tokenizers.ByteLevel(False, use_regex=False).pre_tokenize_str(character)]
+        names = [backend.token_to_id(name) for name in "".join(spelt)]
+        assert b"".join(subject.token_bytes(token) for token in names) == character.encode()

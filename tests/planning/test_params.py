@@ -41,7 +41,7 @@ def test_defaults_are_those_of_the_published_loop():
         "confidence_eos_eot_inf": False,
         "eos_early_stop": False,
         "return_tokens": False,
-        "logprobs": False,
+        "logprobs": None,
         "regex": None,
         "choice": [],
         "split_special_tokens": None,
@@ -106,7 +106,8 @@ BAD = [
     *[("stop_token_ids", value) for value in ([-1], [1.5], ["a"], [True], [2**31], [1] * 65, 3, None, "12")],
     *[("max_nfe", value) for value in (0, -1, 1.5, "8", True)],
     *[("timeout_s", value) for value in (0, -1, math.nan, math.inf, "1", True)],
-    *[(name, value) for name in ("logprobs", "include_stop_str_in_output") for value in (-1, 10**6, None, "yes")],
+    *[("include_stop_str_in_output", value) for value in (-1, 10**6, None, "yes")],
+    *[("logprobs", value) for value in (-1, 21, 10**6, 1.0, 2.5, "yes", "5", [])],
 ]
 
 

@@ -62,3 +62,18 @@ def candidates(
     draw = uniform(seed, step=step, positions=positions, tokens=np.zeros(1, int), stream=CONFIDENCE_STREAM)[:, 0]
     by_score = {"low_confidence": chosen, "random": draw, "margin": first - second, "entropy": -entropy}
     return Candidates(token, by_score[score], chosen, log_prob, entropy, first - second)
+
+
+def alternatives(logits, count, *, suppressed=(), unconfident=()) -> tuple[np.ndarray, np.ndarray]:
+    """The `count` most probable tokens of each row and their log-probabilities: (n, count) both; -1, 0 where the
+    softmax has no more tokens.
+    """
+    logits = np.array(logits, np.float64)
+    logits[:, [*suppressed, *unconfident]] = -np.inf
+    with np.errstate(invalid="ignore"):  # of a softmax without tokens
+        log_p = logits - np.logaddexp.reduce(logits, -1, keepdims=True)
+    tokens = np.argsort(-logits, -1, kind="stable")  # among equals the lower id first
+    tokens = np.pad(tokens, ((0, 0), (0, count)))[:, :count]
+    log_p = np.take_along_axis(log_p, tokens, -1)
+    there = (np.arange(count) < logits.shape[1]) & (log_p > -np.inf)
+    return np.where(there, tokens, -1), np.where(there, log_p, 0)
