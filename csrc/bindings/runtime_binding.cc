@@ -152,6 +152,56 @@ py::array_t<float> logits(const RuntimeHandle& handle, std::int32_t slot,
   return logits;
 }
 
+// Hidden states of some positions, which their logits are read from a few rows at a time.
+class HiddenRows {
+ public:
+  HiddenRows(std::shared_ptr<Runtime> runtime, Runtime::Output rows)
+      : runtime_(std::move(runtime)), rows_(std::move(rows)) {}
+  ~HiddenRows() {
+    const py::gil_scoped_release release;  // a step may be under way
+    runtime_->drop(std::move(rows_));
+  }
+  HiddenRows(const HiddenRows&) = delete;
+  HiddenRows& operator=(const HiddenRows&) = delete;
+
+  std::int64_t num_rows() const { return rows_.rows; }
+
+  py::array_t<float> logits(std::int64_t begin, std::int64_t end) const {
+    check(begin < end && end - begin <= rows_.rows, ErrorKind::kInvalidRequest, "expected some of ", rows_.rows,
+          " rows, got [", begin, ", ", end, ")");
+    py::array_t<float> logits(
+        {static_cast<py::ssize_t>(end - begin), static_cast<py::ssize_t>(runtime_->config().vocab_size)});
+    float* out = logits.mutable_data();
+    const py::gil_scoped_release release;
+    runtime_->head_of(rows_, begin, end, out);
+    return logits;
+  }
+
+ private:
+  const std::shared_ptr<Runtime> runtime_;
+  Runtime::Output rows_;
+};
+
+std::unique_ptr<HiddenRows> hidden(const RuntimeHandle& handle, std::int32_t slot,
+                                   const py::array_t<QuerySpan, py::array::c_style>& spans, const IntArray& positions) {
+  const std::shared_ptr<Runtime> runtime = handle.get();
+  const std::vector<QuerySpan> queries(spans.data(), spans.data() + spans.size());
+  const std::vector<std::int32_t> wanted = to_vector(positions);
+  const py::gil_scoped_release release;
+  return std::make_unique<HiddenRows>(runtime, runtime->hidden(slot, queries, wanted));
+}
+
+// What a model would take in memory: (compute type, bytes of weights, of workspace, of the smallest K/V).
+py::tuple memory_needs(const std::string& path, const std::string& compute_type, const std::string& table,
+                       int num_threads, std::int64_t num_rows) {
+  MemoryNeeds needs;
+  {
+    const py::gil_scoped_release release;
+    needs = Runtime::needs(path, {compute_type, table, num_threads}, num_rows);
+  }
+  return py::make_tuple(needs.compute_type->name, needs.weights, needs.workspace, needs.least_kv);
+}
+
 }  // namespace
 
 void bind_runtime(py::module_& module) {
@@ -171,6 +221,9 @@ void bind_runtime(py::module_& module) {
           },
           py::kw_only(), py::arg("stream") = py::none(), py::arg("max_version") = std::nullopt,
           py::arg("dl_device") = std::nullopt, py::arg("copy") = std::nullopt);
+  py::class_<HiddenRows>(module, "HiddenRows")
+      .def("__len__", &HiddenRows::num_rows)
+      .def("logits", &HiddenRows::logits, py::arg("begin"), py::arg("end"));
   PYBIND11_NUMPY_DTYPE(QuerySpan, start, stop, visible);
   PYBIND11_NUMPY_DTYPE(SequencePlan, slot, guide_slot, first_begin, first_end, next_begin, next_end, block_start,
                        block_stop, commit_start, select, num_masked, num_steps, next_step, score, select_value,
@@ -284,6 +337,7 @@ void bind_runtime(py::module_& module) {
            py::arg("targets") = std::nullopt, py::arg("max_seconds") = 0.0)
       .def("forward", forward, py::arg("tokens"))
       .def("forward_in_place", forward_in_place, py::arg("tokens"), py::arg("hidden"))
+      .def("hidden", hidden, py::arg("slot"), py::arg("spans"), py::arg("positions"))
       .def("logits", logits, py::arg("slot"), py::arg("spans"), py::arg("positions"))
       .def(
           "set_trace",
@@ -296,6 +350,8 @@ void bind_runtime(py::module_& module) {
       .def("trace", trace, "op -> (calls, wall and CPU nanoseconds) since set_trace(True)")
       .def("close", &RuntimeHandle::close);
   module.def("describe_model", describe_model, py::arg("path"));
+  module.def("memory_needs", memory_needs, py::arg("path"), py::arg("compute_type") = "auto", py::arg("table") = "",
+             py::arg("num_threads") = 0, py::arg("num_rows") = 1);
 }
 
 }  // namespace llada

@@ -10,7 +10,7 @@
 namespace llada::cpu::LLADA_TABLE {
 namespace {
 
-constexpr std::int64_t kChunkPanels = 8;
+constexpr std::int64_t kChunkPanels = kChunkTokens / kPanel;
 
 // One token at a time: tiles with special tokens, the last tile, and rows with noise.
 void fold_slowly(RowState& state, const SamplingRule& rule, const CandidateRow& row, const float* logits,
@@ -86,8 +86,8 @@ void candidates(Stream stream, ConstTensor hidden, const PackedWeight& head, con
   if (num_rows == 0) return;
   const std::int64_t num_panels = num_panels_of(head);
   const std::int64_t num_chunks = (num_panels + kChunkPanels - 1) / kChunkPanels;
-  const std::int64_t state_bytes = num_chunks * num_rows * static_cast<std::int64_t>(sizeof(RowState));
-  RowState* states = reinterpret_cast<RowState*>(stream.pool->shared_scratch(state_bytes));  // (num_chunks, num_rows)
+  RowState* states = reinterpret_cast<RowState*>(
+      stream.pool->shared_scratch(candidate_bytes(num_rows, head.num_out)));  // (num_chunks, num_rows)
 
   parallel_for(*stream.pool, num_chunks, [&](std::int64_t chunk, int worker) {
     RowState* state = states + chunk * num_rows;

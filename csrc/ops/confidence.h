@@ -28,6 +28,13 @@ struct RowState {
   bool finite = true;
 };
 
+// The vocabulary is cut into chunks of so many tokens, each with a state for each row.
+constexpr std::int64_t kChunkTokens = 512;
+
+inline constexpr std::int64_t candidate_bytes(std::int64_t num_rows, std::int64_t vocab_size) {
+  return num_rows * ((vocab_size + kChunkTokens - 1) / kChunkTokens) * static_cast<std::int64_t>(sizeof(RowState));
+}
+
 // Raises the reference point of the sums.
 LLADA_INLINE void rescale(RowState& state, float largest) {
   if (!(largest > state.largest)) return;
