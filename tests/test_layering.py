@@ -23,8 +23,8 @@ CSRC = {
 # Python module -> its floor; a module may import from lower floors and from its own package. Plain values (the two
 # lowest floors) may know each other.
 FLOORS = [
-    {"errors", "_core"},
-    {"params", "config", "plan", "device", "chat_template", "memory", "transcript", "foreign"}
+    {"errors", "excerpt", "_core"},
+    {"params", "config", "plan", "device", "chat_template", "memory", "transcript", "foreign", "logits"}
     | {"option_checks", "precedence", "characters", "expression"}
     | {f"chat_{part}" for part in ("budget", "types", "text", "values", "numbers", "sequences", "tests", "filters")}
     | {"chat_interpreter", "chat_messages"},
