@@ -101,7 +101,9 @@ class Intake:
         if params.seed is None:
             params = params.replace(seed=secrets.randbits(63))
         name = self._name(request_id)
-        requests = [self._reader.read(variant, params, name) for variant in variants(prompt)]
+        many = variants(prompt)
+        self._dispatcher.check_count(params.n * len(many))
+        requests = [self._reader.read(variant, params, name) for variant in many]
         if len(requests) > 1 and stream is not None:
             raise InvalidRequestError(
                 "a hole of bounded length cannot be streamed: expected a length", param="segments"
@@ -138,12 +140,14 @@ class Intake:
         reader.check_length(len(prompt_ids), len(answer_ids), "the answer")
         cfg_scale = SamplingParams(cfg_scale=cfg_scale).cfg_scale
         if noise is None:
+            count = mc_num
             draws = draw_noise(prompt_ids, answer_ids, mc_num=mc_num, seed=seed, mask_id=mask_id)
         else:
-            draws = replay_noise(prompt_ids, answer_ids, noise, mask_id=mask_id)
-        guides = [guide_of(draw, len(prompt_ids), mask_id) if cfg_scale else None for draw in draws]
-        members = [ScoredDraw(draw, guide, cfg_scale) for draw, guide in zip(draws, guides, strict=True)]
-        job = ScoreJob(self._name(request_id), draws, members)
+            replayed = replay_noise(prompt_ids, answer_ids, noise, mask_id=mask_id)
+            count, draws = len(replayed), iter(replayed)
+        start = len(prompt_ids)
+        members = (ScoredDraw(draw, guide_of(draw, start, mask_id) if cfg_scale else None, cfg_scale) for draw in draws)
+        job = ScoreJob(self._name(request_id), members, count)
         self._dispatcher.check_fits(job)
         return job
 

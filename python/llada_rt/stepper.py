@@ -71,6 +71,7 @@ class Stepper:
     def add(self, job: Job) -> None:
         """Queue what the job is made of."""
         self._job_of.update((member, job) for member in job.members)
+        job.joined = lambda member: self._job_of.update({member: job})
         for source in job.sources:
             self._scheduler.add(source)
 
