@@ -29,7 +29,7 @@ FLOORS = [
     | {f"chat_{part}" for part in ("budget", "types", "text", "values", "numbers", "sequences", "tests", "filters")}
     | {"chat_interpreter", "chat_messages"},
     {"grammar", "audit"},
-    {"canvas", "model_files", "template", "constraint", "detokenizer"},
+    {"canvas", "model_files", "template", "constraint", "detokenizer", "tokenizer_checks"},
     {"decoders", "caches", "tokenizer", "checkpoint"},
     {"scheduler", "quantize"},
     {"requests", "outputs", "footprint"},

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .errors import TokenizerError
+from .excerpt import excerpt
 from .transcript import REPLACEMENT, ControlStop
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Detokenizer:
         except (KeyboardInterrupt, SystemExit, MemoryError, OverflowError, TypeError):
             raise
         except BaseException as error:  # its Rust half may panic, which is no Exception
-            raise TokenizerError(f"the tokens cannot be decoded: {str(error)[:200]}") from error
+            raise TokenizerError(f"the tokens cannot be decoded: {excerpt(str(error))}") from error
 
     def _decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
         if self._byte_of.keys().isdisjoint(ids):

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from .dispatcher import Dispatcher
 from .errors import InvalidRequestError, LladaRtError
+from .excerpt import excerpt_of
 from .jobs import GenerateJob, ScoreJob, StreamMode
 from .model_files import SpecialIds
 from .params import SamplingParams
@@ -89,7 +90,7 @@ class Intake:
         """What can be seen of a stream without reading its prompt."""
         self._dispatcher.check_open()
         if mode not in get_args(StreamMode):
-            raise InvalidRequestError(f"mode: expected append or denoise, got {mode!r}", param="mode")
+            raise InvalidRequestError(f"mode: expected append or denoise, got {excerpt_of(mode)}", param="mode")
         self._check_name(request_id)
         return self.params_of(params, 1)
 
@@ -162,10 +163,11 @@ class Intake:
             return
         if not isinstance(request_id, str) or not 1 <= len(request_id) <= 256:
             raise InvalidRequestError(
-                f"request_id: expected a text of 1 to 256 characters, got {str(request_id)[:40]!r}", param="request_id"
+                f"request_id: expected a text of 1 to 256 characters, got {excerpt_of(request_id, 40)}",
+                param="request_id",
             )
         if request_id.startswith(_OWN_NAMES):
             raise InvalidRequestError(
-                f"request_id: names that begin with {_OWN_NAMES!r} are the engine's own, got {request_id[:40]!r}",
+                f"request_id: names that begin with {_OWN_NAMES!r} are the engine's own, got {excerpt_of(request_id, 40)}",
                 param="request_id",
             )

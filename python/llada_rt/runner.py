@@ -36,7 +36,7 @@ class Runner:
         threads = config.threads or default_num_threads()
         self._check_needs(config, threads)
         self._runtime = _core.Runtime(
-            str(config.model_dir),
+            os.fsencode(config.model_dir),
             compute_type=config.compute_type,
             table=self.placement.table,
             num_threads=threads,
@@ -56,10 +56,9 @@ class Runner:
 
     def _check_needs(self, config: EngineConfig, threads: int) -> None:
         """Raises ConfigError or OutOfMemoryError for a model that cannot fit, by its headers: nothing is read yet."""
-        folder = str(config.model_dir)
         model = describe_model(config.model_dir).model
         _, weights, workspace, least_kv = _core.memory_needs(
-            folder, config.compute_type, self.placement.table, threads, _most_rows(config, model)
+            os.fsencode(config.model_dir), config.compute_type, self.placement.table, threads, _most_rows(config, model)
         )
         if config.memory_limit is not None:
             MemoryPlan.of(
@@ -298,7 +297,7 @@ class ModelDescription(NamedTuple):
 
 def describe_model(folder: Path) -> ModelDescription:
     """A model folder, without its weights. Raises ModelError for a config.json that this runtime does not implement."""
-    model, tensors = _core.describe_model(str(folder))
+    model, tensors = _core.describe_model(os.fsencode(folder))
     return ModelDescription(dict(model), {name: tuple(shape) for name, _, shape in tensors})
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from .audit import Audit
 from .constraint import Constraint
 from .errors import InvalidRequestError
+from .excerpt import excerpt_of
 from .outputs import ScoreOutput
 from .plan import QuerySpan, SamplingRule, SelectRule, SequencePlan, SequenceResult, Span
 
@@ -96,9 +97,13 @@ def draw_noise(prompt: Sequence[int], answer: Sequence[int], *, mc_num: int, see
     A draw is made when it is asked for: all together may take more memory than the model.
     """
     if isinstance(mc_num, bool) or not isinstance(mc_num, int) or not 1 <= mc_num <= MAX_DRAWS:
-        raise InvalidRequestError(f"mc_num: expected an integer from 1 to {MAX_DRAWS}, got {mc_num!r}", param="mc_num")
+        raise InvalidRequestError(
+            f"mc_num: expected an integer from 1 to {MAX_DRAWS}, got {excerpt_of(mc_num)}", param="mc_num"
+        )
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
-        raise InvalidRequestError(f"seed: expected an integer from 0 to 2**64 - 1, got {seed!r}", param="seed")
+        raise InvalidRequestError(
+            f"seed: expected an integer from 0 to 2**64 - 1, got {excerpt_of(seed)}", param="seed"
+        )
     return _drawn(np.array([*prompt, *answer], dtype=np.int32), len(answer), mc_num, seed, mask_id)
 
 
@@ -134,11 +139,11 @@ def _replayed(clean: NDArray[np.int32], num_prompt: int, row: object, name: str,
         raise InvalidRequestError(f"{name}: expected an object with tokens and mask_ratio (and group)", param="noise")
     group = row.get("group")
     if group is not None and (isinstance(group, bool) or not isinstance(group, int)):
-        raise InvalidRequestError(f"{name}.group: expected an integer, got {str(group)[:40]}", param="noise")
+        raise InvalidRequestError(f"{name}.group: expected an integer, got {excerpt_of(group, 40)}", param="noise")
     ratio = row["mask_ratio"]
     if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 < ratio <= 1:
         raise InvalidRequestError(
-            f"{name}.mask_ratio: expected a number above 0 and at most 1, got {str(ratio)[:40]}", param="noise"
+            f"{name}.mask_ratio: expected a number above 0 and at most 1, got {excerpt_of(ratio, 40)}", param="noise"
         )
     try:
         tokens = np.asarray(row["tokens"])

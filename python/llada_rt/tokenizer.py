@@ -1,8 +1,12 @@
-"""Text <-> ids through the model folder's tokenizer.json, and its chat template. Optional: prompts can be ids."""
+"""Text <-> ids through the model folder's tokenizer.json, and its chat template. Optional: prompts can be ids.
+
+A tokenizer.json is checked for its size, its number of values, and for steps that would lengthen a text without measure
+(tokenizer_checks.py). Beyond that it must be trusted: the package tokenizers runs what it says, regular expressions
+among it, in code that nothing here can interrupt.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,14 +16,17 @@ from .chat_messages import render_chat
 from .chat_template import MAX_TEMPLATE_CHARS, ChatTemplate
 from .constraint import Alphabet
 from .detokenizer import Detokenizer
-from .errors import ChatTemplateError, InvalidRequestError, TokenizerError
-from .model_files import read_file, read_json
+from .errors import ChatTemplateError, InvalidRequestError, ModelFormatError, TokenizerError
+from .excerpt import excerpt
+from .model_files import parse_json, read_file, read_json
+from .tokenizer_checks import check_growth
 from .transcript import ControlStop
 
 if TYPE_CHECKING:
     import tokenizers
 
-MAX_TOKENIZER_BYTES = 256 * 1024 * 1024
+MAX_TOKENIZER_BYTES = 64 * 1024 * 1024  # that of 256,000 tokens and as many merges has half of it
+MAX_TOKENIZER_VALUES = 1 << 22
 _LONG_CHARS = 10_000  # only a batch, of one too, is encoded without the lock of the interpreter
 
 
@@ -27,10 +34,11 @@ class Tokenizer:
     """The tokenizer of a model folder. No special tokens are added on encoding: the chat template writes them."""
 
     def __init__(self, folder: Path, data: bytes) -> None:
+        content = _parsed(data)
         self._backend = _load(data)
         self._backend.no_padding()
         self._backend.no_truncation()
-        self._detokenizer = Detokenizer(self._backend, json.loads(data).get("decoder"))
+        self._detokenizer = Detokenizer(self._backend, content.get("decoder"))
         self.longest_token = max(map(len, self._backend.get_vocab(with_added_tokens=True)), default=1)
         self._config = read_json(folder, "tokenizer_config.json")
         self._no_template = "the model folder has no chat template"
@@ -71,7 +79,7 @@ class Tokenizer:
                 return list(self._backend.encode_batch([text], add_special_tokens=False)[0].ids)
             return list(self._backend.encode(text, add_special_tokens=False).ids)
         except Exception as error:
-            raise InvalidRequestError(f"the text cannot be encoded: {str(error)[:200]}", param="prompt") from error
+            raise InvalidRequestError(f"the text cannot be encoded: {excerpt(str(error))}", param="prompt") from error
         except BaseException as error:
             raise _of_panic(error) from error
 
@@ -124,7 +132,7 @@ class Tokenizer:
         if isinstance(template, list):
             named = dict(_named_template(entry, index) for index, entry in enumerate(template))
             if "default" not in named:
-                names = ", ".join(name[:40] for name in list(named)[:20]) or "none"
+                names = ", ".join(excerpt(name, 40) for name in list(named)[:20]) or "none"
                 self._no_template = f"the model folder has no chat template named default, only: {names}"
             return named.get("default")
         if template is not None and not isinstance(template, str):
@@ -157,6 +165,18 @@ def _named_template(entry: Any, index: int) -> tuple[str, str]:
     return entry["name"], entry["template"]
 
 
+def _parsed(data: bytes) -> Mapping[str, Any]:
+    """tokenizer.json, looked at before the package that reads it does."""
+    try:
+        content = parse_json(data, "tokenizer.json", max_values=MAX_TOKENIZER_VALUES)
+    except ModelFormatError as error:
+        raise TokenizerError(error.message) from error
+    if not isinstance(content, dict):
+        raise TokenizerError(f"tokenizer.json: expected a JSON object, got {type(content).__name__}")
+    check_growth(content)
+    return content
+
+
 def _load(data: bytes) -> tokenizers.Tokenizer:
     import tokenizers
 
@@ -165,11 +185,11 @@ def _load(data: bytes) -> tokenizers.Tokenizer:
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:  # its Rust half may panic, which is no Exception
-        raise TokenizerError(f"tokenizer.json cannot be loaded: {str(error)[:200]}") from error
+        raise TokenizerError(f"tokenizer.json cannot be loaded: {excerpt(str(error))}") from error
 
 
 def _of_panic(error: BaseException) -> BaseException:
     """A panic of the tokenizer's Rust half, which is no Exception, as one; everything else as it is."""
     if type(error).__name__ != "PanicException":
         return error
-    return TokenizerError(f"the tokenizer failed: {str(error)[:200]}")
+    return TokenizerError(f"the tokenizer failed: {excerpt(str(error))}")
