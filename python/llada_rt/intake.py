@@ -168,6 +168,7 @@ class Intake:
             )
         if request_id.startswith(_OWN_NAMES):
             raise InvalidRequestError(
-                f"request_id: names that begin with {_OWN_NAMES!r} are the engine's own, got {excerpt_of(request_id, 40)}",
+                f"request_id: names that begin with {_OWN_NAMES!r} are the engine's own, "
+                f"got {excerpt_of(request_id, 40)}",
                 param="request_id",
             )
