@@ -155,40 +155,44 @@ py::array_t<float> logits(const RuntimeHandle& handle, std::int32_t slot,
 // Hidden states of some positions, which their logits are read from a few rows at a time.
 class HiddenRows {
  public:
-  HiddenRows(std::shared_ptr<Runtime> runtime, Runtime::Output rows)
+  HiddenRows(std::shared_ptr<Runtime> runtime, std::shared_ptr<Runtime::Output> rows)
       : runtime_(std::move(runtime)), rows_(std::move(rows)) {}
-  ~HiddenRows() {
-    const py::gil_scoped_release release;  // a step may be under way
-    runtime_->drop(std::move(rows_));
-  }
-  HiddenRows(const HiddenRows&) = delete;
-  HiddenRows& operator=(const HiddenRows&) = delete;
 
-  std::int64_t num_rows() const { return rows_.rows; }
+  std::int64_t num_rows() const { return rows_->rows; }
 
   py::array_t<float> logits(std::int64_t begin, std::int64_t end) const {
-    check(begin < end && end - begin <= rows_.rows, ErrorKind::kInvalidRequest, "expected some of ", rows_.rows,
+    check(0 <= begin && begin < end && end <= num_rows(), ErrorKind::kInvalidRequest, "expected some of ", num_rows(),
           " rows, got [", begin, ", ", end, ")");
     py::array_t<float> logits(
         {static_cast<py::ssize_t>(end - begin), static_cast<py::ssize_t>(runtime_->config().vocab_size)});
     float* out = logits.mutable_data();
     const py::gil_scoped_release release;
-    runtime_->head_of(rows_, begin, end, out);
+    runtime_->head_of(*rows_, begin, end, out);
     return logits;
   }
 
  private:
-  const std::shared_ptr<Runtime> runtime_;
-  Runtime::Output rows_;
+  std::shared_ptr<Runtime> runtime_;
+  std::shared_ptr<Runtime::Output> rows_;
 };
 
-std::unique_ptr<HiddenRows> hidden(const RuntimeHandle& handle, std::int32_t slot,
-                                   const py::array_t<QuerySpan, py::array::c_style>& spans, const IntArray& positions) {
+// By value: should pybind11 run out of memory while it makes the object, it would free what a pointer owns twice.
+HiddenRows hidden(const RuntimeHandle& handle, std::int32_t slot,
+                  const py::array_t<QuerySpan, py::array::c_style>& spans, const IntArray& positions) {
   const std::shared_ptr<Runtime> runtime = handle.get();
   const std::vector<QuerySpan> queries(spans.data(), spans.data() + spans.size());
   const std::vector<std::int32_t> wanted = to_vector(positions);
-  const py::gil_scoped_release release;
-  return std::make_unique<HiddenRows>(runtime, runtime->hidden(slot, queries, wanted));
+  std::unique_ptr<Runtime::Output> made;
+  {
+    const py::gil_scoped_release release;
+    made = std::make_unique<Runtime::Output>(runtime->hidden(slot, queries, wanted));
+  }
+  std::shared_ptr<Runtime::Output> rows{made.release(), [runtime](Runtime::Output* last) {
+                                          const py::gil_scoped_release release;  // a step may be under way
+                                          runtime->drop(std::move(*last));
+                                          delete last;
+                                        }};
+  return {runtime, std::move(rows)};
 }
 
 // What a model would take in memory: (compute type, bytes of weights, of workspace, of the smallest K/V).
