@@ -31,7 +31,17 @@ from llada_rt.tokenizer import Tokenizer
 from llada_rt.verification import verify_folder
 from tests.data.make_goldens import CHECKPOINT
 from tests.engine.models import write_folder
-from tests.model.folders import CONFIG, INDEX, TENSORS, TOKENS, assemble, header_and_data, write_config, write_model
+from tests.model.folders import (
+    CONFIG,
+    INDEX,
+    TENSORS,
+    TOKENS,
+    assemble,
+    header_and_data,
+    write_config,
+    write_model,
+    write_shape,
+)
 
 LOAD = Load(1, 64, 32, 4096, 1)
 Q = "model.transformer.blocks.0.q_proj.weight"
