@@ -10,7 +10,7 @@
 namespace llada::cpu::LLADA_TABLE {
 namespace {
 
-constexpr std::int64_t kChunkPanels = kChunkTokens / kPanel;
+constexpr std::int64_t kChunkPanels = kCandidateChunk / kPanel;
 
 // One token at a time: tiles with special tokens, the last tile, and rows with noise.
 void fold_slowly(RowState& state, const SamplingRule& rule, const CandidateRow& row, const float* logits,

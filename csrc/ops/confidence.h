@@ -29,10 +29,11 @@ struct RowState {
 };
 
 // The vocabulary is cut into chunks of so many tokens, each with a state for each row.
-constexpr std::int64_t kChunkTokens = 512;
+constexpr std::int64_t kCandidateChunk = 512;
 
 inline constexpr std::int64_t candidate_bytes(std::int64_t num_rows, std::int64_t vocab_size) {
-  return num_rows * ((vocab_size + kChunkTokens - 1) / kChunkTokens) * static_cast<std::int64_t>(sizeof(RowState));
+  return num_rows * ((vocab_size + kCandidateChunk - 1) / kCandidateChunk) *
+         static_cast<std::int64_t>(sizeof(RowState));
 }
 
 // Raises the reference point of the sums.
