@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from .characters import Characters, CharacterTable
 from .errors import InvalidRequestError, TokenizerError
+from .excerpt import excerpt_of
 from .expression import States
 from .grammar import Grammar
 from .logits import GuidedRows, HiddenRows, num_rows_in_piece
@@ -113,8 +114,9 @@ class Constraint:
         if rest is None:
             raise InvalidRequestError("the tokenizer can write no text that the constraint accepts", param="segments")
         if len(rest) > len(span):
+            shortest = excerpt_of(alphabet.decode(rest), 80)
             raise InvalidRequestError(
-                f"the shortest text that the constraint accepts, {alphabet.decode(rest)[:80]!r}, takes {len(rest)} "
+                f"the shortest text that the constraint accepts, {shortest}, takes {len(rest)} "
                 f"tokens: expected a hole of so many at least, got {len(span)}",
                 param="segments",
             )
@@ -229,7 +231,9 @@ class Constraint:
         if text == self._text:
             return
         if not self._grammar.accepts(self._grammar.read(self._grammar.start, text)):
-            raise TokenizerError(f"the tokenizer writes tokens in a row as another text than alone: {text[:80]!r}")
+            raise TokenizerError(
+                f"the tokenizer writes tokens in a row as another text than alone: {excerpt_of(text, 80)}"
+            )
 
 
 class _Rows:
