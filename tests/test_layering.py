@@ -23,8 +23,8 @@ CSRC = {
 # Python module -> its floor; a module may import from lower floors and from its own package. Plain values (the two
 # lowest floors) may know each other.
 FLOORS = [
-    {"errors", "json_values", "log", "_core"},
-    {"params", "config", "plan", "device", "chat_template", "memory", "transcript", "foreign"}
+    {"errors", "excerpt", "json_values", "log", "_core"},
+    {"params", "config", "plan", "device", "chat_template", "memory", "transcript", "foreign", "logits"}
     | {"option_types", "option_checks", "precedence", "characters", "expression"}
     | {
         f"chat_{part}"
@@ -32,7 +32,7 @@ FLOORS = [
     }
     | {"chat_interpreter", "chat_messages"},
     {"grammar", "audit"},
-    {"canvas", "model_files", "template", "constraint", "detokenizer", "plain_text"},
+    {"canvas", "model_files", "template", "constraint", "detokenizer", "plain_text", "tokenizer_checks"},
     {"decoders", "caches", "tokenizer", "checkpoint"},
     {"scheduler", "quantize", "adapter"},
     {"requests", "outputs", "footprint"},

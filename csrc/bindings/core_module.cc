@@ -4,6 +4,8 @@
 
 #include <exception>
 #include <new>
+#include <stdexcept>
+#include <system_error>
 
 #include "bindings/build_facts.h"
 #include "bindings/convert.h"
@@ -50,6 +52,10 @@ void translate(std::exception_ptr pointer) {
     raise(error.kind(), error.what());
   } catch (const std::bad_alloc&) {
     raise(ErrorKind::kOutOfMemory, "an allocation failed");
+  } catch (const std::length_error& error) {
+    raise(ErrorKind::kOutOfMemory, error.what());
+  } catch (const std::system_error& error) {  // a lock, a thread
+    raise(ErrorKind::kInternal, error.what());
   }
 }
 

@@ -168,6 +168,60 @@ py::array_t<float> logits(const RuntimeHandle& handle, std::int32_t slot,
   return logits;
 }
 
+// Hidden states of some positions, which their logits are read from a few rows at a time.
+class HiddenRows {
+ public:
+  HiddenRows(std::shared_ptr<Runtime> runtime, std::shared_ptr<Runtime::Output> rows)
+      : runtime_(std::move(runtime)), rows_(std::move(rows)) {}
+
+  std::int64_t num_rows() const { return rows_->rows; }
+
+  py::array_t<float> logits(std::int64_t begin, std::int64_t end) const {
+    check(0 <= begin && begin < end && end <= num_rows(), ErrorKind::kInvalidRequest, "expected some of ", num_rows(),
+          " rows, got [", begin, ", ", end, ")");
+    py::array_t<float> logits(
+        {static_cast<py::ssize_t>(end - begin), static_cast<py::ssize_t>(runtime_->config().vocab_size)});
+    float* out = logits.mutable_data();
+    const py::gil_scoped_release release;
+    runtime_->head_of(*rows_, begin, end, out);
+    return logits;
+  }
+
+ private:
+  std::shared_ptr<Runtime> runtime_;
+  std::shared_ptr<Runtime::Output> rows_;
+};
+
+// By value: should pybind11 run out of memory while it makes the object, it would free what a pointer owns twice.
+HiddenRows hidden(const RuntimeHandle& handle, std::int32_t slot,
+                  const py::array_t<QuerySpan, py::array::c_style>& spans, const IntArray& positions) {
+  const std::shared_ptr<Runtime> runtime = handle.get();
+  const std::vector<QuerySpan> queries(spans.data(), spans.data() + spans.size());
+  const std::vector<std::int32_t> wanted = to_vector(positions);
+  std::unique_ptr<Runtime::Output> made;
+  {
+    const py::gil_scoped_release release;
+    made = std::make_unique<Runtime::Output>(runtime->hidden(slot, queries, wanted));
+  }
+  std::shared_ptr<Runtime::Output> rows{made.release(), [runtime](Runtime::Output* last) {
+                                          const py::gil_scoped_release release;  // a step may be under way
+                                          runtime->drop(std::move(*last));
+                                          delete last;
+                                        }};
+  return {runtime, std::move(rows)};
+}
+
+// What a model would take in memory: (compute type, bytes of weights, of workspace, of the smallest K/V).
+py::tuple memory_needs(const std::string& path, const std::string& compute_type, const std::string& table,
+                       int num_threads, std::int64_t num_rows) {
+  MemoryNeeds needs;
+  {
+    const py::gil_scoped_release release;
+    needs = Runtime::needs(path, {compute_type, table, num_threads}, num_rows);
+  }
+  return py::make_tuple(needs.compute_type->name, needs.weights, needs.workspace, needs.least_kv);
+}
+
 }  // namespace
 
 void bind_runtime(py::module_& module) {
@@ -187,6 +241,9 @@ void bind_runtime(py::module_& module) {
           },
           py::kw_only(), py::arg("stream") = py::none(), py::arg("max_version") = std::nullopt,
           py::arg("dl_device") = std::nullopt, py::arg("copy") = std::nullopt);
+  py::class_<HiddenRows>(module, "HiddenRows")
+      .def("__len__", &HiddenRows::num_rows)
+      .def("logits", &HiddenRows::logits, py::arg("begin"), py::arg("end"));
   PYBIND11_NUMPY_DTYPE(QuerySpan, start, stop, visible);
   PYBIND11_NUMPY_DTYPE(SequencePlan, slot, guide_slot, first_begin, first_end, next_begin, next_end, block_start,
                        block_stop, commit_start, select, num_masked, num_steps, next_step, score, select_value,
@@ -306,6 +363,7 @@ void bind_runtime(py::module_& module) {
            py::arg("targets") = std::nullopt, py::arg("max_seconds") = 0.0, py::arg("alternatives") = false)
       .def("forward", forward, py::arg("tokens"))
       .def("forward_in_place", forward_in_place, py::arg("tokens"), py::arg("hidden"))
+      .def("hidden", hidden, py::arg("slot"), py::arg("spans"), py::arg("positions"))
       .def("logits", logits, py::arg("slot"), py::arg("spans"), py::arg("positions"))
       .def(
           "set_trace",
@@ -318,6 +376,8 @@ void bind_runtime(py::module_& module) {
       .def("trace", trace, "op -> (calls, wall and CPU nanoseconds) since set_trace(True)")
       .def("close", &RuntimeHandle::close);
   module.def("describe_model", describe_model, py::arg("path"));
+  module.def("memory_needs", memory_needs, py::arg("path"), py::arg("compute_type") = "auto", py::arg("table") = "",
+             py::arg("num_threads") = 0, py::arg("num_rows") = 1);
 }
 
 }  // namespace llada

@@ -3,8 +3,8 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <memory>
+#include <vector>
 
 namespace llada {
 
@@ -15,7 +15,7 @@ class ArenaMemory {
   virtual char* map(std::int64_t num_bytes) = 0;
   virtual void unmap(char* base, std::int64_t num_bytes) = 0;
   virtual void lend(char* piece, std::int64_t num_bytes) = 0;  // makes it zeros
-  virtual void take_back(char* piece, std::int64_t num_bytes) = 0;
+  virtual void take_back(char* piece, std::int64_t num_bytes) noexcept = 0;
 };
 
 class Arena {
@@ -28,8 +28,8 @@ class Arena {
 
   // Zeroed memory, aligned to a page. Throws OutOfMemory, with the numbers, if no free run is long enough.
   char* take(std::int64_t num_bytes);
-  // `memory` is what take(num_bytes) returned.
-  void give_back(char* memory, std::int64_t num_bytes);
+  // `memory` is what take(num_bytes) returned. Allocates nothing: what frees memory must work when there is none.
+  void give_back(char* memory, std::int64_t num_bytes) noexcept;
 
   std::int64_t num_bytes() const { return num_bytes_; }
   std::int64_t used_bytes() const { return used_bytes_; }
@@ -39,7 +39,12 @@ class Arena {
   std::int64_t used_bytes_ = 0;
   const std::unique_ptr<ArenaMemory> memory_;
   char* base_ = nullptr;
-  std::map<std::int64_t, std::int64_t> free_;  // runs by offset: their bytes; no two of them touch
+  struct Run {
+    std::int64_t offset;
+    std::int64_t num_bytes;
+  };
+  std::vector<Run> free_;  // by offset; no two of them touch. Has room for one more than there are pieces lent
+  std::size_t num_lent_ = 0;
 };
 
 }  // namespace llada

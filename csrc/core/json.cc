@@ -1,10 +1,14 @@
 #include "core/json.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <unordered_set>
+#include <memory_resource>
+#include <optional>
+#include <vector>
 
 #include "core/check.h"
+#include "core/text.h"
 
 namespace llada {
 namespace {
@@ -31,37 +35,36 @@ const char* name_of(Json::Type type) {
   return "?";
 }
 
-// Length of the well-formed UTF-8 sequence at the front of `text` (RFC 3629: no overlong forms, no surrogates), or 0.
-std::size_t utf8_length(std::string_view text) {
-  const auto byte = [&](std::size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0u; };
-  const auto tail = [&](std::size_t i) { return (byte(i) & 0xc0u) == 0x80u; };
-  const unsigned b0 = byte(0), b1 = byte(1);
-  if (b0 < 0x80u) return 1;
-  if (b0 >= 0xc2u && b0 <= 0xdfu) return tail(1) ? 2 : 0;
-  if (b0 >= 0xe0u && b0 <= 0xefu) {
-    const bool legal = !(b0 == 0xe0u && b1 < 0xa0u) && !(b0 == 0xedu && b1 > 0x9fu);
-    return legal && tail(1) && tail(2) ? 3 : 0;
-  }
-  if (b0 >= 0xf0u && b0 <= 0xf4u) {
-    const bool legal = !(b0 == 0xf0u && b1 < 0x90u) && !(b0 == 0xf4u && b1 > 0x8fu);
-    return legal && tail(1) && tail(2) && tail(3) ? 4 : 0;
-  }
-  return 0;
+// Writes a code point; returns behind it.
+char* put_utf8(char* to, std::uint32_t code) {
+  const auto put = [&](std::uint32_t byte) { *to++ = static_cast<char>(byte); };
+  if (code < 0x80) return put(code), to;
+  if (code < 0x800) return put(0xc0 | code >> 6), put(0x80 | (code & 0x3f)), to;
+  if (code < 0x10000) return put(0xe0 | code >> 12), put(0x80 | (code >> 6 & 0x3f)), put(0x80 | (code & 0x3f)), to;
+  put(0xf0 | code >> 18), put(0x80 | (code >> 12 & 0x3f)), put(0x80 | (code >> 6 & 0x3f)), put(0x80 | (code & 0x3f));
+  return to;
 }
 
-void append_utf8(std::string& out, std::uint32_t code) {
-  const auto put = [&](std::uint32_t byte) { out.push_back(static_cast<char>(byte)); };
-  if (code < 0x80) return put(code);
-  if (code < 0x800) return put(0xc0 | code >> 6), put(0x80 | (code & 0x3f));
-  if (code < 0x10000) return put(0xe0 | code >> 12), put(0x80 | (code >> 6 & 0x3f)), put(0x80 | (code & 0x3f));
-  put(0xf0 | code >> 18), put(0x80 | (code >> 12 & 0x3f)), put(0x80 | (code >> 6 & 0x3f)), put(0x80 | (code & 0x3f));
+// A key that is there twice. By sorting: no choice of keys makes it slow, as it can with a hash that the file's author
+// knows.
+std::optional<std::string_view> repeated_key(std::span<const JsonMember> members) {
+  std::vector<std::string_view> keys;
+  keys.reserve(members.size());
+  for (const JsonMember& member : members) keys.push_back(member.key);
+  std::sort(keys.begin(), keys.end());
+  const auto twice = std::adjacent_find(keys.begin(), keys.end());
+  return twice == keys.end() ? std::nullopt : std::optional(*twice);
 }
 
 }  // namespace
 
+struct JsonDocument::Storage : std::pmr::monotonic_buffer_resource {};
+
+// Escapes are decoded where they stand, as what they mean is never longer than they are.
 class JsonParser {
  public:
-  JsonParser(std::string_view text, const std::string& where) : text_(text), where_(where) {}
+  JsonParser(std::string& text, std::pmr::memory_resource& storage, const std::string& where)
+      : text_(text), begin_(text.data()), storage_(storage), where_(where) {}
 
   Json document() {
     Json value = parse_value(0);
@@ -91,6 +94,7 @@ class JsonParser {
     if (depth > kMaxDepth) wrong("nesting deeper than " + std::to_string(kMaxDepth));
     skip_space();
     if (at_ >= text_.size()) wrong("the end of the text");
+    if (++num_values_ > Json::kMaxValues) wrong("more than " + std::to_string(Json::kMaxValues) + " values");
     switch (peek()) {
       case '{':
         return parse_object(depth);
@@ -109,10 +113,11 @@ class JsonParser {
     }
   }
 
-  static Json string_value(std::string text) {
+  static Json string_value(std::string_view text) {
     Json value;
     value.type_ = Json::Type::kString;
-    value.string_ = std::move(text);
+    value.string_ = text.data();
+    value.size_ = static_cast<std::uint32_t>(text.size());
     return value;
   }
 
@@ -125,25 +130,38 @@ class JsonParser {
     return value;
   }
 
+  // What was pushed since the stack had `begin` elements, moved to where it stays.
+  template <class T>
+  std::span<const T> keep(std::vector<T>& stack, std::size_t begin) {
+    const std::size_t count = stack.size() - begin;
+    T* const kept = static_cast<T*>(storage_.allocate(count * sizeof(T), alignof(T)));
+    std::uninitialized_copy(stack.begin() + static_cast<std::ptrdiff_t>(begin), stack.end(), kept);
+    stack.resize(begin);
+    return {kept, count};
+  }
+
   Json parse_object(int depth) {
     Json value;
     value.type_ = Json::Type::kObject;
     ++at_;
     skip_space();
     if (take('}')) return value;
-    std::unordered_set<std::string> keys;
+    const std::size_t begin = members_.size();
     do {
       skip_space();
       if (peek() != '"') wrong("something other than a key");
-      std::string key = parse_string();
-      if (!keys.insert(key).second) wrong("the key \"" + key + "\" twice");
+      const std::string_view key = parse_string();
       skip_space();
       if (!take(':')) wrong("no ':' after a key");
-      Json member = parse_value(depth + 1);
-      value.object_.emplace_back(std::move(key), std::move(member));
+      const Json member = parse_value(depth + 1);
+      members_.push_back({key, member});
       skip_space();
     } while (take(','));
     if (!take('}')) wrong("an object without its end");
+    const std::span<const JsonMember> kept = keep(members_, begin);
+    if (const auto key = repeated_key(kept)) wrong("the key \"" + excerpt(*key) + "\" twice");
+    value.members_ = kept.data();
+    value.size_ = static_cast<std::uint32_t>(kept.size());
     return value;
   }
 
@@ -153,11 +171,15 @@ class JsonParser {
     ++at_;
     skip_space();
     if (take(']')) return value;
+    const std::size_t begin = elements_.size();
     do {
-      value.array_.push_back(parse_value(depth + 1));
+      elements_.push_back(parse_value(depth + 1));
       skip_space();
     } while (take(','));
     if (!take(']')) wrong("an array without its end");
+    const std::span<const Json> kept = keep(elements_, begin);
+    value.elements_ = kept.data();
+    value.size_ = static_cast<std::uint32_t>(kept.size());
     return value;
   }
 
@@ -170,31 +192,31 @@ class JsonParser {
     return code;
   }
 
-  std::string parse_string() {
-    std::string out;
+  std::string_view parse_string() {
     ++at_;
+    char* const first = begin_ + at_;
+    char* out = first;
     while (!take('"')) {
       if (at_ >= text_.size()) wrong("a string without its end");
       if (static_cast<unsigned char>(peek()) < 0x20) wrong("a control character in a string");
       if (take('\\')) {
-        parse_escape(out);
-      } else {
-        const std::size_t length = utf8_length(text_.substr(at_));
-        if (length == 0) wrong("bytes that are not UTF-8");
-        out.append(text_.substr(at_, length));
-        at_ += length;
+        out = parse_escape(out);
+        continue;
       }
+      const std::size_t length = utf8_length(text_.substr(at_));
+      if (length == 0) wrong("bytes that are not UTF-8");
+      for (std::size_t i = 0; i < length; ++i) *out++ = begin_[at_++];
     }
-    return out;
+    return {first, static_cast<std::size_t>(out - first)};
   }
 
-  void parse_escape(std::string& out) {
+  char* parse_escape(char* out) {
     constexpr std::string_view kFrom = "\"\\/bfnrt";
     constexpr std::string_view kTo = "\"\\/\b\f\n\r\t";
     if (const auto i = kFrom.find(peek()); i != std::string_view::npos && at_ < text_.size()) {
       ++at_;
-      out.push_back(kTo[i]);
-      return;
+      *out++ = kTo[i];
+      return out;
     }
     if (!take('u')) wrong("an unknown escape");
     std::uint32_t code = parse_hex4();
@@ -206,7 +228,7 @@ class JsonParser {
     } else if (code >= 0xdc00 && code < 0xe000) {
       wrong("half a surrogate pair");
     }
-    append_utf8(out, code);
+    return put_utf8(out, code);
   }
 
   Json parse_number() {
@@ -237,7 +259,6 @@ class JsonParser {
     if (integer) {
       value.type_ = Json::Type::kInteger;
       if (std::from_chars(first, last, value.integer_).ec != std::errc()) wrong("an integer beyond 64 bits");
-      value.number_ = static_cast<double>(value.integer_);
     } else {
       value.type_ = Json::Type::kNumber;
       if (std::from_chars(first, last, value.number_).ec != std::errc() || !std::isfinite(value.number_))
@@ -246,12 +267,23 @@ class JsonParser {
     return value;
   }
 
-  std::string_view text_;
+  const std::string_view text_;
+  char* const begin_;  // of the same
+  std::pmr::memory_resource& storage_;
   const std::string& where_;
   std::size_t at_ = 0;
+  std::int64_t num_values_ = 0;
+  // Of the arrays and objects that have begun and not ended.
+  std::vector<Json> elements_;
+  std::vector<JsonMember> members_;
 };
 
-Json Json::parse(std::string_view text, const std::string& where) { return JsonParser(text, where).document(); }
+JsonDocument::JsonDocument(std::string text, const std::string& where)
+    : text_(std::move(text)), storage_(std::make_unique<Storage>()) {
+  root_ = JsonParser(text_, *storage_, where).document();
+}
+
+JsonDocument::~JsonDocument() = default;
 
 void Json::wrong_type(const char* expected, const std::string& where) const {
   fail(ErrorKind::kModelFormat, where, ": expected ", expected, ", got ", name_of(type_));
@@ -268,28 +300,30 @@ std::int64_t Json::as_integer(const std::string& where) const {
 }
 
 double Json::as_number(const std::string& where) const {
-  if (type_ != Type::kInteger && type_ != Type::kNumber) wrong_type("a number", where);
+  if (type_ == Type::kInteger) return static_cast<double>(integer_);
+  if (type_ != Type::kNumber) wrong_type("a number", where);
   return number_;
 }
 
-const std::string& Json::as_string(const std::string& where) const {
+std::string_view Json::as_string(const std::string& where) const {
   if (type_ != Type::kString) wrong_type("a string", where);
-  return string_;
+  return {string_, size_};
 }
 
-const std::vector<Json>& Json::as_array(const std::string& where) const {
+std::span<const Json> Json::as_array(const std::string& where) const {
   if (type_ != Type::kArray) wrong_type("an array", where);
-  return array_;
+  return {size_ > 0 ? elements_ : nullptr, size_};
 }
 
-const std::vector<std::pair<std::string, Json>>& Json::as_object(const std::string& where) const {
+std::span<const JsonMember> Json::as_object(const std::string& where) const {
   if (type_ != Type::kObject) wrong_type("an object", where);
-  return object_;
+  return {size_ > 0 ? members_ : nullptr, size_};
 }
 
 const Json* Json::find(std::string_view key) const {
-  for (const auto& [name, value] : object_)
-    if (name == key) return &value;
+  if (type_ != Type::kObject || size_ == 0) return nullptr;
+  for (const JsonMember& member : std::span(members_, size_))
+    if (member.key == key) return &member.value;
   return nullptr;
 }
 

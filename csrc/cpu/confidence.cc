@@ -13,7 +13,7 @@
 namespace llada::cpu::LLADA_TABLE {
 namespace {
 
-constexpr std::int64_t kChunkPanels = 8;
+constexpr std::int64_t kChunkPanels = kCandidateChunk / kPanel;
 
 // One token at a time: tiles with special tokens, the last tile, and rows with noise.
 void fold_slowly(RowState& state, const SamplingRule& rule, const CandidateRow& row, const float* logits,
@@ -99,9 +99,9 @@ void candidates(Stream stream, ConstTensor hidden, const PackedWeight& head, con
   if (num_rows == 0) return;
   const std::int64_t num_panels = num_panels_of(head);
   const std::int64_t num_chunks = (num_panels + kChunkPanels - 1) / kChunkPanels;
-  const std::int64_t state_bytes = num_chunks * num_rows * static_cast<std::int64_t>(sizeof(RowState));
+  const std::int64_t state_bytes = candidate_bytes(num_rows, head.num_out);
   const std::int64_t num_workers = stream.pool->num_threads();
-  const std::int64_t list_bytes = num_workers * num_rows * most * static_cast<std::int64_t>(sizeof(Ranked));
+  const std::int64_t list_bytes = alternative_bytes(num_rows, most, num_workers);
   RowState* states = reinterpret_cast<RowState*>(stream.pool->shared_scratch(state_bytes + list_bytes));
   // states: (num_chunks, num_rows), lists: (num_workers, num_rows, most)
   Ranked* lists = reinterpret_cast<Ranked*>(states + num_chunks * num_rows);

@@ -223,11 +223,15 @@ void Session::reset() {
 
 void* Session::allocate(std::int64_t num_bytes) {
   set_device(facts_.index);
-  return allocate_or_throw(num_bytes);
+  released_.reserve(num_blocks_ + 1);  // so that giving back allocates nothing
+  void* memory = allocate_or_throw(num_bytes);
+  ++num_blocks_;
+  return memory;
 }
 
 void Session::release(void* memory) {
   set_device(facts_.index);
+  --num_blocks_;
   if (list_.empty())
     cuda::release(memory);
   else

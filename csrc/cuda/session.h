@@ -146,7 +146,8 @@ class Session {
   std::int64_t scratch_bytes_ = 0;
   void* zeros_ = nullptr;
   std::int64_t zeros_bytes_ = 0;
-  std::vector<void*> released_;  // while the list may still use them
+  std::vector<void*> released_;  // while the list may still use them; has room for all blocks that there are
+  std::size_t num_blocks_ = 0;
   std::map<std::string, Seen> graphs_;
   DeviceCounts counts_;
   bool step_by_step_ = false;

@@ -6,6 +6,7 @@
 
 #include "core/check.h"
 #include "core/env.h"
+#include "ops/confidence.h"
 #include "ops/registry.h"
 
 namespace llada {
@@ -15,6 +16,8 @@ constexpr int kMaxThreads = 1024;
 
 // Logits that a thread holds for each row that wants them: one tile of 64, float32.
 constexpr std::int64_t kHeadTileBytes = 64 * 4;
+// Of a row in the lists of the loop and in what it gives back, its most probable tokens twice among them.
+constexpr std::int64_t kListBytes = 512 + 2 * kMostAlternatives * static_cast<std::int64_t>(sizeof(Alternative));
 
 int checked_num_threads(int requested) {
   check(requested >= 0 && requested <= kMaxThreads, ErrorKind::kConfig, "threads: expected 1 to ", kMaxThreads,
@@ -22,7 +25,23 @@ int checked_num_threads(int requested) {
   return requested > 0 ? requested : default_num_threads();
 }
 
+std::int64_t workspace_of(const ModelConfig& config, const ComputeType& type, const Ops& ops, int num_threads,
+                          std::int64_t num_rows) {
+  return forward_bytes(config, type, ops, num_rows) + candidate_bytes(num_rows, config.vocab_size) +
+         alternative_bytes(num_rows, kMostAlternatives, num_threads) +
+         num_rows * (num_threads * kHeadTileBytes + kListBytes) + angle_bytes(config, config.max_sequence_length);
+}
+
 }  // namespace
+
+MemoryNeeds Runtime::needs(const std::string& folder, const RuntimeOptions& options, std::int64_t num_rows) {
+  const ModelConfig config = load_config(folder);
+  const Ops& ops = find_table(options.table);
+  const ComputeType& type = compute_type_of(folder, config, options.compute_type, ops);
+  return {&type, num_weight_bytes(config, type, ops),
+          workspace_of(config, type, ops, checked_num_threads(options.num_threads), num_rows),
+          llada::kv_slot_bytes(config, type.rows, 1)};
+}
 
 Runtime::Runtime(const std::string& folder, const RuntimeOptions& options)
     : device_index_(find_table(options.table).device != nullptr ? options.device_index : -1),
@@ -59,7 +78,7 @@ std::int64_t Runtime::num_open_slots() {
 }
 
 std::int64_t Runtime::workspace_bytes(std::int64_t num_rows) const {
-  return model_.workspace_bytes(num_rows) + num_threads() * num_rows * kHeadTileBytes;
+  return workspace_of(config_, weights_.type, table_, num_threads(), num_rows);
 }
 
 void Runtime::reserve_kv(std::int64_t num_bytes) {
@@ -145,14 +164,47 @@ void Runtime::head(const ConstTensor& hidden, float* out) {
   ops_.finish(stream_);
 }
 
+void Runtime::head_to_host(const ConstTensor& hidden, float* out) {
+  if (memory_.is_host()) return head(hidden, out);
+  const Block there(memory_, hidden.rows * config_.vocab_size * size_of(DType::kFloat32));
+  head(hidden, reinterpret_cast<float*>(there.data()));
+  memory_.download(there.data(), there.num_bytes(), out);
+}
+
 void Runtime::logits(const Slot& slot, const std::vector<QuerySpan>& spans, const std::vector<std::int32_t>& positions,
                      float* out) {
   try {
-    const ConstTensor hidden = hidden_states(slot, spans, positions);
-    if (memory_.is_host()) return head(hidden, out);
-    const Block there(memory_, hidden.rows * config_.vocab_size * size_of(DType::kFloat32));
-    head(hidden, reinterpret_cast<float*>(there.data()));
-    memory_.download(there.data(), there.num_bytes(), out);
+    head_to_host(hidden_states(slot, spans, positions), out);
+  } catch (...) {
+    memory_.discard();
+    throw;
+  }
+}
+
+// A copy that outlives the next forward.
+Runtime::Output Runtime::kept(const ConstTensor& hidden) {
+  ops_.finish(stream_);
+  Block block(memory_, hidden.rows * row_bytes(hidden.dtype, hidden.cols));
+  memory_.copy(hidden.data, block.num_bytes(), block.data());
+  return {std::move(block), hidden.dtype, hidden.rows, hidden.cols, device_index_};
+}
+
+Runtime::Output Runtime::hidden(std::int32_t slot, const std::vector<QuerySpan>& spans,
+                                const std::vector<std::int32_t>& positions) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  try {
+    return kept(hidden_states(kv_.at(slot), spans, positions));
+  } catch (...) {
+    memory_.discard();
+    throw;
+  }
+}
+
+void Runtime::head_of(const Output& hidden, std::int64_t begin, std::int64_t end, float* out) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  try {
+    const char* first = hidden.block.data() + begin * row_bytes(hidden.dtype, hidden.cols);
+    head_to_host({first, hidden.dtype, end - begin, hidden.cols}, out);
   } catch (...) {
     memory_.discard();
     throw;
@@ -169,17 +221,10 @@ Runtime::Output Runtime::forward_in_place(const std::vector<std::int32_t>& token
   ScopedSlots slots(kv_);
   try {
     const ConstTensor rows = hidden_states(slots.open(tokens), {{0, length, length}}, positions);
-    Output out{Block(), DType::kFloat32, rows.rows, config_.vocab_size, device_index_};
-    if (hidden) {
-      ops_.finish(stream_);
-      out.dtype = rows.dtype;
-      out.cols = rows.cols;
-      out.block = Block(memory_, rows.rows * row_bytes(rows.dtype, rows.cols));
-      memory_.copy(rows.data, out.block.num_bytes(), out.block.data());
-    } else {
-      out.block = Block(memory_, rows.rows * config_.vocab_size * size_of(DType::kFloat32));
-      head(rows, reinterpret_cast<float*>(out.block.data()));
-    }
+    if (hidden) return kept(rows);
+    Output out{Block(memory_, rows.rows * config_.vocab_size * size_of(DType::kFloat32)), DType::kFloat32, rows.rows,
+               config_.vocab_size, device_index_};
+    head(rows, reinterpret_cast<float*>(out.block.data()));
     return out;
   } catch (...) {
     memory_.discard();

@@ -25,8 +25,19 @@ struct RuntimeOptions {
   void* stream = nullptr;  // of that device, and the caller's; nullptr: one of our own
 };
 
+// Bytes that a model takes, by what its files say of themselves: only their headers are read.
+struct MemoryNeeds {
+  const ComputeType* compute_type;
+  std::int64_t weights;
+  std::int64_t workspace;  // see Runtime::workspace_bytes
+  std::int64_t least_kv;   // of a canvas of one position
+};
+
 class Runtime {
  public:
+  // Throws as loading the model does.
+  static MemoryNeeds needs(const std::string& folder, const RuntimeOptions& options, std::int64_t num_rows);
+
   Runtime(const std::string& folder, const RuntimeOptions& options);
 
   const ModelConfig& config() const { return config_; }
@@ -35,7 +46,8 @@ class Runtime {
   int num_threads() const { return pool_.num_threads(); }
   std::int64_t kv_bytes_per_token() const { return kv_.bytes_per_token(); }
   std::int64_t kv_slot_bytes(std::int64_t length) const { return kv_.slot_bytes(length); }
-  // Memory that forwards of `num_rows` positions work in, beside weights and K/V.
+  // What steps of `num_rows` positions, each a candidate, work in beside weights and K/V: buffers of the forward,
+  // states of the candidates, lists of rows, and the rotation angles of the longest canvas.
   std::int64_t workspace_bytes(std::int64_t num_rows) const;
 
   // Bytes that all slots together may take. Only while no slot is open.
@@ -76,6 +88,12 @@ class Runtime {
   void logits(std::int32_t slot, const std::vector<QuerySpan>& spans, const std::vector<std::int32_t>& positions,
               float* out);
 
+  // The same in pieces, for more positions than may have their logits at once: what the head reads of them, which stays
+  // as it is in later steps and goes back to `drop`; and the logits of rows [begin, end) of it: out (end - begin,
+  // vocab_size) float32.
+  Output hidden(std::int32_t slot, const std::vector<QuerySpan>& spans, const std::vector<std::int32_t>& positions);
+  void head_of(const Output& hidden, std::int64_t begin, std::int64_t end, float* out);
+
   // From now on the time of each op is added up, beginning with nothing, or no longer.
   void set_trace(bool on);
   // What has been added up; "denoise" is the whole of those calls.
@@ -86,7 +104,9 @@ class Runtime {
               float* out);
   ConstTensor hidden_states(const Slot& slot, const std::vector<QuerySpan>& spans,
                             const std::vector<std::int32_t>& positions);
+  Output kept(const ConstTensor& hidden);
   void head(const ConstTensor& hidden, float* out);
+  void head_to_host(const ConstTensor& hidden, float* out);
 
   std::mutex mutex_;
   const int device_index_;

@@ -1,13 +1,13 @@
 #include "model/config.h"
 
 #include <cmath>
-#include <fstream>
 #include <limits>
 #include <set>
 #include <sstream>
 
 #include "core/check.h"
 #include "core/json.h"
+#include "core/text.h"
 #include "model/config_keys.h"
 #include "model/files.h"
 
@@ -61,7 +61,7 @@ class Fields {
     if (value == nullptr) return -1;
     // A list of ids is as good as one: here its first id stands for all of them.
     if (value->is_array()) {
-      const auto& ids = value->as_array(where(key));
+      const auto ids = value->as_array(where(key));
       check(!ids.empty(), ErrorKind::kModelFormat, where(key), ": expected a token id or some, got an empty list");
       std::int64_t first = -1;
       for (const Json& each : ids) {
@@ -82,9 +82,9 @@ class Fields {
 
   // The forward pass implements one value only.
   void only(const char* key, const std::string& supported) const {
-    const std::string& value = required(key).as_string(where(key));
-    check(value == supported, ErrorKind::kUnsupportedModel, where(key), ": expected \"", supported, "\", got \"", value,
-          "\"");
+    const std::string_view value = required(key).as_string(where(key));
+    check(value == supported, ErrorKind::kUnsupportedModel, where(key), ": expected \"", supported, "\", got \"",
+          excerpt(value), "\"");
   }
   void only_flag(const char* key, bool supported) const {
     const Json* value = optional(key);
@@ -122,7 +122,7 @@ double rope_theta_of(const Fields& fields) {
   const Fields own(*record, fields.where("rope_parameters"));
   for (const auto& [key, value] : record->as_object(fields.where("rope_parameters"))) {
     check(key == "rope_theta" || key == "rope_type" || value.is_null(), ErrorKind::kUnsupportedModel,
-          fields.where("rope_parameters"), ": expected rope_theta and rope_type, got \"", key, "\"");
+          fields.where("rope_parameters"), ": expected rope_theta and rope_type, got \"", excerpt(key), "\"");
   }
   if (own.optional("rope_type") != nullptr) own.only("rope_type", "default");
   if (own.optional("rope_theta") == nullptr) return fields.positive("rope_theta");
@@ -143,19 +143,19 @@ std::string quantization_of(const Fields& fields) {
   const Fields own(*record, fields.where("quantization"));
   own.only("method", "llada_rt");
   own.only_integer("version", 1);
-  const std::string& type = own.required("compute_type").as_string(own.where("compute_type"));
+  const std::string_view type = own.required("compute_type").as_string(own.where("compute_type"));
   check(type == "int8" || type == "int4", ErrorKind::kUnsupportedModel, own.where("compute_type"),
-        ": expected \"int8\" or \"int4\", got \"", type, "\"");
+        ": expected \"int8\" or \"int4\", got \"", excerpt(type), "\"");
   own.only_integer("group_size", type == "int8" ? 0 : 32);
-  return type;
+  return std::string(type);
 }
 
 }  // namespace
 
 ModelConfig load_config(const std::string& folder) {
   const std::string path = resolve_model_file(folder, "config.json");
-  const std::string text = read_text_file(path, kMaxConfigBytes);
-  const Json object = Json::parse(text, "config.json");
+  const JsonDocument document(read_text_file(path, kMaxConfigBytes), "config.json");
+  const Json& object = document.root();
   object.as_object("config.json");
   const Fields fields(object, "config.json");
 

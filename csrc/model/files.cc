@@ -1,16 +1,16 @@
 #include "model/files.h"
 
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 
 #include "core/check.h"
+#include "core/text.h"
 
 namespace llada {
 namespace {
@@ -25,9 +25,9 @@ bool is_inside(const fs::path& path, const fs::path& folder) {
 fs::path real_folder(const std::string& folder) {
   std::error_code error;
   const fs::path path = fs::canonical(folder, error);
-  check(!error, ErrorKind::kModelNotFound, "expected a model folder, found nothing at \"", folder, "\" (",
+  check(!error, ErrorKind::kModelNotFound, "expected a model folder, found nothing at \"", excerpt(folder), "\" (",
         error.message(), ")");
-  check(fs::is_directory(path, error), ErrorKind::kModelNotFound, "expected a model folder, \"", folder,
+  check(fs::is_directory(path, error), ErrorKind::kModelNotFound, "expected a model folder, \"", excerpt(folder),
         "\" is not a directory");
   return path;
 }
@@ -38,14 +38,15 @@ std::string resolve_model_file(const std::string& folder, const std::string& nam
   const fs::path root = real_folder(folder);
   const bool plain = !name.empty() && name != "." && name != ".." && name.find('/') == std::string::npos &&
                      name.find('\0') == std::string::npos;
-  check(plain, ErrorKind::kModelFormat, "expected the name of a file in the model folder, got \"", name, "\"");
+  check(plain, ErrorKind::kModelFormat, "expected the name of a file in the model folder, got \"", excerpt(name), "\"");
   std::error_code error;
   const fs::path path = fs::canonical(root / name, error);
-  check(!error, ErrorKind::kModelNotFound, "expected the file ", name, " in \"", folder, "\" (", error.message(), ")");
+  check(!error, ErrorKind::kModelNotFound, "expected the file ", excerpt(name), " in \"", excerpt(folder), "\" (",
+        error.message(), ")");
   const bool hub_cache = root.parent_path().filename() == "snapshots";
   check(is_inside(path, root) || (hub_cache && is_inside(path, root.parent_path().parent_path() / "blobs")),
-        ErrorKind::kModelFormat, name, ": expected a file in the model folder, got a link that leaves it");
-  check(fs::is_regular_file(path, error), ErrorKind::kModelFormat, name,
+        ErrorKind::kModelFormat, excerpt(name), ": expected a file in the model folder, got a link that leaves it");
+  check(fs::is_regular_file(path, error), ErrorKind::kModelFormat, excerpt(name),
         ": expected a regular file, got a folder, pipe or device");
   return path.string();
 }
@@ -57,11 +58,13 @@ bool model_file_exists(const std::string& folder, const std::string& name) {
 }
 
 std::string read_text_file(const std::string& path, std::int64_t max_bytes) {
-  const MappedFile file(path);
-  check(file.num_bytes() <= max_bytes, ErrorKind::kModelFormat, fs::path(path).filename().string(),
-        ": expected at most ", max_bytes, " bytes, got ", file.num_bytes());
-  const std::string text(file.data(), static_cast<std::size_t>(file.num_bytes()));
-  check_is_no_pointer(fs::path(path).filename().string(), text);
+  const ModelFile file(path);
+  const std::string name = excerpt(fs::path(path).filename().string());
+  check(file.num_bytes() <= max_bytes, ErrorKind::kModelFormat, name, ": expected at most ", max_bytes, " bytes, got ",
+        file.num_bytes());
+  std::string text(static_cast<std::size_t>(file.num_bytes()), '\0');
+  file.read(0, file.num_bytes(), text.data());
+  check_is_no_pointer(name, text);
   return text;
 }
 
@@ -74,25 +77,41 @@ void check_is_no_pointer(const std::string& name, std::string_view content) {
         ": expected the file itself, got a git-lfs pointer to it: fetch it with \"git lfs pull\"");
 }
 
-MappedFile::MappedFile(const std::string& path) {
+ModelFile::ModelFile(const std::string& path) : name_(excerpt(fs::path(path).filename().string())) {
   // O_NONBLOCK: a pipe that took the file's place since it was checked must not hang the open.
-  const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  check(descriptor >= 0, ErrorKind::kModelNotFound, "could not open \"", path, "\": ", std::strerror(errno));
+  descriptor_ = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (descriptor_ < 0) {
+    const int reason = errno;
+    const bool is_gone = reason == ENOENT || reason == ENOTDIR;
+    const bool is_short = reason == EMFILE || reason == ENFILE || reason == ENOMEM;
+    fail(is_gone    ? ErrorKind::kModelNotFound
+         : is_short ? ErrorKind::kOutOfMemory
+                    : ErrorKind::kModelFormat,
+         name_, ": expected a file that can be opened: ", std::strerror(reason));
+  }
   struct stat status{};
-  const bool regular = fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode);
-  void* memory = nullptr;
-  if (regular && status.st_size > 0)
-    memory = mmap(nullptr, static_cast<std::size_t>(status.st_size), PROT_READ, MAP_PRIVATE, descriptor, 0);
-  const int reason = errno;
-  close(descriptor);
-  check(regular, ErrorKind::kModelFormat, "expected a regular file at \"", path, "\"");
-  check(memory != MAP_FAILED, ErrorKind::kOutOfMemory, "could not map \"", path, "\": ", std::strerror(reason));
-  data_ = static_cast<const char*>(memory);
+  const bool regular = fstat(descriptor_, &status) == 0 && S_ISREG(status.st_mode);
+  if (!regular) {
+    close(descriptor_);
+    fail(ErrorKind::kModelFormat, name_, ": expected a regular file");
+  }
   num_bytes_ = status.st_size;
 }
 
-MappedFile::~MappedFile() {
-  if (data_ != nullptr) munmap(const_cast<char*>(data_), static_cast<std::size_t>(num_bytes_));
+ModelFile::~ModelFile() { close(descriptor_); }
+
+void ModelFile::read(std::int64_t offset, std::int64_t num_bytes, char* to) const {
+  constexpr std::int64_t kMostAtOnce = std::int64_t{1} << 30;
+  const std::int64_t end = offset + num_bytes;
+  while (offset < end) {
+    const ssize_t got = pread(descriptor_, to, static_cast<std::size_t>(std::min(end - offset, kMostAtOnce)), offset);
+    if (got < 0 && errno == EINTR) continue;
+    check(got >= 0, ErrorKind::kModelFormat, name_, ": expected a file that can be read: ", std::strerror(errno));
+    check(got > 0, ErrorKind::kModelFormat, name_, ": expected data up to byte ", end, ", got the end of the file at ",
+          offset, " (it was shortened while it was read)");
+    offset += got;
+    to += got;
+  }
 }
 
 }  // namespace llada

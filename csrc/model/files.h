@@ -20,20 +20,27 @@ std::string read_text_file(const std::string& path, std::int64_t max_bytes);
 // Throws ModelFormatError that says so if this is what git-lfs leaves in the place of a file that was not fetched.
 void check_is_no_pointer(const std::string& name, std::string_view content);
 
-// A whole file, mapped for reading. While it is mapped, a file that another process truncates ends this one by SIGBUS:
-// the loader copies all tensors and unmaps before it returns.
-class MappedFile {
+// A file that is read in pieces. It is not mapped: where another process shortens a mapped file, reading it ends this
+// process by SIGBUS; here it is an error like any other.
+class ModelFile {
  public:
-  explicit MappedFile(const std::string& path);
-  ~MappedFile();
-  MappedFile(const MappedFile&) = delete;
-  MappedFile& operator=(const MappedFile&) = delete;
+  // Throws ModelNotFoundError, ModelFormatError (no regular file, not to be read), or OutOfMemoryError where the system
+  // lets this process open no more files.
+  explicit ModelFile(const std::string& path);
+  ~ModelFile();
+  ModelFile(const ModelFile&) = delete;
+  ModelFile& operator=(const ModelFile&) = delete;
 
-  const char* data() const { return data_; }
+  // When it was opened.
   std::int64_t num_bytes() const { return num_bytes_; }
 
+  // Bytes from `offset` on into `to`; may be called from several threads. Throws ModelFormatError if the file has come
+  // to an end before, or cannot be read.
+  void read(std::int64_t offset, std::int64_t num_bytes, char* to) const;
+
  private:
-  const char* data_ = nullptr;
+  std::string name_;  // for messages
+  int descriptor_ = -1;
   std::int64_t num_bytes_ = 0;
 };
 

@@ -18,19 +18,19 @@ void check_tokens(const std::vector<std::int32_t>& canvas, std::int64_t vocab_si
 
 }  // namespace
 
-std::int64_t KvPool::bytes_per_token() const {
-  const std::int64_t per_head = config_.head_dim + round_up(config_.head_dim, 16);
-  return config_.num_layers * config_.num_kv_heads * per_head * size_of(dtype_);
+std::int64_t kv_bytes_per_token(const ModelConfig& config, DType dtype) {
+  const std::int64_t per_head = config.head_dim + round_up(config.head_dim, 16);
+  return config.num_layers * config.num_kv_heads * per_head * size_of(dtype);
+}
+
+std::int64_t kv_slot_bytes(const ModelConfig& config, DType dtype, std::int64_t length) {
+  return whole_pages(kv_bytes_per_token(config, dtype) * round_up(length, 64));
 }
 
 void KvPool::reserve(std::int64_t num_bytes) {
   check(slots_.empty(), ErrorKind::kInternal, "expected no open slot, got ", slots_.size());
   arena_.reset();  // first: the two need not fit side by side
   arena_ = std::make_unique<Arena>(num_bytes, arena_memory(memory_));
-}
-
-std::int64_t KvPool::slot_bytes(std::int64_t length) const {
-  return whole_pages(bytes_per_token() * round_up(length, 64));
 }
 
 std::int32_t KvPool::open(std::vector<std::int32_t> canvas) {

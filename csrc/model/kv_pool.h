@@ -12,6 +12,10 @@
 
 namespace llada {
 
+// Of all layers, for one position; and what a slot for `length` positions takes of the arena.
+std::int64_t kv_bytes_per_token(const ModelConfig& config, DType dtype);
+std::int64_t kv_slot_bytes(const ModelConfig& config, DType dtype, std::int64_t length);
+
 struct Slot {
   std::vector<std::int32_t> canvas;
   std::vector<KvView> layers;
@@ -40,9 +44,8 @@ class KvPool {
   Slot& at(std::int32_t id);
 
   std::int64_t num_open() const { return static_cast<std::int64_t>(slots_.size()); }
-  std::int64_t bytes_per_token() const;
-  // What a slot for `length` positions takes of the arena.
-  std::int64_t slot_bytes(std::int64_t length) const;
+  std::int64_t bytes_per_token() const { return kv_bytes_per_token(config_, dtype_); }
+  std::int64_t slot_bytes(std::int64_t length) const { return kv_slot_bytes(config_, dtype_, length); }
   std::int64_t used_bytes() const { return arena_ ? arena_->used_bytes() : 0; }
 
  private:
@@ -65,6 +68,7 @@ class ScopedSlots {
   ScopedSlots& operator=(const ScopedSlots&) = delete;
 
   const Slot& open(std::vector<std::int32_t> canvas) {
+    ids_.reserve(ids_.size() + 1);  // before there is a slot to forget
     ids_.push_back(pool_.open(std::move(canvas)));
     return pool_.at(ids_.back());
   }

@@ -1,19 +1,47 @@
 #include "model/llada.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "model/rope_angles.h"
 
 namespace llada {
 namespace {
 
-Block placed(const Buffer& buffer, const Memory& memory) {
-  Block out(memory, buffer.num_bytes());
-  memory.upload(buffer.data(), buffer.num_bytes(), out.data());
-  return out;
+constexpr std::int64_t kFirstAngles = 4096;  // positions whose angles are made at once; later ones by doubling
+
+std::int64_t num_angles(const ModelConfig& config, std::int64_t length) {
+  const auto doubled = static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(length)));
+  return std::min(config.max_sequence_length, std::max(kFirstAngles, doubled));
+}
+
+// The type of rows that no op can quantise as it writes them: their scale is known only when all units are done.
+DType before_product(const ComputeType& type) { return is_float(type.operand) ? type.operand : DType::kFloat32; }
+
+// Whether K, V and Q of a layer come of one product, see Loader::load_attention.
+bool has_joined_projection(const ModelConfig& config, const ComputeType& type, const Ops& ops) {
+  const PackedWeight form{nullptr, type.weight, config.d_model, config.d_model, false};
+  return ops.rope_kvq != nullptr && ops.packed_row_bytes(form) > 0 && config.num_layers > 1;
 }
 
 }  // namespace
+
+std::int64_t angle_bytes(const ModelConfig& config, std::int64_t length) {
+  return num_angles(config, length) * config.head_dim * size_of(DType::kFloat32);
+}
+
+std::int64_t forward_bytes(const ModelConfig& config, const ComputeType& type, const Ops& ops, std::int64_t num_rows) {
+  const std::int64_t q_size = config.num_heads * config.head_dim, d = config.d_model;
+  const std::int64_t kv_size = 2 * config.num_kv_heads * config.head_dim;
+  const std::int64_t mlp = (config.mlp_hidden_size + 1) / 2 * 2;
+  const bool joined = has_joined_projection(config, type, ops);
+  const std::int64_t projected = joined ? kv_size + q_size : std::max(q_size, kv_size);
+  const DType before = before_product(type);
+  const std::int64_t quantized = before == type.operand ? 0 : row_bytes(type.operand, std::max(q_size, mlp));
+  // residual, normed, projected, queries, attended, activated, quantized
+  return num_rows * (d * size_of(DType::kFloat32) + row_bytes(type.operand, d) + projected * size_of(DType::kFloat32) +
+                     row_bytes(type.rows, q_size) + row_bytes(before, q_size) + row_bytes(before, mlp) + quantized);
+}
 
 void ForwardBatch::clear() {
   tokens.clear();
@@ -39,9 +67,25 @@ Llada::Llada(const ModelConfig& config, const Weights& weights, const Ops& ops, 
       weights_(weights),
       ops_(ops),
       memory_(memory),
-      shape_{config.num_heads, config.num_kv_heads, config.head_dim},
-      angle_memory_(placed(rope_angles(config.max_sequence_length, config.head_dim, config.rope_theta), memory)),
-      angles_(angle_memory_.data(), DType::kFloat32, config.max_sequence_length, config.head_dim) {}
+      shape_{config.num_heads, config.num_kv_heads, config.head_dim} {
+  need_angles(1);
+}
+
+// A model's longest canvas is what its file says, so angles are made for as many positions as there has been a canvas.
+void Llada::need_angles(std::int64_t num_positions) {
+  if (num_positions <= angles_.rows) return;
+  const std::int64_t rows = num_angles(config_, num_positions), cols = config_.head_dim;
+  const std::int64_t num_bytes = rows * row_bytes(DType::kFloat32, cols);
+  angles_ = {};
+  angle_memory_.reserve(memory_, num_bytes);
+  if (memory_.is_host()) {
+    fill_rope_angles(rows, cols, config_.rope_theta, reinterpret_cast<float*>(angle_memory_.data()));
+  } else {
+    const Buffer made = rope_angles(rows, cols, config_.rope_theta);
+    memory_.upload(made.data(), num_bytes, angle_memory_.data());
+  }
+  angles_ = {angle_memory_.data(), DType::kFloat32, rows, cols};
+}
 
 Tensor Llada::tensor(Block& block, DType dtype, std::int64_t rows, std::int64_t cols) {
   block.reserve(memory_, rows * row_bytes(dtype, cols));
@@ -50,6 +94,9 @@ Tensor Llada::tensor(Block& block, DType dtype, std::int64_t rows, std::int64_t 
 
 ConstTensor Llada::forward(Stream stream, const ForwardBatch& batch) {
   const std::int64_t num_rows = static_cast<std::int64_t>(batch.tokens.size());
+  std::int64_t length = 1;
+  for (const ForwardBatch::Part& part : batch.parts) length = std::max(length, part.visible);
+  need_angles(length);
   x_ = tensor(residual_, DType::kFloat32, num_rows, config_.d_model);
   positions_ = batch.positions;
   ops_.embed(stream, batch.tokens.data(), weights_.embedding, x_);
@@ -101,14 +148,9 @@ void Llada::attention_block(Stream stream, std::int64_t layer, const ForwardBatc
 
 // x += attn_out(attention(queries, slot)).  queries: (rows, num_heads * head_dim), rotated
 void Llada::attend(Stream stream, const LayerWeights& w, const Tensor& queries) {
-  const Tensor attended = tensor(attended_, before_product(), queries.rows, queries.cols);
+  const Tensor attended = tensor(attended_, before_product(weights_.type), queries.rows, queries.cols);
   ops_.attention(stream, queries, shape_, spans_.data(), static_cast<std::int64_t>(spans_.size()), attended);
   ops_.matmul(stream, as_operand(stream, attended), w.attn_out, /*accumulate=*/true, x_);
-}
-
-// The type of rows that no op can quantise as it writes them: their scale is known only when all units are done.
-DType Llada::before_product() const {
-  return is_float(weights_.type.operand) ? weights_.type.operand : DType::kFloat32;
 }
 
 Tensor Llada::as_operand(Stream stream, const Tensor& rows) {
@@ -123,22 +165,9 @@ void Llada::mlp_block(Stream stream, const LayerWeights& w) {
   normed_rows_ = tensor(normed_, weights_.type.operand, x_.rows, config_.d_model);
   ops_.rms_norm(stream, x_, w.mlp_norm, static_cast<float>(config_.rms_norm_eps), normed_rows_);
   const std::int64_t whole_packs = (config_.mlp_hidden_size + 1) / 2 * 2;
-  const Tensor activated = tensor(activated_, before_product(), x_.rows, whole_packs);
+  const Tensor activated = tensor(activated_, before_product(weights_.type), x_.rows, whole_packs);
   ops_.matmul_swiglu(stream, normed_rows_, w.gate_up, activated);
   ops_.matmul(stream, as_operand(stream, activated), w.down, /*accumulate=*/true, x_);
-}
-
-std::int64_t Llada::workspace_bytes(std::int64_t num_rows) const {
-  const std::int64_t q_size = config_.num_heads * config_.head_dim;
-  const std::int64_t kv_size = 2 * config_.num_kv_heads * config_.head_dim;
-  const DType operand = weights_.type.operand;
-  const bool one_product = weights_.layers.size() > 1 && weights_.layers[0].key_value_query.data != nullptr;
-  const std::int64_t projected = one_product ? kv_size + q_size : std::max(q_size, kv_size);
-  const std::int64_t float32 = (config_.d_model + projected) * size_of(DType::kFloat32);
-  const std::int64_t before = (q_size + config_.mlp_hidden_size) * size_of(before_product());
-  const std::int64_t quantized = before_product() == operand ? 0 : std::max(q_size, config_.mlp_hidden_size);
-  return num_rows *
-         (float32 + row_bytes(operand, config_.d_model) + q_size * size_of(weights_.type.rows) + before + quantized);
 }
 
 void Llada::fill_spans(const ForwardBatch& batch, std::int64_t layer, bool only_wanted) {

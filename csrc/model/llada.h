@@ -39,6 +39,12 @@ struct ForwardBatch {
   std::int64_t add(std::int32_t position);
 };
 
+// Bytes that forwards of `num_rows` work in once they have run, on the table's side.
+std::int64_t forward_bytes(const ModelConfig& config, const ComputeType& type, const Ops& ops, std::int64_t num_rows);
+
+// Bytes of the rotation angles once a canvas of `length` has been computed.
+std::int64_t angle_bytes(const ModelConfig& config, std::int64_t length);
+
 class Llada {
  public:
   Llada(const ModelConfig& config, const Weights& weights, const Ops& ops, const Memory& memory);
@@ -47,14 +53,11 @@ class Llada {
   // next call.
   ConstTensor forward(Stream stream, const ForwardBatch& batch);
 
-  // Bytes of the workspace after a forward of `num_rows`.
-  std::int64_t workspace_bytes(std::int64_t num_rows) const;
-
  private:
+  void need_angles(std::int64_t num_positions);
   void attention_block(Stream stream, std::int64_t layer, const ForwardBatch& batch, bool last);
   void attend(Stream stream, const LayerWeights& w, const Tensor& queries);
   void mlp_block(Stream stream, const LayerWeights& w);
-  DType before_product() const;
   Tensor as_operand(Stream stream, const Tensor& rows);
   Tensor tensor(Block& block, DType dtype, std::int64_t rows, std::int64_t cols);
   void fill_spans(const ForwardBatch& batch, std::int64_t layer, bool only_wanted);
@@ -65,8 +68,8 @@ class Llada {
   const Ops& ops_;
   const Memory& memory_;
   const HeadShape shape_;
-  const Block angle_memory_;
-  const ConstTensor angles_;  // (max_sequence_length, head_dim): cos, then sin
+  Block angle_memory_;
+  ConstTensor angles_;  // (positions so far, head_dim): cos, then sin; made as they are needed
 
   // Workspace, grown to the largest batch seen. residual: float32; rows and heads in the compute type.
   Block residual_, normed_, projected_, queries_, attended_, activated_, quantized_;

@@ -17,11 +17,13 @@ struct StoredTensor {
   std::string name;
   DType dtype = DType::kFloat32;    // U8, a byte of two values, is kInt4
   std::vector<std::int64_t> shape;  // as in the file: of kInt4 in bytes
-  const void* data = nullptr;       // into the mapped file; 2 or 4 byte aligned only if the writer was kind
-  std::string file;
+  const ModelFile* source = nullptr;
+  std::int64_t offset = 0;  // of its first byte in the file
+  std::string file;         // its name
 };
 
-// All tensors of a model folder: model.safetensors, or the shards that model.safetensors.index.json names.
+// All tensors of a model folder: model.safetensors, or the shards that model.safetensors.index.json names. The files
+// stay open as long as this does; nothing but their headers is read.
 class Checkpoint {
  public:
   // Throws ModelNotFoundError, ModelFormatError (with file and tensor) or UnsupportedModelError (element type).
@@ -32,7 +34,7 @@ class Checkpoint {
  private:
   void add_file(const std::string& folder, const std::string& name);
 
-  std::vector<std::unique_ptr<MappedFile>> files_;
+  std::vector<std::unique_ptr<ModelFile>> files_;
   std::map<std::string, StoredTensor> tensors_;
 };
 

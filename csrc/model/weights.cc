@@ -1,5 +1,6 @@
 #include "model/weights.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <initializer_list>
@@ -7,6 +8,7 @@
 
 #include "core/check.h"
 #include "core/parallel.h"
+#include "core/text.h"
 #include "model/safetensors.h"
 #include "model/tensor_names.h"
 
@@ -14,6 +16,9 @@ namespace llada {
 namespace {
 
 constexpr std::int64_t kMaxInt8Inputs = 1 << 17;  // more products of 127 * 127 might leave 32 bits
+constexpr std::int64_t kPanel = 64;               // outputs of a packed panel on the processor, see ops/ops.h
+constexpr std::int64_t kPieceBytes = 2 << 20;     // of a matrix, read and packed at a time: it stays in a core's cache
+constexpr std::int64_t kReadBytes = 256 << 10;    // that one worker reads at a time
 
 std::string text_of(const std::vector<std::int64_t>& shape) {
   std::string text = "(";
@@ -24,7 +29,7 @@ std::string text_of(const std::vector<std::int64_t>& shape) {
 // The checkpoint's tensors by record, after a check that the two lists agree.
 class Source {
  public:
-  Source(const Checkpoint& checkpoint, const ModelConfig& config) {
+  Source(const std::string& folder, const ModelConfig& config) : checkpoint_(folder) {
     std::map<std::string, bool> known;
     for (const TensorRecord& record : tensor_records(config)) {
       const bool quantized = record.is_matrix() && !config.quantization.empty();
@@ -32,50 +37,64 @@ class Source {
       const std::int64_t stored_cols = dtype == DType::kInt4 ? bytes_of(dtype, record.cols) : record.cols;
       std::vector<std::int64_t> shape{record.rows, stored_cols};
       if (record.is_norm()) shape = {record.cols};
-      const StoredTensor& values = find(checkpoint, record.name, dtype, shape);
+      Matrix matrix{record.name, &find(record.name, dtype, shape), nullptr, record.rows, record.cols};
       known[record.name] = true;
-      Named named{record.name, {{values.data, values.dtype, record.rows, record.cols}, nullptr}};
       if (quantized) {
         const std::string name = record.name + ".scales";
         shape = {record.rows};
         if (dtype == DType::kInt4) shape.push_back(num_scale_groups(dtype, record.cols));
-        named.stored.scales = find(checkpoint, name, DType::kFloat32, shape).data;
+        matrix.scales = &find(name, DType::kFloat32, shape);
+        check(matrix.scales->dtype == DType::kFloat32, ErrorKind::kUnsupportedModel, name, ": expected dtype F32, got ",
+              name_of(matrix.scales->dtype));
         known[name] = true;
       }
-      tensors_[{record.kind, record.layer}] = named;
+      matrices_[{record.kind, record.layer}] = matrix;
     }
-    for (const auto& [name, tensor] : checkpoint.tensors())
-      check(known.count(name) > 0, ErrorKind::kUnsupportedModel, tensor.file, ": ", name,
+    for (const auto& [name, tensor] : checkpoint_.tensors())
+      check(known.count(name) > 0, ErrorKind::kUnsupportedModel, excerpt(tensor.file), ": ", excerpt(name),
             ": a tensor that this forward pass does not use (expected the published LLaDA layout",
             config.weight_tying ? " with tied weights)" : ")");
   }
 
-  struct Named {
+  // A matrix in the files; a vector is one of a single row.
+  struct Matrix {
     std::string name;
-    StoredWeight stored;
+    const StoredTensor* values = nullptr;
+    const StoredTensor* scales = nullptr;  // of a quantised one
+    std::int64_t rows = 0;
+    std::int64_t cols = 0;
+
+    DType dtype() const { return values->dtype; }
   };
-  const Named& at(WeightKind kind, std::int64_t layer) const { return tensors_.at({kind, layer}); }
+  const Matrix& at(WeightKind kind, std::int64_t layer) const { return matrices_.at({kind, layer}); }
 
  private:
   // kFloat32 stands for any of the float types.
-  static const StoredTensor& find(const Checkpoint& checkpoint, const std::string& name, DType dtype,
-                                  const std::vector<std::int64_t>& shape) {
-    const auto found = checkpoint.tensors().find(name);
-    check(found != checkpoint.tensors().end(), ErrorKind::kModelFormat, "expected the tensor ", name,
+  const StoredTensor& find(const std::string& name, DType dtype, const std::vector<std::int64_t>& shape) const {
+    const auto found = checkpoint_.tensors().find(name);
+    check(found != checkpoint_.tensors().end(), ErrorKind::kModelFormat, "expected the tensor ", name,
           ", which is missing");
     const StoredTensor& stored = found->second;
     const bool right_type = is_float(dtype) ? is_float(stored.dtype) : stored.dtype == dtype;
-    check(right_type, ErrorKind::kUnsupportedModel, stored.file, ": ", name, ": expected dtype ",
+    check(right_type, ErrorKind::kUnsupportedModel, excerpt(stored.file), ": ", name, ": expected dtype ",
           is_float(dtype)         ? "F32, BF16 or F16"
           : dtype == DType::kInt8 ? "I8"
                                   : "U8",
           ", got ", name_of(stored.dtype));
-    check(stored.shape == shape, ErrorKind::kModelFormat, stored.file, ": ", name, ": expected shape ", text_of(shape),
-          " from config.json, got ", text_of(stored.shape));
+    check(stored.shape == shape, ErrorKind::kModelFormat, excerpt(stored.file), ": ", name, ": expected shape ",
+          text_of(shape), " from config.json, got ", text_of(stored.shape));
     return stored;
   }
 
-  std::map<std::pair<WeightKind, std::int64_t>, Named> tensors_;
+  const Checkpoint checkpoint_;
+  std::map<std::pair<WeightKind, std::int64_t>, Matrix> matrices_;
+};
+
+// Some rows of a matrix.
+struct Rows {
+  const Source::Matrix* matrix;
+  std::int64_t begin;
+  std::int64_t count;
 };
 
 class Loader {
@@ -85,60 +104,45 @@ class Loader {
 
   // A norm weight: float32, but rounded to T.
   ConstTensor vector(WeightKind kind, std::int64_t layer) {
-    const auto& [name, stored] = source_.at(kind, layer);
-    const ConstTensor& values = stored.values;
-    std::vector<float> rounded(static_cast<std::size_t>(values.cols));
-    copy_row(name, values, 0, DType::kFloat32, reinterpret_cast<char*>(rounded.data()));
+    const Source::Matrix& matrix = source_.at(kind, layer);
+    std::vector<float> rounded(static_cast<std::size_t>(matrix.cols));
+    copy_row(matrix.name, read({&matrix, 0, 1}).values, 0, DType::kFloat32, reinterpret_cast<char*>(rounded.data()));
     if (weights_.type.rows == DType::kBFloat16)
       for (float& value : rounded) value = bf16_to_float(float_to_bf16(value));
-    char* out = allot(values.cols * 4);
-    memory_.upload(rounded.data(), values.cols * 4, out);
-    weights_.num_parameters += values.cols;
-    return {out, DType::kFloat32, 1, values.cols};
+    char* out = allot(matrix.cols * 4);
+    memory_.upload(rounded.data(), matrix.cols * 4, out);
+    weights_.num_parameters += matrix.cols;
+    return {out, DType::kFloat32, 1, matrix.cols};
   }
 
   ConstTensor table(WeightKind kind) {
-    const auto& [name, stored] = source_.at(kind, -1);
-    const ConstTensor& values = stored.values;
-    const std::int64_t num_bytes = values.rows * row_bytes(weights_.type.rows, values.cols);
-    char* out = allot(num_bytes);
-    if (memory_.is_host()) {
-      copy_rows(name, values, weights_.type.rows, out);
-    } else {
-      const Buffer rounded(num_bytes);
-      copy_rows(name, values, weights_.type.rows, rounded.data());
-      memory_.upload(rounded.data(), num_bytes, out);
-    }
-    weights_.num_parameters += values.rows * values.cols;
-    return {out, weights_.type.rows, values.rows, values.cols};
+    const Source::Matrix& matrix = source_.at(kind, -1);
+    const DType dtype = weights_.type.rows;
+    const std::int64_t step = row_bytes(dtype, matrix.cols);
+    char* out = allot(matrix.rows * step);
+    for_pieces(matrix.rows, rows_in_piece(matrix), [&](std::int64_t begin, std::int64_t count) {
+      const Rows rows{&matrix, begin, count};
+      if (memory_.is_host()) return copy_rows(matrix.name, read(rows).values, dtype, out + begin * step);
+      memory_.upload(rounded(rows).values.data, count * step, out + begin * step);
+    });
+    weights_.num_parameters += matrix.rows * matrix.cols;
+    return {out, dtype, matrix.rows, matrix.cols};
   }
 
   // One packed matrix of the outputs of several tensors, one after the other.
   PackedWeight packed(std::initializer_list<WeightKind> kinds, std::int64_t layer, bool paired = false) {
-    PackedWeight form;
-    form.dtype = weights_.type.weight;
-    form.num_in = source_.at(*kinds.begin(), layer).stored.values.cols;
-    form.paired = paired;
-    for (const WeightKind kind : kinds) form.num_out += source_.at(kind, layer).stored.values.rows;
+    std::vector<const Source::Matrix*> parts;
+    for (const WeightKind kind : kinds) parts.push_back(&source_.at(kind, layer));
+    const PackedWeight form = packed(parts, paired, /*as_rows=*/false);
     weights_.num_parameters += form.num_out * form.num_in;
-    if (const auto& [name, stored] = source_.at(*kinds.begin(), layer);
-        kinds.size() == 1 && (is_float(form.dtype) || stored.values.dtype == form.dtype))
-      return pack(name, stored, form);
-    Joined joined(form, joined_values_, joined_scales_);
-    std::string names;
-    for (const WeightKind kind : kinds) {
-      const auto& [name, stored] = source_.at(kind, layer);
-      append(name, stored, joined);
-      names += (names.empty() ? "" : " or ") + name;
-    }
-    return pack(names, joined.whole(), form);
+    return form;
   }
 
   // K, V and Q: one weight where rows of it can be taken alone, else two.
   void load_attention(std::int64_t layer, LayerWeights& w) {
     PackedWeight form;
     form.dtype = weights_.type.weight;
-    form.num_in = source_.at(WeightKind::kQuery, layer).stored.values.cols;
+    form.num_in = source_.at(WeightKind::kQuery, layer).cols;
     const std::int64_t row_bytes = ops_.rope_kvq != nullptr ? ops_.packed_row_bytes(form) : 0;
     if (row_bytes == 0) {
       w.query = packed({WeightKind::kQuery}, layer);
@@ -147,73 +151,144 @@ class Loader {
     }
     w.key_value_query = packed({WeightKind::kKey, WeightKind::kValue, WeightKind::kQuery}, layer);
     w.key_value = w.query = w.key_value_query;
-    w.query.num_out = source_.at(WeightKind::kQuery, layer).stored.values.rows;
+    w.query.num_out = source_.at(WeightKind::kQuery, layer).rows;
     w.key_value.num_out -= w.query.num_out;
     w.query.data = static_cast<const char*>(w.key_value_query.data) + w.key_value.num_out * row_bytes;
   }
 
-  // A tied head is the embedding once more, as a weight: the two are read in different ways.
+  // A tied head is the embedding once more, as a weight: the two are read in different ways. Rounded to T first, as the
+  // embedding is.
   PackedWeight packed_embedding() {
-    const auto& [name, stored] = source_.at(WeightKind::kEmbedding, -1);
-    PackedWeight form;
-    form.dtype = weights_.type.weight;
-    form.num_out = stored.values.rows;
-    form.num_in = stored.values.cols;
-    // Rounded to T first, as the embedding is.
-    const Buffer rounded(form.num_out * row_bytes(weights_.type.rows, form.num_in));
-    copy_rows(name, stored.values, weights_.type.rows, rounded.data());
-    const ConstTensor values(rounded.data(), weights_.type.rows, form.num_out, form.num_in);
-    if (is_float(form.dtype)) return pack(name, {values, nullptr}, form);
-    Joined joined(form, joined_values_, joined_scales_);
-    append(name, {values, nullptr}, joined);
-    return pack(name, joined.whole(), form);
+    return packed({&source_.at(WeightKind::kEmbedding, -1)}, /*paired=*/false, /*as_rows=*/true);
   }
 
  private:
-  // Memory for the rows of several matrices in the dtype of a packed form, before they are packed.
-  struct Joined {
-    Joined(const PackedWeight& form_in, Buffer& values_in, Buffer& scales_in)
-        : form(form_in), values(values_in), scales(scales_in) {
-      values.reserve(form.num_out * bytes_of(form.dtype, form.num_in));
-      if (!is_float(form.dtype)) scales.reserve(form.num_out * num_scale_groups(form.dtype, form.num_in) * 4);
+  // In pieces of whole panels on the processor, where a panel knows nothing of the others; else in one.
+  PackedWeight packed(const std::vector<const Source::Matrix*>& parts, bool paired, bool as_rows) {
+    PackedWeight form;
+    form.dtype = weights_.type.weight;
+    form.num_in = parts[0]->cols;
+    form.paired = paired;
+    std::string names;
+    for (const Source::Matrix* part : parts) {
+      form.num_out += part->rows;
+      names += (names.empty() ? "" : " or ") + part->name;
     }
-
-    char* next_values() const { return values.data() + num_rows * bytes_of(form.dtype, form.num_in); }
-    float* next_scales() const {
-      return reinterpret_cast<float*>(scales.data()) + num_rows * num_scale_groups(form.dtype, form.num_in);
-    }
-    StoredWeight whole() const { return {{values.data(), form.dtype, form.num_out, form.num_in}, scales.data()}; }
-
-    const PackedWeight form;
-    Buffer& values;
-    Buffer& scales;
-    std::int64_t num_rows = 0;  // so far
-  };
-
-  void append(const std::string& name, const StoredWeight& from, Joined& to) {
-    const ConstTensor& values = from.values;
-    if (is_float(to.form.dtype)) {
-      copy_rows(name, values, to.form.dtype, to.next_values());
-    } else if (is_float(values.dtype)) {
-      if (!quantize_weight(stream_, values, to.form.dtype, to.next_values(), to.next_scales())) not_finite(name);
-    } else {
-      const std::int64_t num_groups = num_scale_groups(values.dtype, values.cols);
-      std::memcpy(to.next_values(), values.data,
-                  static_cast<std::size_t>(values.rows * bytes_of(values.dtype, values.cols)));
-      std::memcpy(to.next_scales(), from.scales, static_cast<std::size_t>(values.rows * num_groups * 4));
-    }
-    to.num_rows += values.rows;
-  }
-
-  PackedWeight pack(const std::string& name, const StoredWeight& weight, PackedWeight form) {
-    check(form.dtype != DType::kInt8 || form.num_in <= kMaxInt8Inputs, ErrorKind::kUnsupportedModel, name,
+    check(form.dtype != DType::kInt8 || form.num_in <= kMaxInt8Inputs, ErrorKind::kUnsupportedModel, names,
           ": expected at most ", kMaxInt8Inputs, " inputs for int8, got ", form.num_in);
-    check(is_float(weight.values.dtype) || is_quantized_weight(stream_, weight), ErrorKind::kModelFormat, name,
-          ": expected quantised weights with positive scales, got values outside the format");
-    char* data = allot(ops_.packed_bytes(form));
-    if (!ops_.pack(stream_, weight, form, data)) not_finite(name);
+    char* const data = allot(ops_.packed_bytes(form));
+    char* next = data;
+    const std::int64_t in_piece = memory_.is_host() ? rows_in_piece(*parts[0]) : form.num_out;
+    for_pieces(form.num_out, in_piece, [&](std::int64_t begin, std::int64_t count) {
+      PackedWeight piece = form;
+      piece.num_out = count;
+      const std::vector<Rows> rows = paired ? rows_of_pair(parts, begin, count) : rows_of(parts, begin, count);
+      pack(names, gathered(rows, piece.dtype, as_rows), piece, next);
+      next += ops_.packed_bytes(piece);
+    });
     form.data = data;
     return form;
+  }
+
+  // Outputs [begin, begin + count) of matrices one after the other.
+  static std::vector<Rows> rows_of(const std::vector<const Source::Matrix*>& parts, std::int64_t begin,
+                                   std::int64_t count) {
+    std::vector<Rows> rows;
+    std::int64_t first = 0;  // of a part
+    for (const Source::Matrix* part : parts) {
+      const std::int64_t from = std::max(begin, first), to = std::min(begin + count, first + part->rows);
+      if (from < to) rows.push_back({part, from - first, to - from});
+      first += part->rows;
+    }
+    return rows;
+  }
+
+  // Of a pair a piece has as many of one as of the other.
+  static std::vector<Rows> rows_of_pair(const std::vector<const Source::Matrix*>& parts, std::int64_t begin,
+                                        std::int64_t count) {
+    return {{parts[0], begin / 2, count / 2}, {parts[1], begin / 2, count / 2}};
+  }
+
+  // Rows as they go into a packed form of that dtype: as they are stored where packing rounds them, else rounded or
+  // quantised. as_rows: rounded to T before. Valid until the next call.
+  StoredWeight gathered(const std::vector<Rows>& all, DType dtype, bool as_rows) {
+    if (all.size() == 1 && (is_float(dtype) || all[0].matrix->dtype() == dtype))
+      return as_rows ? rounded(all[0]) : read(all[0]);
+    std::int64_t num_rows = 0;
+    for (const Rows& rows : all) num_rows += rows.count;
+    const std::int64_t cols = all[0].matrix->cols, value_bytes = bytes_of(dtype, cols);
+    const std::int64_t scale_bytes = is_float(dtype) ? 0 : num_scale_groups(dtype, cols) * 4;
+    gathered_values_.reserve(num_rows * value_bytes);
+    gathered_scales_.reserve(num_rows * scale_bytes);
+    std::int64_t at = 0;
+    for (const Rows& rows : all) {
+      for_pieces(rows.count, rows_in_piece(*rows.matrix), [&](std::int64_t begin, std::int64_t count) {
+        const Rows piece{rows.matrix, rows.begin + begin, count};
+        convert(piece, as_rows ? rounded(piece) : read(piece), dtype, gathered_values_.data() + at * value_bytes,
+                gathered_scales_.data() + at * scale_bytes);
+        at += count;
+      });
+    }
+    return {{gathered_values_.data(), dtype, num_rows, cols}, gathered_scales_.data()};
+  }
+
+  // What was read of some rows, in another dtype.
+  void convert(const Rows& rows, const StoredWeight& from, DType dtype, char* values, char* scales) {
+    if (is_float(dtype)) {
+      copy_rows(rows.matrix->name, from.values, dtype, values);
+    } else if (is_float(from.values.dtype)) {
+      if (!quantize_weight(stream_, from.values, dtype, values, reinterpret_cast<float*>(scales)))
+        not_finite(rows.matrix->name);
+    } else {
+      const std::int64_t num_scales = rows.count * num_scale_groups(dtype, from.values.cols);
+      std::memcpy(values, from.values.data, static_cast<std::size_t>(rows.count * bytes_of(dtype, from.values.cols)));
+      std::memcpy(scales, from.scales, static_cast<std::size_t>(num_scales * 4));
+    }
+  }
+
+  // Rows as their file has them. Valid until the next call.
+  StoredWeight read(const Rows& rows) {
+    const Source::Matrix& matrix = *rows.matrix;
+    const char* values = read(*matrix.values, rows, bytes_of(matrix.dtype(), matrix.cols), read_values_);
+    const char* scales = nullptr;
+    if (matrix.scales != nullptr)
+      scales = read(*matrix.scales, rows, num_scale_groups(matrix.dtype(), matrix.cols) * 4, read_scales_);
+    return {{values, matrix.dtype(), rows.count, matrix.cols}, scales};
+  }
+
+  const char* read(const StoredTensor& tensor, const Rows& rows, std::int64_t bytes_in_row, Buffer& to) {
+    const std::int64_t num_bytes = rows.count * bytes_in_row, offset = tensor.offset + rows.begin * bytes_in_row;
+    to.reserve(num_bytes);
+    parallel_for(*stream_.pool, (num_bytes + kReadBytes - 1) / kReadBytes, [&](std::int64_t i, int) {
+      const std::int64_t begin = i * kReadBytes, count = std::min(kReadBytes, num_bytes - begin);
+      tensor.source->read(offset + begin, count, to.data() + begin);
+    });
+    return to.data();
+  }
+
+  // Rows in T. Valid until the next call.
+  StoredWeight rounded(const Rows& rows) {
+    const DType dtype = weights_.type.rows;
+    rounded_.reserve(rows.count * row_bytes(dtype, rows.matrix->cols));
+    copy_rows(rows.matrix->name, read(rows).values, dtype, rounded_.data());
+    return {{rounded_.data(), dtype, rows.count, rows.matrix->cols}, nullptr};
+  }
+
+  // Whole panels, at least one.
+  static std::int64_t rows_in_piece(const Source::Matrix& matrix) {
+    return std::max<std::int64_t>(1, kPieceBytes / kPanel / bytes_of(matrix.dtype(), matrix.cols)) * kPanel;
+  }
+
+  template <class Function>
+  static void for_pieces(std::int64_t num_rows, std::int64_t in_piece, const Function& function) {
+    for (std::int64_t begin = 0; begin < num_rows; begin += in_piece)
+      function(begin, std::min(in_piece, num_rows - begin));
+  }
+
+  void pack(const std::string& name, const StoredWeight& weight, const PackedWeight& form, char* out) {
+    check(is_float(weight.values.dtype) || is_quantized_weight(stream_, weight), ErrorKind::kModelFormat, name,
+          ": expected quantised weights with positive scales, got values outside the format");
+    if (!ops_.pack(stream_, weight, form, out)) not_finite(name);
   }
 
   char* allot(std::int64_t num_bytes) {
@@ -274,7 +349,8 @@ class Loader {
   const Memory& memory_;
   const Stream stream_;
   Weights& weights_;
-  Buffer joined_values_, joined_scales_;  // kept between matrices: fresh pages cost more than the copy
+  // Kept between pieces: fresh pages cost more than the copy.
+  Buffer read_values_, read_scales_, rounded_, gathered_values_, gathered_scales_;
 };
 
 }  // namespace
@@ -291,12 +367,17 @@ std::int64_t num_weight_bytes(const ModelConfig& config, const ComputeType& type
   return config.num_layers * layer + config.vocab_size * row_bytes(type.rows, d) + packed(config.vocab_size, d) + norm;
 }
 
+const ComputeType& compute_type_of(const std::string& folder, const ModelConfig& config,
+                                   const std::string& compute_type, const Ops& ops) {
+  const Source source(folder, config);
+  return find_compute_type(compute_type, config.quantization, source.at(WeightKind::kEmbedding, -1).dtype(), ops);
+}
+
 Weights load_weights(const std::string& folder, const ModelConfig& config, const std::string& compute_type,
                      const Ops& ops, const Memory& memory, Stream stream) {
-  const Checkpoint checkpoint(folder);
-  const Source source(checkpoint, config);
+  const Source source(folder, config);
   Weights weights;
-  weights.checkpoint_dtype = source.at(WeightKind::kEmbedding, -1).stored.values.dtype;
+  weights.checkpoint_dtype = source.at(WeightKind::kEmbedding, -1).dtype();
   weights.type = find_compute_type(compute_type, config.quantization, weights.checkpoint_dtype, ops);
   const std::int64_t needed = num_weight_bytes(config, weights.type, ops), free_bytes = memory.free_bytes();
   check(memory.is_host() || needed <= free_bytes, ErrorKind::kOutOfMemory, "expected ", needed,

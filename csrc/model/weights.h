@@ -1,5 +1,5 @@
 // The weights of a model as the ops read them: packed for the table, rounded or quantised for the compute type. Loading
-// copies everything; the checkpoint files are closed afterwards.
+// reads everything in pieces; the checkpoint files are closed afterwards.
 #pragma once
 
 #include <string>
@@ -37,6 +37,11 @@ struct Weights {
 
 // Bytes of all weights in a table's memory.
 std::int64_t num_weight_bytes(const ModelConfig& config, const ComputeType& type, const Ops& ops);
+
+// The compute type that load_weights would choose, from the headers of the files, which are checked against `config`.
+// Throws as that does.
+const ComputeType& compute_type_of(const std::string& folder, const ModelConfig& config,
+                                   const std::string& compute_type, const Ops& ops);
 
 // compute_type: "auto" (that of a quantised folder, bfloat16 for a 16-bit checkpoint, else float32) or a name that
 // find_compute_type knows. Throws ModelNotFoundError, ModelFormatError (missing, extra, wrong shape, not finite),

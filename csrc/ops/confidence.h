@@ -28,6 +28,14 @@ struct RowState {
   bool finite = true;
 };
 
+// The vocabulary is cut into chunks of so many tokens, each with a state for each row.
+constexpr std::int64_t kCandidateChunk = 512;
+
+inline constexpr std::int64_t candidate_bytes(std::int64_t num_rows, std::int64_t vocab_size) {
+  return num_rows * ((vocab_size + kCandidateChunk - 1) / kCandidateChunk) *
+         static_cast<std::int64_t>(sizeof(RowState));
+}
+
 // Raises the reference point of the sums.
 LLADA_INLINE void rescale(RowState& state, float largest) {
   if (!(largest > state.largest)) return;
@@ -169,6 +177,10 @@ struct Ranked {
   float logit = kNoLogit;
   std::int32_t token = -1;
 };
+
+inline constexpr std::int64_t alternative_bytes(std::int64_t num_rows, std::int64_t most, std::int64_t num_workers) {
+  return num_workers * num_rows * most * static_cast<std::int64_t>(sizeof(Ranked));
+}
 
 LLADA_INLINE bool before(const Ranked& a, const Ranked& b) {
   return a.logit > b.logit || (a.logit == b.logit && a.token < b.token);

@@ -16,7 +16,7 @@ class DeviceArena : public ArenaMemory {
   void lend(char* piece, std::int64_t num_bytes) override {
     memory_.device()->clear(memory_.session(), piece, num_bytes);
   }
-  void take_back(char*, std::int64_t) override {}
+  void take_back(char*, std::int64_t) noexcept override {}
 
  private:
   const Memory& memory_;

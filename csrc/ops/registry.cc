@@ -1,6 +1,7 @@
 #include "ops/registry.h"
 
 #include "core/check.h"
+#include "core/text.h"
 
 namespace llada {
 namespace {
@@ -22,8 +23,8 @@ const Ops& find_table(const std::string& name) {
     if (name.empty() || name == table->name) return *table;
     known += (known.empty() ? "" : ", ") + std::string(table->name);
   }
-  fail(ErrorKind::kDevice, "expected one of the instruction-set tables of this machine (", known, "), got \"", name,
-       "\"");
+  fail(ErrorKind::kDevice, "expected one of the instruction-set tables of this machine (", known, "), got \"",
+       excerpt(name), "\"");
 }
 
 }  // namespace llada

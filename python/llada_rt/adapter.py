@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from .checkpoint import StoredTensor, read_file_tensors
 from .errors import ModelFormatError, ModelNotFoundError, UnsupportedModelError
+from .excerpt import excerpt_of
 from .model_files import ADAPTER_CONFIG, check_exists, read_json, resolve_file
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -68,9 +69,9 @@ class Adapter:
         _check_plain(settings)
         rank, alpha = settings.get("r"), settings.get("lora_alpha")
         if type(rank) is not int or not 1 <= rank <= 1 << 20:
-            raise ModelFormatError(f"{ADAPTER_CONFIG}: r: expected a positive integer, got {str(rank)[:40]}")
+            raise ModelFormatError(f"{ADAPTER_CONFIG}: r: expected a positive integer, got {excerpt_of(rank)}")
         if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
-            raise ModelFormatError(f"{ADAPTER_CONFIG}: lora_alpha: expected a number, got {str(alpha)[:40]}")
+            raise ModelFormatError(f"{ADAPTER_CONFIG}: lora_alpha: expected a number, got {excerpt_of(alpha)}")
         scale = alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
         if resolve_file(folder, WEIGHTS_FILE) is None:
             raise ModelNotFoundError(f"expected the file {WEIGHTS_FILE} in {folder}", param="model_dir")
@@ -106,9 +107,9 @@ class Adapter:
 def _check_plain(settings: Mapping[str, Any]) -> None:
     kind = settings.get("peft_type")
     if kind != "LORA":
-        raise UnsupportedModelError(f"{ADAPTER_CONFIG}: peft_type: expected LORA, got {str(kind)[:40]}")
+        raise UnsupportedModelError(f"{ADAPTER_CONFIG}: peft_type: expected LORA, got {excerpt_of(kind)}")
     if settings.get("bias") not in (None, "none"):
-        raise UnsupportedModelError(f"{ADAPTER_CONFIG}: bias: expected none, got {str(settings['bias'])[:40]}")
+        raise UnsupportedModelError(f"{ADAPTER_CONFIG}: bias: expected none, got {excerpt_of(settings['bias'])}")
     if not isinstance(settings.get("use_rslora", False), (bool, type(None))):
         raise ModelFormatError(f"{ADAPTER_CONFIG}: use_rslora: expected true or false")
     start = settings.get("init_lora_weights")
@@ -121,7 +122,7 @@ def _check_plain(settings: Mapping[str, Any]) -> None:
     for key, value in settings.items():
         if key not in _HARMLESS and value:  # nothing, false, 0 and empty ask for nothing
             raise UnsupportedModelError(
-                f"{ADAPTER_CONFIG}: {key[:60]}: expected nothing, as plain LoRA has, got {str(value)[:80]}"
+                f"{ADAPTER_CONFIG}: {key[:60]}: expected nothing, as plain LoRA has, got {excerpt_of(value)}"
             )
 
 

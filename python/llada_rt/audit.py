@@ -15,16 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .json_values import JsonValue
+from .logits import GuidedRows, HiddenRows, pieces
 from .plan import QuerySpan, SamplingRule, SequencePlan, SequenceResult, StepPlan, StepResult
 
 
 class Steps(Protocol):
     """What an audit asks of the runner."""
 
+    @property
+    def vocab_size(self) -> int: ...
     def copy_slot(self, slot: int) -> int: ...
     def close_slots(self, *slots: int) -> None: ...
     def denoise(self, plan: StepPlan) -> StepResult: ...
-    def logits(self, slot: int, spans: Sequence[QuerySpan], positions: Sequence[int]) -> NDArray[np.float32]: ...
+    def hidden(self, slot: int, spans: Sequence[QuerySpan], positions: Sequence[int]) -> HiddenRows: ...
 
 
 @dataclass(slots=True)
@@ -76,15 +79,14 @@ class Audit:
         candidates = [p for p in range(plan.commit_start, plan.block.stop) if tokens[p] == rule.mask_id]
         asked = [p for p in candidates if any(span.start <= p < span.stop for span in plan.first_query)]
         self._is_examined = True
-        cached = _logits(steps, rule, (plan.slot, plan.guide_slot), plan.first_query, asked)
+        cached = GuidedRows(steps, rule, (plan.slot, plan.guide_slot), plan.first_query, asked)
         slot = steps.copy_slot(plan.slot)
         guide = -1
         try:
             guide = steps.copy_slot(plan.guide_slot) if plan.guide_slot >= 0 else -1
-            exact = _logits(steps, rule, (slot, guide), whole, asked)
-            kl = divergence(exact, cached)
-            self._count(rule, exact, cached, kl)
-            if self.error_budget is not None and kl.max() > self.error_budget:
+            exact = GuidedRows(steps, rule, (slot, guide), whole, asked)
+            largest_kl = self._compare(rule, exact, cached, steps.vocab_size)
+            if self.error_budget is not None and largest_kl > self.error_budget:
                 self.report.num_forced_refreshes += 1
                 return replace(plan, first_query=whole)
             # The copy now holds the exact keys and values, so the step needs only the rows of its candidates.
@@ -95,15 +97,21 @@ class Audit:
             steps.close_slots(slot, guide)
         return plan
 
-    def _count(
-        self, rule: SamplingRule, exact: NDArray[np.float64], cached: NDArray[np.float64], kl: NDArray[np.float64]
-    ) -> None:
+    def _compare(self, rule: SamplingRule, exact: GuidedRows, cached: GuidedRows, vocab_size: int) -> float:
+        """Take both up into the report; the largest KL of the step."""
         report = self.report
         report.num_steps += 1
-        report.mean_kl += (float(kl.sum()) - len(kl) * report.mean_kl) / (report.num_positions + len(kl))
-        report.num_positions += len(kl)
-        report.max_kl = max(report.max_kl, float(kl.max()))
-        report.num_changed_candidates += int(np.sum(_most_likely(exact, rule) != _most_likely(cached, rule)))
+        divergences = np.zeros(len(exact))
+        for begin, end in pieces(exact, vocab_size):
+            of_exact, of_cached = exact.logits(begin, end), cached.logits(begin, end)
+            differs = _most_likely(of_exact, rule) != _most_likely(of_cached, rule)
+            report.num_changed_candidates += int(np.sum(differs))
+            divergences[begin:end] = divergence(of_exact, of_cached)
+        report.mean_kl += (float(divergences.sum()) - len(exact) * report.mean_kl) / (report.num_positions + len(exact))
+        report.num_positions += len(exact)
+        largest = float(np.max(divergences))
+        report.max_kl = max(report.max_kl, largest)
+        return largest
 
     def apply(self, result: SequenceResult) -> None:
         """Take over what a call has done."""
@@ -122,26 +130,17 @@ class Audit:
 
 def divergence(exact: NDArray[np.float64], cached: NDArray[np.float64]) -> NDArray[np.float64]:
     """KL(exact || cached) of each row of logits, in nats. exact, cached: (num_rows, vocabulary); (num_rows,)."""
-    log_p, log_q = _log_softmax(exact), _log_softmax(cached)
-    divergences: NDArray[np.float64] = np.maximum(np.sum(np.exp(log_p) * (log_p - log_q), axis=-1), 0.0)
+    log_p, difference = _log_softmax(exact), _log_softmax(cached)
+    np.subtract(log_p, difference, out=difference)
+    difference *= np.exp(log_p, out=log_p)
+    divergences: NDArray[np.float64] = np.maximum(np.sum(difference, axis=-1), 0.0)
     return divergences
 
 
 def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
-
-
-def _logits(
-    steps: Steps, rule: SamplingRule, slots: tuple[int, int], spans: Sequence[QuerySpan], positions: Sequence[int]
-) -> NDArray[np.float64]:
-    """Logits at the positions, guidance applied: (num_positions, vocabulary)."""
-    slot, guide = slots
-    logits = steps.logits(slot, spans, positions).astype(np.float64)
-    if guide < 0:
-        return logits
-    unconditional = steps.logits(guide, spans, positions).astype(np.float64)
-    return np.asarray(unconditional + (rule.guidance_scale + 1) * (logits - unconditional))
+    shifted: NDArray[np.float64] = logits - np.max(logits, axis=-1, keepdims=True)
+    shifted -= np.log(np.sum(np.exp(shifted), axis=-1, keepdims=True))
+    return shifted
 
 
 def _most_likely(logits: NDArray[np.float64], rule: SamplingRule) -> NDArray[np.intp]:

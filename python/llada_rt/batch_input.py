@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from .errors import ConfigError, InvalidRequestError, LladaRtError
+from .excerpt import excerpt, excerpt_of
 from .options import parse_ids, parse_template
 from .params import SamplingParams
 
@@ -133,9 +134,9 @@ def _object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InvalidRequestError(f"expected a JSON object, got none: {str(error)[:200]}", param="input") from None
+        raise InvalidRequestError(f"expected a JSON object, got none: {excerpt(str(error))}", param="input") from None
     if not isinstance(value, dict):
-        raise InvalidRequestError(f"expected a JSON object, got {text.strip()[:40]!r}", param="input")
+        raise InvalidRequestError(f"expected a JSON object, got {excerpt_of(text.strip())}", param="input")
     return value
 
 
@@ -143,7 +144,7 @@ def _name(value: object, number: int) -> str | int:
     if value is None:
         return number
     if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise InvalidRequestError(f"id: expected text or a whole number, got {str(value)[:40]!r}", param="id")
+        raise InvalidRequestError(f"id: expected text or a whole number, got {excerpt_of(value)}", param="id")
     return value
 
 

@@ -9,6 +9,7 @@ from .chat_budget import MAX_INTEGER_BITS, Budget
 from .chat_marks import mark_all
 from .chat_template import ChatTemplate, RefusalError
 from .errors import ChatRoleError, ChatTemplateError, InvalidRequestError
+from .excerpt import excerpt_of
 
 ROLES = ("system", "user", "assistant")  # that every template should know
 MAX_DEPTH = 32
@@ -68,7 +69,7 @@ def _check_known_roles(template: ChatTemplate, messages: list[dict[str, Any]]) -
             more = [role for role in ("developer", "tool") if template.mentions(role)]
             raise ChatRoleError(
                 f"messages[{index}].role: expected one that the chat template knows ({', '.join([*ROLES, *more])}), "
-                f"got {message['role'][:40]!r}",
+                f"got {excerpt_of(message['role'])}",
                 param="messages",
             )
 
@@ -160,7 +161,7 @@ def check_variables(variables: object) -> dict[str, Any]:
     for name, value in variables.items():
         if not isinstance(name, str) or not name.isidentifier() or name in _TAKEN:
             raise InvalidRequestError(
-                f"{param}: expected names other than {' and '.join(_TAKEN)}, got {str(name)[:40]!r}", param=param
+                f"{param}: expected names other than {' and '.join(_TAKEN)}, got {excerpt_of(name)}", param=param
             )
         checked[name] = _plain(value, f"{param}.{name[:40]}", MAX_DEPTH)
     return checked

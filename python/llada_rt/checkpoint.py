@@ -1,4 +1,4 @@
-"""Safetensors files as the tools see them: the tensors of a folder, mapped and read in blocks, and a writer that
+"""Safetensors files as the tools see them: the tensors of a folder, read in blocks, and a writer that
 streams. Only numpy: bfloat16 is the upper half of a float32.
 
 The engine reads through csrc/model/safetensors.cc, the stricter of the two readers.
@@ -8,6 +8,7 @@ Format: https://github.com/huggingface/safetensors (8 bytes of header length, JS
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import os
@@ -21,12 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ModelFormatError, ModelNotFoundError, UnsupportedModelError
-from .model_files import FileRecord, check_is_no_pointer, read_file, resolve_file
+from .excerpt import excerpt, excerpt_of
+from .model_files import FileRecord, check_is_no_pointer, of_os_error, parse_json, read_file, resolve_file
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-MAX_HEADER_BYTES = 100_000_000  # the format's own limit
-MAX_INDEX_BYTES = 64 * 1024 * 1024
+MAX_HEADER_BYTES = 16 * 1024 * 1024  # as in csrc/model/safetensors.cc, which says why
+MAX_INDEX_BYTES = 16 * 1024 * 1024
+MAX_RANK = 8
 
 # Element types of the format and what numpy keeps them in; numpy has no bfloat16.
 STORAGE: dict[str, np.dtype[Any]] = {
@@ -75,17 +78,35 @@ class StoredTensor:
     offset: int  # of its first byte in the file
 
     def blocks(self) -> Iterator[NDArray[Any]]:
-        """Its rows in blocks of about BLOCK_ELEMENTS elements, as stored. Each block is mapped while it is in use."""
+        """Its rows in blocks of about BLOCK_ELEMENTS elements, as stored. They are read, not mapped: where another
+        process shortens a mapped file, looking at it ends this one.
+        """
         if self.spec.num_elements == 0:
             return
         rows, *rest = self.spec.shape or (1,)
         row_elements = math.prod(rest)
         step = max(1, BLOCK_ELEMENTS // row_elements)
         dtype = STORAGE[self.spec.dtype]
-        for begin in range(0, rows, step):
-            count = min(step, rows - begin)
-            offset = self.offset + begin * row_elements * dtype.itemsize
-            yield np.memmap(self.path, dtype, "r", offset, (count, *rest))
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                file.seek(self.offset)
+                for begin in range(0, rows, step):
+                    block = np.empty((min(step, rows - begin), *rest), dtype)
+                    self._fill(file, block)
+                    yield block
+        except OSError as error:
+            raise of_os_error(self.path.name, error) from error
+
+    def _fill(self, file: io.RawIOBase, block: NDArray[Any]) -> None:
+        left = memoryview(block).cast("B")
+        while left:
+            count = file.readinto(left)
+            if not count:
+                raise ModelFormatError(
+                    f"{excerpt(self.path.name)}: {excerpt(self.spec.name)}: expected {len(left)} bytes more, got the "
+                    "end of the file (it was shortened while it was read)"
+                )
+            left = left[count:]
 
     def float_blocks(self) -> Iterator[NDArray[np.float32]]:
         """The same as float32."""
@@ -105,18 +126,25 @@ def read_checkpoint(folder: Path) -> dict[str, StoredTensor]:
     index = read_file(folder, INDEX_FILE, MAX_INDEX_BYTES)
     if index is None:
         return read_file_tensors(folder, SINGLE_FILE)
-    weight_map = _object(_object(_parse(index, INDEX_FILE), INDEX_FILE).get("weight_map"), f"{INDEX_FILE}: weight_map")
+    parsed = _object(parse_json(index, INDEX_FILE, unique=True), INDEX_FILE)
+    weight_map = _object(parsed.get("weight_map"), f"{INDEX_FILE}: weight_map")
+    for name, file in weight_map.items():
+        if not isinstance(file, str):
+            raise ModelFormatError(
+                f"{INDEX_FILE}: {excerpt(name)}: expected the name of a file, got {excerpt_of(file)}"
+            )
     if SINGLE_FILE not in weight_map.values() and resolve_file(folder, SINGLE_FILE) is not None:
         return read_file_tensors(folder, SINGLE_FILE)
     tensors: dict[str, StoredTensor] = {}
-    for file in sorted({str(file) for file in weight_map.values()}):
+    for file in sorted(set(weight_map.values())):
         for name, tensor in _read_header(folder, file):
             if weight_map.get(name) != file:
-                raise ModelFormatError(f"{file}: {name}: expected it in {weight_map.get(name)} by {INDEX_FILE}")
+                place = excerpt_of(weight_map.get(name))
+                raise ModelFormatError(f"{excerpt(file)}: {excerpt(name)}: expected it in {place} by {INDEX_FILE}")
             tensors[name] = tensor
-    for name in weight_map:
+    for name, file in weight_map.items():
         if name not in tensors:
-            raise ModelFormatError(f"{INDEX_FILE}: {name}: expected it in {weight_map[name]}, got it nowhere")
+            raise ModelFormatError(f"{INDEX_FILE}: {excerpt(name)}: expected it in {excerpt(file)}, got it nowhere")
     return tensors
 
 
@@ -125,48 +153,59 @@ def read_file_tensors(folder: Path, file: str) -> dict[str, StoredTensor]:
     return dict(_read_header(folder, file))
 
 
-def _read_header(folder: Path, file: str) -> Iterator[tuple[str, StoredTensor]]:
-    path = resolve_file(folder, file)
+def _read_header(folder: Path, name: str) -> Iterator[tuple[str, StoredTensor]]:
+    path, file = resolve_file(folder, name), excerpt(name)
     if path is None:
-        raise ModelNotFoundError(f"expected the file {file} in {folder}", param="model_dir")
-    size = path.stat().st_size
-    check_is_no_pointer(file, path)
-    with path.open("rb") as source:
-        length = int.from_bytes(source.read(8), "little")
-        if size < 8 or not length <= min(MAX_HEADER_BYTES, size - 8):
-            raise ModelFormatError(f"{file}: expected a header within {size} bytes, got one of {length}")
-        header = _object(_parse(source.read(length), file), file)
+        raise ModelNotFoundError(f"expected the file {file} in {excerpt(str(folder))}", param="model_dir")
+    check_is_no_pointer(name, path)
+    try:
+        with path.open("rb") as source:
+            size = os.fstat(source.fileno()).st_size
+            length = int.from_bytes(source.read(8), "little")
+            if size < 8 or not length <= min(MAX_HEADER_BYTES, size - 8):
+                raise ModelFormatError(
+                    f"{file}: expected a header of at most {MAX_HEADER_BYTES} bytes within {size}, got one of {length}"
+                )
+            header = _object(parse_json(source.read(length), file, unique=True), file)
+    except OSError as error:
+        raise of_os_error(file, error) from error
     data, end = 8 + length, 0
-    records = [(name, _object(record, f"{file}: {name}")) for name, record in header.items() if name != "__metadata__"]
-    for name, record in records:
-        where = f"{file}: {name}"
-        dtype = record.get("dtype")
-        if not isinstance(dtype, str) or dtype not in STORAGE:
-            raise UnsupportedModelError(f"{where}: expected one of {', '.join(STORAGE)}, got {str(dtype)[:40]}")
-        shape, offsets = (_sizes(record.get(key), f"{where}: {key}") for key in ("shape", "data_offsets"))
-        spec = TensorSpec(name, dtype, shape)
-        if len(offsets) != 2 or offsets[1] - offsets[0] != spec.num_bytes or data + offsets[1] > size:
+    for tensor, record in header.items():
+        if tensor == "__metadata__":
+            continue
+        where = f"{file}: {excerpt(tensor)}"
+        spec, begin = _spec(tensor, _object(record, where), where)
+        if begin + spec.num_bytes > size - data:
             raise ModelFormatError(
-                f"{where}: expected {spec.num_bytes} bytes of data within {size - data}, got {offsets} "
+                f"{where}: expected {spec.num_bytes} bytes of data within {size - data}, got them from {begin} on "
                 "(is the file truncated?)"
             )
-        end = max(end, offsets[1])
-        yield name, StoredTensor(spec, path, data + offsets[0])
+        end = max(end, begin + spec.num_bytes)
+        yield tensor, StoredTensor(spec, path, data + begin)
     if data + end != size:
         raise ModelFormatError(f"{file}: expected {end} bytes of data, got {size - data}")
 
 
+def _spec(name: str, record: Mapping[str, Any], where: str) -> tuple[TensorSpec, int]:
+    """A tensor of a header, and where in the data it begins."""
+    dtype = record.get("dtype")
+    if not isinstance(dtype, str) or dtype not in STORAGE:
+        raise UnsupportedModelError(f"{where}: expected one of {', '.join(STORAGE)}, got {excerpt_of(dtype)}")
+    shape, offsets = (_sizes(record.get(key), f"{where}: {key}") for key in ("shape", "data_offsets"))
+    spec = TensorSpec(name, dtype, shape)
+    if len(offsets) != 2 or offsets[1] - offsets[0] != spec.num_bytes:
+        raise ModelFormatError(
+            f"{where}: expected data_offsets that span {excerpt_of(spec.num_bytes)} bytes, got {list(offsets)}"
+        )
+    return spec, offsets[0]
+
+
 def _sizes(value: object, where: str) -> tuple[int, ...]:
-    if not isinstance(value, list) or not all(type(size) is int and 0 <= size < 2**48 for size in value):
-        raise ModelFormatError(f"{where}: expected a list of sizes, got {str(value)[:80]}")
+    if not isinstance(value, list) or not all(type(size) is int and 0 <= size < 2**48 for size in value[:MAX_RANK]):
+        raise ModelFormatError(f"{where}: expected a list of sizes, got {excerpt_of(value)}")
+    if len(value) > MAX_RANK:
+        raise ModelFormatError(f"{where}: expected at most {MAX_RANK} sizes, got {len(value)}")
     return tuple(value)
-
-
-def _parse(data: bytes, where: str) -> object:
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ModelFormatError(f"{where}: not valid JSON: {str(error)[:200]}") from error
 
 
 def _object(value: object, where: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
 
 from .errors import ConfigError
+from .excerpt import excerpt_of
 from .option_types import with_options
 
 ComputeType = Literal["auto", "float32", "bfloat16", "int8", "int8_bfloat16", "int4", "float8"]
@@ -57,15 +58,17 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         if not isinstance(self.model_dir, (str, os.PathLike)) or not str(self.model_dir):
-            raise ConfigError(f"model_dir: expected the path of a folder, got {self.model_dir!r}", param="model_dir")
+            raise ConfigError(
+                f"model_dir: expected the path of a folder, got {excerpt_of(self.model_dir)}", param="model_dir"
+            )
         object.__setattr__(self, "model_dir", Path(self.model_dir))
         if not isinstance(self.device, str) or not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", self.device):
             raise ConfigError(
-                f"device: expected auto, cpu, cuda, cuda:0, cuda:1, ..., got {self.device!r}", param="device"
+                f"device: expected auto, cpu, cuda, cuda:0, cuda:1, ..., got {excerpt_of(self.device)}", param="device"
             )
         _check_choice("compute_type", self.compute_type, get_args(ComputeType))
         if self.table is not None and not isinstance(self.table, str):
-            raise ConfigError(f"table: expected a name or None, got {self.table!r}", param="table")
+            raise ConfigError(f"table: expected a name or None, got {excerpt_of(self.table)}", param="table")
         _check_integer("threads", self.threads, 1, 1024, optional=True)
         _check_integer("max_num_seqs", self.max_num_seqs, 1, 65536)
         _check_integer("max_num_batched_tokens", self.max_num_batched_tokens, 1, 2**31 - 1)
@@ -107,14 +110,14 @@ EngineConfig.__doc__ = with_options(EngineConfig.__doc__, EngineConfig)
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ConfigError(f"{name}: expected one of {', '.join(choices)}, got {value!r}", param=name)
+        raise ConfigError(f"{name}: expected one of {', '.join(choices)}, got {excerpt_of(value)}", param=name)
 
 
 def _check_integer(name: str, value: object, low: int, high: int, *, optional: bool = False) -> None:
     if value is None and optional:
         return
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ConfigError(f"{name}: expected an integer from {low} to {high}, got {value!r}", param=name)
+        raise ConfigError(f"{name}: expected an integer from {low} to {high}, got {excerpt_of(value)}", param=name)
 
 
 def parse_size(name: str, text: str) -> int:
@@ -125,5 +128,7 @@ def parse_size(name: str, text: str) -> int:
         power = " KMGT".index((match[2] or " ").upper())
         size = int(Decimal(match[1]) * (1024 if match[3] else 1000) ** power)
     if not 1 <= size <= 2**62:
-        raise ConfigError(f"{name}: expected bytes or a size like 2GB or 500MiB, got {text[:40]!r}", param=name)
+        raise ConfigError(
+            f"{name}: expected bytes or a size like 2GB or 500MiB, got {excerpt_of(text, 40)}", param=name
+        )
     return size

@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 
 from .characters import Characters, CharacterTable
 from .errors import InvalidRequestError, TokenizerError
+from .excerpt import excerpt_of
 from .expression import States
 from .grammar import Grammar
+from .logits import GuidedRows, HiddenRows, num_rows_in_piece
 from .plan import Alternative, Commit, QuerySpan, SequencePlan, SequenceResult, Span
 
 FILL_STEP = -1  # `step` of a commit that only fills what the text has left over
-MAX_TOKENS_PER_STEP = 32  # that the model is asked for at once: their logits take 8 bytes x vocabulary each
+MAX_TOKENS_PER_STEP = 32  # that the model is asked for at once
 _MAX_TRIED = 200_000  # candidates of one step, after which it ends with the tokens it has
 _MAX_KEPT = 4096  # answers kept
 _MAX_PICKED = 64  # characters of a set that are tried
@@ -77,7 +79,7 @@ class Steps(Protocol):
 
     def canvas(self, slot: int) -> list[int]: ...
     def write(self, slot: int, tokens: Sequence[int]) -> None: ...
-    def logits(self, slot: int, spans: Sequence[QuerySpan], positions: Sequence[int]) -> NDArray[np.float32]: ...
+    def hidden(self, slot: int, spans: Sequence[QuerySpan], positions: Sequence[int]) -> HiddenRows: ...
 
 
 class Constraint:
@@ -112,8 +114,9 @@ class Constraint:
         if rest is None:
             raise InvalidRequestError("the tokenizer can write no text that the constraint accepts", param="segments")
         if len(rest) > len(span):
+            shortest = excerpt_of(alphabet.decode(rest), 80)
             raise InvalidRequestError(
-                f"the shortest text that the constraint accepts, {alphabet.decode(rest)[:80]!r}, takes {len(rest)} "
+                f"the shortest text that the constraint accepts, {shortest}, takes {len(rest)} "
                 f"tokens: expected a hole of so many at least, got {len(span)}",
                 param="segments",
             )
@@ -158,12 +161,12 @@ class Constraint:
 
     def _choose(self, steps: Steps, plan: SequencePlan, places: deque[int], commits: list[Commit]) -> None:
         """Write the first token by the model's logits and, with a threshold, those after it that it is sure of."""
-        rows = list(islice(places, MAX_TOKENS_PER_STEP if self._threshold is not None else 1))
-        logits = dict(zip(rows, guided_logits(steps, plan, rows), strict=True))
+        rows = _Rows(steps, plan, list(islice(places, MAX_TOKENS_PER_STEP if self._threshold is not None else 1)))
         is_first = True
-        while places and not self._is_over and places[0] in logits and (is_first or self._num_tried < _MAX_TRIED):
-            row = logits[places[0]]
-            log_probs = row - row.max() - np.log(np.exp(row - row.max()).sum())
+        while places and not self._is_over and places[0] in rows and (is_first or self._num_tried < _MAX_TRIED):
+            row = rows.at(places[0])
+            log_probs = row - np.max(row)
+            log_probs -= np.log(np.sum(np.exp(log_probs)))
             token = self._best(row, plan, places)
             if token is None:  # only a text in pieces of characters is left
                 rest = self._rest(self._states) or []
@@ -229,7 +232,9 @@ class Constraint:
         if text == self._text:
             return
         if not self._grammar.accepts(self._grammar.read(self._grammar.start, text)):
-            raise TokenizerError(f"the tokenizer writes tokens in a row as another text than alone: {text[:80]!r}")
+            raise TokenizerError(
+                f"the tokenizer writes tokens in a row as another text than alone: {excerpt_of(text, 80)}"
+            )
 
 
 def most_probable(log_probs: NDArray[np.float64], count: int) -> tuple[Alternative, ...]:
@@ -243,10 +248,26 @@ def most_probable(log_probs: NDArray[np.float64], count: int) -> tuple[Alternati
     return tuple(Alternative(int(token), float(log_probs[token])) for token in best)
 
 
-def guided_logits(steps: Steps, plan: SequencePlan, positions: Sequence[int]) -> NDArray[np.float64]:
-    """Logits of a plan's first step at the positions, guidance applied: (num_positions, vocabulary)."""
-    logits = steps.logits(plan.slot, plan.first_query, positions).astype(np.float64)
-    if plan.guide_slot < 0:
-        return logits
-    unconditional = steps.logits(plan.guide_slot, plan.first_query, positions).astype(np.float64)
-    return np.asarray(unconditional + (plan.sampling.guidance_scale + 1) * (logits - unconditional))
+class _Rows:
+    """Logits of a plan's first step at some positions, asked for in their order."""
+
+    def __init__(self, steps: Steps, plan: SequencePlan, positions: Sequence[int]) -> None:
+        self._index = {position: index for index, position in enumerate(positions)}
+        slots = plan.slot, plan.guide_slot
+        self._rows = GuidedRows(steps, plan.sampling, slots, plan.first_query, positions)
+        self._held: NDArray[np.float64] = np.empty((0, 0))
+        self._begin = 0  # of what is held
+
+    def __contains__(self, position: int) -> bool:
+        return position in self._index
+
+    def at(self, position: int) -> NDArray[np.float64]:
+        """(vocabulary,)"""
+        index = self._index[position]
+        if not self._begin <= index < self._begin + len(self._held):
+            step = num_rows_in_piece(self._held.shape[1]) if self._held.size else 1
+            self._held = np.empty((0, 0))  # before the next are there
+            self._begin, end = index, min(index + step, len(self._rows))
+            self._held = self._rows.logits(self._begin, end)
+        row: NDArray[np.float64] = self._held[index - self._begin]
+        return row

@@ -35,6 +35,7 @@ from .checkpoint import (
 )
 from .config import StoredType, parse_size
 from .errors import ConfigError, LladaRtError, ModelFormatError, OutputError, UnsupportedModelError
+from .excerpt import excerpt_of
 from .inspection import layout_faults
 from .model_files import MANIFEST, MANIFEST_VERSION, FileRecord, check_folder, read_json, resolve_file
 from .runner import describe_model
@@ -83,11 +84,13 @@ def convert_model(
     """
     if compute_type not in get_args(StoredType):
         choices = ", ".join(get_args(StoredType))
-        raise ConfigError(f"compute_type: expected one of {choices}, got {compute_type!r}", param="compute_type")
+        raise ConfigError(
+            f"compute_type: expected one of {choices}, got {excerpt_of(compute_type)}", param="compute_type"
+        )
     if isinstance(max_shard_bytes, str):
         max_shard_bytes = parse_size("max_shard_bytes", max_shard_bytes)
     if type(max_shard_bytes) is not int or max_shard_bytes < 1:
-        raise ConfigError(f"max_shard_bytes: expected a positive integer, got {max_shard_bytes!r}")
+        raise ConfigError(f"max_shard_bytes: expected a positive integer, got {excerpt_of(max_shard_bytes)}")
     folder, out = check_folder(Path(source if base is None else base)), Path(os.path.abspath(target))
     check_target(folder, out, overwrite=overwrite)
     adapter = None if base is None else Adapter.read(Path(source))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .errors import TokenizerError
+from .excerpt import excerpt
 from .transcript import REPLACEMENT, ControlStop
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Detokenizer:
         except (KeyboardInterrupt, SystemExit, MemoryError, OverflowError, TypeError):
             raise
         except BaseException as error:  # its Rust half may panic, which is no Exception
-            raise TokenizerError(f"the tokens cannot be decoded: {str(error)[:200]}") from error
+            raise TokenizerError(f"the tokens cannot be decoded: {excerpt(str(error))}") from error
 
     def token_bytes(self, token: int) -> bytes | None:
         """The bytes that a token adds to a text that goes before it: of a part of a character those of the part, a

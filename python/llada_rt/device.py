@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from .errors import DeviceError
+from .excerpt import excerpt_of
 
 try:
     from . import _core
@@ -77,10 +78,14 @@ def place(device: str, table: str | None) -> Placement:
     if device in ("auto", "cpu"):
         tables = cpu_tables()
         if table is not None and table not in tables:
-            raise DeviceError(f"table {table!r} cannot run here: expected one of {', '.join(tables)}", param="table")
+            raise DeviceError(
+                f"table {excerpt_of(table)} cannot run here: expected one of {', '.join(tables)}", param="table"
+            )
         return Placement("cpu", table or tables[0])
     if table is not None:
-        raise DeviceError(f"table {table!r} is the processor's, got device {device!r} beside it", param="table")
+        raise DeviceError(
+            f"table {excerpt_of(table)} is the processor's, got device {device!r} beside it", param="table"
+        )
     missing = missing_cuda()
     if missing is not None:
         raise DeviceError(
@@ -212,6 +217,7 @@ def stream_handle(stream: Any) -> int:
     if isinstance(stream, int) and not isinstance(stream, bool) and stream >= 0:
         return stream
     raise DeviceError(
-        f"stream: expected an object with __cuda_stream__, a stream of torch or cupy or a handle, got {stream!r}",
+        f"stream: expected an object with __cuda_stream__, a stream of torch or cupy or a handle, "
+        f"got {excerpt_of(stream)}",
         param="stream",
     )

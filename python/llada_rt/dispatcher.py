@@ -158,14 +158,18 @@ class Dispatcher:
 
     # ---------------------------------------------------------------- callers
 
-    def check_fits(self, job: Job) -> None:
-        """Raises RequestTooLargeError for what could not be admitted if it were alone."""
-        if len(job.sources) > self._max_num_queued:
+    def check_count(self, num_samples: int) -> None:
+        """Raises RequestTooLargeError for more samples than may wait. To be asked before they are made."""
+        if num_samples > self._max_num_queued:
             raise RequestTooLargeError(
-                f"{len(job.sources)} samples are more than the {self._max_num_queued} that may wait",
+                f"{num_samples} samples are more than the {self._max_num_queued} that may wait",
                 param="n",
                 hint="a larger max_num_queued_reqs, or fewer samples",
             )
+
+    def check_fits(self, job: Job) -> None:
+        """Raises RequestTooLargeError for what could not be admitted if it were alone."""
+        self.check_count(len(job.sources))
         kv_bytes = self._runner.memory.kv_bytes
         most = max(map(self._stepper.kv_bytes_of, job.members))
         if most > kv_bytes:

@@ -22,6 +22,7 @@ from . import foreign
 from .config import DEMO_DIR, ENGINE_FIELDS, EngineConfig, EngineOptions
 from .dispatcher import Dispatcher
 from .errors import ConfigError, InvalidRequestError, ModelWarning
+from .excerpt import excerpt_of
 from .intake import Intake
 from .jobs import Event, StreamMode
 from .log import logger, tell_loaded, warn_of_folder
@@ -79,7 +80,7 @@ class Engine:
                 hint = f"did you mean {near[0]!r}?" if near else f"options are {', '.join(names)}"
                 if name in foreign.ENGINE:
                     hint = f"it is {foreign.ENGINE[name]}"
-                raise ConfigError(f"unknown engine option {name!r}", param=name, hint=hint)
+                raise ConfigError(f"unknown engine option {excerpt_of(name)}", param=name, hint=hint)
         self.config = EngineConfig(DEMO_DIR if model_dir is None else model_dir, **options)  # type: ignore[arg-type]
         folder = check_folder(self.config.model_dir)
         self.config = dataclasses.replace(self.config, model_dir=folder)
@@ -335,7 +336,7 @@ class Engine:
         somebody has the array, beyond the engine.
         """
         if what not in ("logits", "hidden"):
-            raise InvalidRequestError(f"what: expected logits or hidden, got {what!r}", param="what")
+            raise InvalidRequestError(f"what: expected logits or hidden, got {excerpt_of(what)}", param="what")
         ids = self._some_ids(token_ids)
         return self._dispatcher.alone(lambda: self._runner.forward_in_place(ids, hidden=what == "hidden"))
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from .characters import Characters
 from .errors import InvalidRequestError
+from .excerpt import excerpt_of
 
 MAX_STEPS = 20_000  # of an expression when its repetitions are written out
 MAX_DEPTH = 100  # groups and repetitions within each other
@@ -202,7 +203,7 @@ def parse_regex(regex: str) -> Iterable[tuple[Any, Any]]:
     """The expression as the standard library reads it."""
     if not isinstance(regex, str) or not 1 <= len(regex) <= MAX_REGEX_CHARS:
         raise InvalidRequestError(
-            f"regex: expected an expression of 1 to {MAX_REGEX_CHARS} characters, got {str(regex)[:40]!r}",
+            f"regex: expected an expression of 1 to {MAX_REGEX_CHARS} characters, got {excerpt_of(regex, 40)}",
             param="regex",
         )
     try:

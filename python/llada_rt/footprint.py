@@ -156,11 +156,13 @@ def footprint_of(
     """
     capacity = _round_up(load.length, PANEL)
     per_token = kv_bytes_per_token(model, compute_type)
-    angles = 4 * model["max_sequence_length"] * model["head_dim"]
+    # Made for 4,096 positions, then by doubling as canvases need them.
+    positions = min(model["max_sequence_length"], max(4096, 1 << (load.length - 1).bit_length()))
+    angles = 4 * positions * model["head_dim"]
     return Footprint(
         (
             Term("weights", weight_bytes(model, compute_type, gpu=gpu), f"{compute_type}, packed"),
-            Term("rotary angles", angles, f"{model['max_sequence_length']} positions x {model['head_dim']} x 4"),
+            Term("rotary angles", angles, f"{positions} positions x {model['head_dim']} x 4"),
             Term(
                 "K/V",
                 load.num_seqs * capacity * per_token,

@@ -13,10 +13,12 @@ from typing import Any
 from . import quantize
 from .checkpoint import FLOATS, StoredTensor, TensorSpec, read_checkpoint
 from .errors import LladaRtError
+from .excerpt import excerpt
 from .footprint import Load, footprint_of, kv_bytes_per_token
-from .model_files import MANIFEST, read_json, read_manifest, size_fault, unknown_keys_text
+from .model_files import MANIFEST, of_os_error, read_json, read_manifest, size_fault, unknown_keys_text
 from .runner import ModelDescription, describe_model
 
+MOST_LISTED = 100  # kinds of tensors, problems: a header may make up a hundred thousand
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 # What a folder can run as, by what its weights are stored as (None: floats).
 COMPUTE_TYPES: dict[str | None, tuple[str, ...]] = {
@@ -59,6 +61,15 @@ def inspect_model(model_dir: str | os.PathLike[str], load: Load) -> dict[str, An
     `load`: for which requests the memory is counted. A folder without a readable config.json raises ModelError.
     """
     folder = Path(model_dir)
+    try:
+        return _inspect(folder, load)
+    except OSError as error:
+        if isinstance(error, LladaRtError):
+            raise
+        raise of_os_error(str(folder), error) from error
+
+
+def _inspect(folder: Path, load: Load) -> dict[str, Any]:
     description = describe_model(folder)
     config = read_json(folder, "config.json")
     problems: list[str] = []
@@ -78,14 +89,17 @@ def inspect_model(model_dir: str | os.PathLike[str], load: Load) -> dict[str, An
     problems += _folder_faults(folder, config, description)
     kinds: dict[str, TensorKind] = {}
     for tensor in tensors.values():
-        kinds.setdefault(kind_of(tensor.spec.name), TensorKind()).add(tensor.spec)
+        kind = excerpt(kind_of(tensor.spec.name))
+        kinds.setdefault(kind if kind in kinds or len(kinds) < MOST_LISTED else "...", TensorKind()).add(tensor.spec)
+    if len(problems) > MOST_LISTED:
+        problems[MOST_LISTED:] = [f"... and {len(problems) - MOST_LISTED} more"]
     return {
         "model_dir": str(folder),
         "architecture": config.get("model_type"),
         "model": description.model,
         "quantization": config.get("quantization"),
         "num_parameters": sum(math.prod(shape) for shape in description.tensors.values()),
-        "file_bytes": {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()},
+        "file_bytes": {excerpt(path.name): path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()},
         "tensors": {kind: each.to_dict() for kind, each in kinds.items()},
         "tensor_bytes": sum(kind.num_bytes for kind in kinds.values()),
         "memory": {
@@ -113,7 +127,7 @@ def layout_faults(
     for name, tensor in tensors.items():
         spec, want = tensor.spec, wanted.get(name)
         if want is None:
-            faults.append(f"{name}: not a tensor of this layout")
+            faults.append(f"{excerpt(name)}: not a tensor of this layout")
         elif spec.shape != want.shape:
             faults.append(f"{name}: expected shape {want.shape}, got {spec.shape}")
         elif spec.dtype != want.dtype and not (want.dtype in FLOATS and spec.dtype in FLOATS):
@@ -148,7 +162,7 @@ def _folder_faults(folder: Path, config: Mapping[str, Any], description: ModelDe
     if not (folder / "tokenizer.json").exists():
         faults.append("tokenizer.json: missing: prompts can only be token ids")
     faults += [
-        f"{path.name}: a pickle, which can run code: never opened"
+        f"{excerpt(path.name)}: a pickle, which can run code: never opened"
         for path in sorted(folder.iterdir())
         if path.suffix in PICKLES
     ]

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from .dispatcher import Dispatcher
 from .errors import InvalidRequestError, LladaRtError
+from .excerpt import excerpt_of
 from .jobs import GenerateJob, ScoreJob, StreamMode
 from .model_files import SpecialIds
 from .params import SamplingParams
@@ -89,7 +90,7 @@ class Intake:
         """What can be seen of a stream without reading its prompt."""
         self._dispatcher.check_open()
         if mode not in get_args(StreamMode):
-            raise InvalidRequestError(f"mode: expected append or denoise, got {mode!r}", param="mode")
+            raise InvalidRequestError(f"mode: expected append or denoise, got {excerpt_of(mode)}", param="mode")
         self._check_name(request_id)
         return self.params_of(params, 1)
 
@@ -101,7 +102,9 @@ class Intake:
         if params.seed is None:
             params = params.replace(seed=secrets.randbits(63))
         name = self._name(request_id)
-        requests = [self._reader.read(variant, params, name) for variant in variants(prompt)]
+        many = variants(prompt)
+        self._dispatcher.check_count(params.n * len(many))
+        requests = [self._reader.read(variant, params, name) for variant in many]
         if len(requests) > 1 and stream is not None:
             raise InvalidRequestError(
                 "a hole of bounded length cannot be streamed: expected a length", param="segments"
@@ -138,12 +141,14 @@ class Intake:
         reader.check_length(len(prompt_ids), len(answer_ids), "the answer")
         cfg_scale = SamplingParams(cfg_scale=cfg_scale).cfg_scale
         if noise is None:
+            count = mc_num
             draws = draw_noise(prompt_ids, answer_ids, mc_num=mc_num, seed=seed, mask_id=mask_id)
         else:
-            draws = replay_noise(prompt_ids, answer_ids, noise, mask_id=mask_id)
-        guides = [guide_of(draw, len(prompt_ids), mask_id) if cfg_scale else None for draw in draws]
-        members = [ScoredDraw(draw, guide, cfg_scale) for draw, guide in zip(draws, guides, strict=True)]
-        job = ScoreJob(self._name(request_id), draws, members)
+            replayed = replay_noise(prompt_ids, answer_ids, noise, mask_id=mask_id)
+            count, draws = len(replayed), iter(replayed)
+        start = len(prompt_ids)
+        members = (ScoredDraw(draw, guide_of(draw, start, mask_id) if cfg_scale else None, cfg_scale) for draw in draws)
+        job = ScoreJob(self._name(request_id), members, count)
         self._dispatcher.check_fits(job)
         return job
 
@@ -158,10 +163,12 @@ class Intake:
             return
         if not isinstance(request_id, str) or not 1 <= len(request_id) <= 256:
             raise InvalidRequestError(
-                f"request_id: expected a text of 1 to 256 characters, got {str(request_id)[:40]!r}", param="request_id"
+                f"request_id: expected a text of 1 to 256 characters, got {excerpt_of(request_id, 40)}",
+                param="request_id",
             )
         if request_id.startswith(_OWN_NAMES):
             raise InvalidRequestError(
-                f"request_id: names that begin with {_OWN_NAMES!r} are the engine's own, got {request_id[:40]!r}",
+                f"request_id: names that begin with {_OWN_NAMES!r} are the engine's own, "
+                f"got {excerpt_of(request_id, 40)}",
                 param="request_id",
             )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import replace
 from typing import Literal
@@ -31,7 +31,7 @@ from .outputs import (
 from .params import SamplingParams
 from .requests import Request
 from .scheduler import Draws, Member, Sequence
-from .score import Draw, ScoredDraw, estimate
+from .score import Estimate, ScoredDraw
 from .template import neighbours
 from .tokenizer import Tokenizer
 from .transcript import StopRule, Transcript
@@ -52,6 +52,7 @@ class Job:
         self.claim: object = None  # the dispatcher's, while the job is registered
         self.is_dropped = False  # nobody waits for it any more, and the thread may not know yet
         self.has_ended = False  # set last of all: nothing more will be told of it
+        self.joined: Callable[[Member], None] | None = None  # called with a member that is made when it is needed
 
     @property
     def sources(self) -> SequenceOf[Sequence | Draws]:
@@ -60,6 +61,7 @@ class Job:
 
     @property
     def members(self) -> SequenceOf[Member]:
+        """Those that there are now; `joined` is told of later ones."""
         raise NotImplementedError
 
     @property
@@ -415,15 +417,25 @@ class GenerateJob(Job):
 
 
 class ScoreJob(Job):
-    """One likelihood: its draws, each a step of its own. Their order plays no part in the result."""
+    """One likelihood: its draws, each a step of its own. Their order plays no part in the result.
 
-    def __init__(self, request_id: str, draws: list[Draw], members: list[ScoredDraw]) -> None:
+    A draw is made when the one before it has been admitted, and forgotten when its step has been run.
+    """
+
+    def __init__(self, request_id: str, draws: Iterator[ScoredDraw], num_draws: int) -> None:
         super().__init__(request_id)
         self.output: ScoreOutput | None = None
-        self._draws = draws
-        self._members = members
-        self._source = Draws(members)
-        self._num_left = len(members)
+        self._index_of: dict[Member, int] = {}  # of the draws that there are now
+        self._estimate = Estimate(num_draws)
+        self._source = Draws(self._counted(draws))
+        self._num_left = num_draws
+
+    def _counted(self, draws: Iterator[ScoredDraw]) -> Iterator[ScoredDraw]:
+        for index, draw in enumerate(draws):
+            self._index_of[draw] = index
+            if self.joined is not None:
+                self.joined(draw)
+            yield draw
 
     @property
     def sources(self) -> SequenceOf[Draws]:
@@ -431,11 +443,11 @@ class ScoreJob(Job):
 
     @property
     def members(self) -> SequenceOf[Member]:
-        return self._members
+        return list(self._index_of)
 
     @property
     def num_waiting(self) -> int:
-        return 1 if self._source.members else 0
+        return 0 if self._source.first is None else 1
 
     @property
     def has_result(self) -> bool:
@@ -452,9 +464,11 @@ class ScoreJob(Job):
         return self.output
 
     def stepped(self, member: Member, block: int) -> bool:
+        assert isinstance(member, ScoredDraw)
+        self._estimate.take(self._index_of.pop(member), member.draw, member.log_probs)
         self._num_left -= 1
         if self._num_left == 0:
-            self.output = estimate(self._draws, [each.log_probs for each in self._members])
+            self.output = self._estimate.result()
         return True
 
     def end(self, reason: Literal["timeout", "abort"]) -> None:

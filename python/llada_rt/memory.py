@@ -8,10 +8,12 @@ import resource
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import ConfigError
+from .errors import ConfigError, OutOfMemoryError
 
-# Share of the machine's or the container's memory, without a memory_limit; the rest is for Python and the program.
+# Of the machine's or the container's memory, without a memory_limit: at most this share, and so much must be left
+# beside what the process has already, for Python and the program.
 _SHARE = 0.9
+_LEFT_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +22,7 @@ class MemoryPlan:
 
     limit_bytes: int
     weight_bytes: int
-    workspace_bytes: int  # of a step with as many positions as may ever be in one
+    workspace_bytes: int  # of a step with as many positions as may ever be in one, and of what Python decides
     kv_bytes: int
 
     @classmethod
@@ -33,16 +35,18 @@ class MemoryPlan:
         workspace_bytes: int,
         least_kv_bytes: int,
         most_kv_bytes: int,
+        process_bytes: int = 0,
     ) -> MemoryPlan:
-        """The plan under `limit`, or by default under nine tenths of `total_bytes`; K/V never gets more than
-        `most_kv_bytes`.
+        """The plan under `limit`, or by default under nine tenths of `total_bytes`, less if the process has taken more
+        than a tenth already (`process_bytes`); K/V never gets more than `most_kv_bytes`.
 
         Raises ConfigError, with the numbers, if `limit` does not leave `least_kv_bytes`.
         """
         fixed = weight_bytes + workspace_bytes
         if limit is None:
             # Address space only: a machine that is short of memory is found out when a request is admitted.
-            limit = max(int(_SHARE * total_bytes), fixed + least_kv_bytes)
+            most = min(int(_SHARE * total_bytes), total_bytes - process_bytes - _LEFT_BYTES * (process_bytes > 0))
+            limit = max(most, fixed + least_kv_bytes)
         elif limit < fixed + least_kv_bytes:
             raise ConfigError(
                 f"memory_limit: expected at least {fixed + least_kv_bytes} bytes ({weight_bytes} of weights, "
@@ -53,14 +57,29 @@ class MemoryPlan:
         return cls(limit, weight_bytes, workspace_bytes, min(limit - fixed, most_kv_bytes))
 
 
+def check_weights(weight_bytes: int) -> None:
+    """Raises OutOfMemoryError for weights that neither the machine nor the container could ever hold."""
+    total = min(_physical_sizes())
+    if weight_bytes > total:
+        raise OutOfMemoryError(
+            f"the model's weights take {weight_bytes} bytes in this compute type, and this machine or container has "
+            f"{total}",
+            hint="a smaller compute_type, int8 or int4",
+        )
+
+
 def machine_bytes() -> int:
     """Memory of the machine, or of the container or address space if that is limited to less."""
-    sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *_cgroup_limits()]
+    sizes = _physical_sizes()
     for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
         soft, _ = resource.getrlimit(kind)
         if soft != resource.RLIM_INFINITY:
             sizes.append(soft // 2)  # of address space much is taken already
     return min(sizes)
+
+
+def _physical_sizes() -> list[int]:
+    return [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *_cgroup_limits()]
 
 
 def _cgroup_limits() -> list[int]:

@@ -5,6 +5,7 @@ Everything here is data from a stranger: sizes are bounded before reading and ev
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -13,12 +14,23 @@ from pathlib import Path
 from typing import Any
 
 from .config import DEMO_DIR, EngineConfig
-from .errors import ConfigError, InvalidRequestError, ModelFormatError, ModelNotFoundError, UnsupportedModelError
+from .errors import (
+    ConfigError,
+    InvalidRequestError,
+    LladaRtError,
+    ModelFormatError,
+    ModelNotFoundError,
+    OutOfMemoryError,
+    UnsupportedModelError,
+)
+from .excerpt import excerpt, excerpt_of
 from .params import SamplingParams
 
 MAX_JSON_BYTES = 16 * 1024 * 1024
 MAX_NAMES, MAX_NAME_CHARS = 8, 60  # in a message
+MAX_JSON_VALUES = 1 << 20  # each takes some 100 bytes
 MAX_POINTER_BYTES = 1024  # by the specification of git-lfs
+_PATH_CHARACTERS = 300  # of a path in a message
 
 # Sizes and checksums of the files of a folder that `llada-rt convert` wrote.
 MANIFEST = "llada_rt.json"
@@ -47,23 +59,34 @@ def check_exists(folder: Path) -> Path:
     hub. ModelNotFoundError says what is missing, UnsupportedModelError that it is a LoRA adapter.
     """
     hint = "the shipped demo model is not in this installation" if folder == DEMO_DIR else None
+    path = excerpt(str(folder), _PATH_CHARACTERS)
+    try:
+        return _found(folder, path, hint)
+    except OSError as error:
+        if isinstance(error, LladaRtError):
+            raise
+        raise of_os_error(path, error) from error
+
+
+def _found(folder: Path, path: str, hint: str | None) -> Path:
     if not folder.exists():
         raise ModelNotFoundError(
-            f"model folder not found: {folder}", param="model_dir", hint=hint or "models are local folders"
+            f"model folder not found: {path}", param="model_dir", hint=hint or "models are local folders"
         )
     if not folder.is_dir():
         raise ModelNotFoundError(
-            f"expected a model folder, got a file: {folder}", param="model_dir", hint="give the folder that holds it"
+            f"expected a model folder, got a file: {path}", param="model_dir", hint="give the folder that holds it"
         )
     found = _snapshot_of(folder) if (folder / "snapshots").is_dir() else folder
+    path = excerpt(str(found), _PATH_CHARACTERS)
     has_config = (found / "config.json").is_file()
     if (found / ADAPTER_CONFIG).is_file() and not (has_config and any(found.glob("model*.safetensors"))):
         raise UnsupportedModelError(
-            f"expected a model, got a LoRA adapter without its model: {found}",
-            hint=f"llada-rt convert {found} OUT --base MODEL --compute-type bfloat16 merges it into the model",
+            f"expected a model, got a LoRA adapter without its model: {path}",
+            hint=f"llada-rt convert {path} OUT --base MODEL --compute-type bfloat16 merges it into the model",
         )
     if not has_config:
-        raise ModelNotFoundError(f"no config.json in {found}", param="model_dir", hint=hint or _elsewhere(found))
+        raise ModelNotFoundError(f"no config.json in {path}", param="model_dir", hint=hint or _elsewhere(found))
     return found
 
 
@@ -78,8 +101,9 @@ def _snapshot_of(folder: Path) -> Path:
         if revision in snapshots:
             return folder / "snapshots" / revision
     if len(snapshots) != 1:
+        place = excerpt(str(folder / "snapshots"), _PATH_CHARACTERS)
         raise ModelNotFoundError(
-            f"expected one snapshot in {folder / 'snapshots'}, or one that refs/main names, got {_listing(snapshots)}",
+            f"expected one snapshot in {place}, or one that refs/main names, got {_listing(snapshots)}",
             param="model_dir",
             hint="give the snapshot's folder",
         )
@@ -95,19 +119,33 @@ def _elsewhere(folder: Path) -> str | None:
     ]
     if not places:
         return None
-    return f"it lies in {folder / places[0]}" if len(places) == 1 else f"there are models in {_listing(places)}"
+    return (
+        f"it lies in {excerpt(str(folder / places[0]), _PATH_CHARACTERS)}"
+        if len(places) == 1
+        else f"there are models in {_listing(places)}"
+    )
 
 
 def _subfolders(folder: Path) -> list[str]:
     try:
         return sorted(path.name for path in folder.iterdir() if path.is_dir())
     except OSError as error:
-        raise ModelNotFoundError(f"{folder}: cannot be read: {str(error)[:200]}", param="model_dir") from error
+        raise of_os_error(str(folder), error) from error
 
 
 def _listing(names: Sequence[str]) -> str:
-    shown = ", ".join(name[:MAX_NAME_CHARS] for name in names[:MAX_NAMES])
+    shown = ", ".join(excerpt(name, MAX_NAME_CHARS) for name in names[:MAX_NAMES])
     return (shown or "none") + (f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else "")
+
+
+def of_os_error(name: str, error: OSError) -> LladaRtError:
+    """What the system says of a file or folder of a model, as an error of this package's kinds."""
+    words = f"{excerpt(name, _PATH_CHARACTERS)}: cannot be read: {error.strerror or type(error).__name__}"
+    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        return OutOfMemoryError(words, hint="this process or this machine has too many files open, or no memory")
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+        return ModelNotFoundError(words, param="model_dir")
+    return ModelFormatError(words)
 
 
 def resolve_file(folder: Path, name: str) -> Path | None:
@@ -115,7 +153,7 @@ def resolve_file(folder: Path, name: str) -> Path | None:
     the folder, other than from a snapshot of the Hugging Face cache to its blobs.
     """
     if name in ("", ".", "..") or "/" in name or "\0" in name:
-        raise ModelFormatError(f"expected the name of a file in the model folder, got {name[:80]!r}")
+        raise ModelFormatError(f'expected the name of a file in the model folder, got "{excerpt(name)}"')
     path = folder / name
     if not os.path.lexists(path):
         return None
@@ -123,22 +161,33 @@ def resolve_file(folder: Path, name: str) -> Path | None:
         root, real = folder.resolve(strict=True), path.resolve(strict=True)
         is_hub_blob = root.parent.name == "snapshots" and real.is_relative_to(root.parent.parent / "blobs")
         if not real.is_relative_to(root) and not is_hub_blob:
-            raise ModelFormatError(f"{name}: expected a file in the model folder, got a link that leaves it")
+            raise ModelFormatError(f"{excerpt(name)}: expected a file in the model folder, got a link that leaves it")
         if not real.is_file():
-            raise ModelFormatError(f"{name}: expected a regular file, got a folder, pipe or device")
+            raise ModelFormatError(f"{excerpt(name)}: expected a regular file, got a folder, pipe or device")
         return real
-    except (OSError, RuntimeError) as error:  # resolving a loop of links is a RuntimeError
-        raise ModelFormatError(f"{name}: cannot be read: {str(error)[:200]}") from error
+    except RuntimeError as error:  # resolving a loop of links
+        raise ModelFormatError(f"{excerpt(name)}: cannot be read: {excerpt(str(error))}") from error
+    except OSError as error:
+        raise _unreadable(name, error) from error
+
+
+def _unreadable(name: str, error: OSError) -> LladaRtError:
+    """A file that was there a moment ago."""
+    found = of_os_error(name, error)
+    return ModelFormatError(found.message) if isinstance(found, ModelNotFoundError) else found
 
 
 def check_is_no_pointer(name: str, path: Path) -> None:
     """ModelFormatError if git-lfs left a pointer in the place of a file that was not fetched."""
     if path.stat().st_size > MAX_POINTER_BYTES:
         return
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise _unreadable(name, error) from error
     if content.startswith(b"version ") and b"git-lfs" in content and b"oid sha256:" in content:
         raise ModelFormatError(
-            f'{name}: expected the file itself, got a git-lfs pointer to it: fetch it with "git lfs pull"'
+            f'{excerpt(name)}: expected the file itself, got a git-lfs pointer to it: fetch it with "git lfs pull"'
         )
 
 
@@ -151,9 +200,36 @@ def read_file(folder: Path, name: str, max_bytes: int) -> bytes | None:
         if real.stat().st_size > max_bytes:
             raise ModelFormatError(f"{name}: expected at most {max_bytes} bytes, got {real.stat().st_size}")
         check_is_no_pointer(name, real)
-        return real.read_bytes()
+        with real.open("rb") as file:
+            data = file.read(max_bytes + 1)  # it may have grown
     except OSError as error:
-        raise ModelFormatError(f"{name}: cannot be read: {str(error)[:200]}") from error
+        raise _unreadable(name, error) from error
+    if len(data) > max_bytes:
+        raise ModelFormatError(f"{name}: expected at most {max_bytes} bytes, got more")
+    return data
+
+
+def parse_json(data: bytes, name: str, *, max_values: int = MAX_JSON_VALUES, unique: bool = False) -> Any:
+    """The value in a JSON text of bounded size. `unique`: a key that is there twice is an error.
+
+    Raises ModelFormatError. The number of values is bounded before they are made.
+    """
+    num_values = 1 + sum(map(data.count, (b",", b"[", b"{")))  # at most
+    if num_values > max_values:
+        raise ModelFormatError(f"{name}: expected at most {max_values} values of JSON, got about {num_values}")
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        members = dict(pairs)
+        if len(members) < len(pairs):
+            seen: set[str] = set()
+            twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+            raise ModelFormatError(f'{name}: expected each key once, got "{excerpt(twice)}" twice')
+        return members
+
+    try:
+        return json.loads(data, object_pairs_hook=once if unique else None)
+    except (ValueError, RecursionError) as error:
+        raise ModelFormatError(f"{name}: not valid JSON: {excerpt(str(error))}") from error
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:
@@ -161,10 +237,7 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     data = read_file(folder, name, MAX_JSON_BYTES)
     if data is None:
         return {}
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ModelFormatError(f"{name}: not valid JSON: {str(error)[:200]}") from error
+    value = parse_json(data, name)
     if not isinstance(value, dict):
         raise ModelFormatError(f"{name}: expected a JSON object, got {type(value).__name__}")
     return value
@@ -186,7 +259,7 @@ def read_manifest(folder: Path) -> dict[str, FileRecord] | None:
     version, files = manifest.get("format_version"), manifest.get("files")
     if version != MANIFEST_VERSION:
         raise UnsupportedModelError(
-            f"{MANIFEST}: expected format_version {MANIFEST_VERSION}, got {str(version)[:40]}",
+            f"{MANIFEST}: expected format_version {MANIFEST_VERSION}, got {excerpt_of(version)}",
             hint="a newer llada-rt wrote this folder: upgrade, or convert the source again",
         )
     if not isinstance(files, dict):
@@ -195,7 +268,7 @@ def read_manifest(folder: Path) -> dict[str, FileRecord] | None:
     for name, record in files.items():
         size, digest = (record.get("bytes"), record.get("sha256")) if isinstance(record, dict) else (None, None)
         if type(size) is not int or not isinstance(digest, str):
-            raise ModelFormatError(f"{MANIFEST}: {name[:80]}: expected bytes and sha256, got {str(record)[:80]}")
+            raise ModelFormatError(f"{MANIFEST}: {excerpt(name)}: expected bytes and sha256, got {excerpt_of(record)}")
         records[name] = FileRecord(size, digest)
     return records
 
@@ -211,11 +284,12 @@ def check_sizes(folder: Path) -> None:
 def size_fault(folder: Path, name: str, record: FileRecord) -> str | None:
     """What is wrong with the length of a file, if anything."""
     real = resolve_file(folder, name)
+    expected = f"{excerpt(name)}: expected {excerpt_of(record.num_bytes)} bytes by {MANIFEST}"
     if real is None:
-        return f"{name}: expected {record.num_bytes} bytes by {MANIFEST}, the file is missing"
+        return f"{expected}, the file is missing"
     num_bytes = real.stat().st_size
     if num_bytes != record.num_bytes:
-        return f"{name}: expected {record.num_bytes} bytes by {MANIFEST}, got {num_bytes}"
+        return f"{expected}, got {num_bytes}"
     return None
 
 
@@ -285,7 +359,7 @@ def special_ids(
                     found.append(value)
                 elif is_first:
                     raise ConfigError(
-                        f"{name}: expected a token id from 0 to {vocab_size - 1}, got {str(value)[:80]}", param=name
+                        f"{name}: expected a token id from 0 to {vocab_size - 1}, got {excerpt_of(value)}", param=name
                     )
         if not own:
             spoken = [token for source in words for token in named(name, source)]

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, get_args
 
 from .errors import InvalidRequestError
+from .excerpt import excerpt_of
 
 # Limits of one request.
 MAX_SAMPLES = 1024
@@ -22,10 +23,7 @@ MAX_COUNT = 2**31 - 1
 
 
 def _invalid(name: str, expected: str, got: object) -> InvalidRequestError:
-    shown = repr(got)
-    return InvalidRequestError(
-        f"{name}: expected {expected}, got {shown if len(shown) <= 80 else shown[:77] + '...'}", param=name
-    )
+    return InvalidRequestError(f"{name}: expected {expected}, got {excerpt_of(got, 80)}", param=name)
 
 
 def integer(low: int, high: int, says: str) -> Callable[[str, object], int]:

@@ -19,6 +19,7 @@ import typer
 from . import foreign
 from .config import EngineConfig
 from .errors import InvalidRequestError
+from .excerpt import excerpt, excerpt_of
 from .log import LogLevel, on_stderr
 from .params import ALIASES, SamplingParams
 
@@ -143,7 +144,9 @@ def parse_ids(text: str) -> list[int]:
     words = text.replace(",", " ").split()
     for word in words:
         if not re.fullmatch(r"-?\d{1,18}", word):
-            raise InvalidRequestError(f"--ids: expected token ids separated by commas, got {word[:40]!r}", param="ids")
+            raise InvalidRequestError(
+                f"--ids: expected token ids separated by commas, got {excerpt_of(word)}", param="ids"
+            )
     return [int(word) for word in words]
 
 
@@ -155,7 +158,9 @@ def parse_variables(text: str | None) -> dict[str, Any] | None:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InvalidRequestError(f"{name}: expected a JSON object, got none: {str(error)[:200]}", param=name) from None
+        raise InvalidRequestError(
+            f"{name}: expected a JSON object, got none: {excerpt(str(error))}", param=name
+        ) from None
     if not isinstance(value, dict):
-        raise InvalidRequestError(f"{name}: expected a JSON object, got {text[:40]!r}", param=name)
+        raise InvalidRequestError(f"{name}: expected a JSON object, got {excerpt_of(text)}", param=name)
     return value

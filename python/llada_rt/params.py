@@ -15,6 +15,7 @@ from typing import Any, Unpack
 
 from . import foreign
 from .errors import InvalidRequestError
+from .excerpt import excerpt_of
 from .option_checks import (
     MAX_COUNT,
     MAX_SAMPLES,
@@ -330,7 +331,7 @@ class SamplingParams(_Said):
             raise InvalidRequestError(f"params: expected an object, got {type(options).__name__}", param="params")
         for name in options:
             if not isinstance(name, str):
-                raise InvalidRequestError(f"params: expected option names, got {name!r}", param="params")
+                raise InvalidRequestError(f"params: expected option names, got {excerpt_of(name)}", param="params")
         return cls(**options)
 
 
@@ -354,11 +355,13 @@ def _by_name(options: Mapping[str, Any]) -> dict[str, Any]:
     for word, value in options.items():
         name = ALIASES.get(word, word)
         if word in foreign.PARAMS:
-            raise InvalidRequestError(f"unknown option {word!r}", param=word, hint=f"it is {foreign.PARAMS[word]}")
+            raise InvalidRequestError(
+                f"unknown option {excerpt_of(word)}", param=word, hint=f"it is {foreign.PARAMS[word]}"
+            )
         if name not in _FIELDS:
             near = difflib.get_close_matches(word, [*_FIELDS, *ALIASES], n=1)
             raise InvalidRequestError(
-                f"unknown option {word!r}", param=word, hint=f"did you mean {near[0]!r}?" if near else None
+                f"unknown option {excerpt_of(word)}", param=word, hint=f"did you mean {near[0]!r}?" if near else None
             )
         if name in said:
             raise InvalidRequestError(f"{said[name]!r} and {word!r} are two names for one option: give one", param=name)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from .chat_marks import Spans, spans_of
 from .errors import InvalidRequestError, TokenizerError
+from .excerpt import excerpt
 
 if TYPE_CHECKING:
     import tokenizers
@@ -37,7 +38,7 @@ def encoding(backend: tokenizers.Tokenizer, text: str, *, add_special_tokens: bo
             return backend.encode_batch([text], add_special_tokens=add_special_tokens)[0]
         return backend.encode(text, add_special_tokens=add_special_tokens)
     except Exception as error:
-        raise InvalidRequestError(f"the text cannot be encoded: {str(error)[:200]}", param="prompt") from error
+        raise InvalidRequestError(f"the text cannot be encoded: {excerpt(str(error))}", param="prompt") from error
     except BaseException as error:
         raise _of_panic(error) from error
 
@@ -46,7 +47,7 @@ def _of_panic(error: BaseException) -> BaseException:
     """A panic of the tokenizer's Rust half, which is no Exception, as one; everything else as it is."""
     if type(error).__name__ != "PanicException":
         return error
-    return TokenizerError(f"the tokenizer failed: {str(error)[:200]}")
+    return TokenizerError(f"the tokenizer failed: {excerpt(str(error))}")
 
 
 class PlainText:
@@ -112,7 +113,7 @@ class PlainText:
             raise
         except BaseException as error:  # its Rust half may panic, which is no Exception
             raise TokenizerError(
-                f"control tokens cannot be told from text by this tokenizer: {str(error)[:200]}",
+                f"control tokens cannot be told from text by this tokenizer: {excerpt(str(error))}",
                 param="split_special_tokens",
                 hint="messages without the names of control tokens, or split_special_tokens=False",
             ) from error

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from .checkpoint import TensorSpec
 from .errors import UnsupportedModelError
+from .excerpt import excerpt_of
 
 GROUP_SIZE = {"int8": 0, "int4": 32}  # inputs that share a scale; 0: all of a row
 METHOD, VERSION = "llada_rt", 1
@@ -46,7 +47,7 @@ def stored_type(config: Mapping[str, Any]) -> str | None:
         if found == record(compute_type):
             return compute_type
     raise UnsupportedModelError(
-        f"config.json: quantization: expected {record('int8')} or {record('int4')}, got {str(found)[:200]}"
+        f"config.json: quantization: expected {record('int8')} or {record('int4')}, got {excerpt_of(found)}"
     )
 
 

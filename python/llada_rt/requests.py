@@ -19,6 +19,7 @@ from .chat_messages import check_messages, text_of
 from .constraint import Alphabet, Constraint
 from .decoders import decoder_of
 from .errors import ContextLengthError, InvalidRequestError, TokenizerError
+from .excerpt import excerpt, excerpt_of
 from .expression import regex_of
 from .grammar import Grammar
 from .model_files import SpecialIds
@@ -101,7 +102,7 @@ class RequestReader:
         if unknown or len(kinds) > 1 or len(answers) > 1 or not (kinds or answers):
             raise InvalidRequestError(
                 "prompt: expected one of prompt, prompt_token_ids, messages, and/or segments, suffix or pinned, got "
-                + (", ".join(sorted(str(name)[:40] for name in prompt)) or "nothing"),
+                + (", ".join(sorted(map(_key, prompt))) or "nothing"),
                 param="prompt",
             )
         if "messages" in prompt:
@@ -182,7 +183,7 @@ class RequestReader:
             number = int(place) if isinstance(place, str) and place.isdecimal() and len(place) < 10 else place
             if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < params.gen_length:
                 raise InvalidRequestError(
-                    f"pinned: expected positions from 0 to {params.gen_length - 1}, got {str(place)[:40]!r}",
+                    f"pinned: expected positions from 0 to {params.gen_length - 1}, got {excerpt_of(place, 40)}",
                     param="pinned",
                 )
             (pinned[number],) = self.check_ids([token], f"pinned[{number}]")
@@ -269,7 +270,8 @@ class RequestReader:
                 raise InvalidRequestError(f"{name}[{index}]: expected a token id, got {_kind(token)}", param=name)
             if not 0 <= int(token) < self.vocab_size:
                 raise InvalidRequestError(
-                    f"{name}[{index}]: expected a token id from 0 to {self.vocab_size - 1}, got {str(token)[:40]}",
+                    f"{name}[{index}]: expected a token id from 0 to {self.vocab_size - 1}, "
+                    f"got {excerpt_of(token, 40)}",
                     param=name,
                 )
         return [int(token) for token in value]
@@ -284,9 +286,13 @@ class RequestReader:
             )
 
 
+def _key(value: object) -> str:
+    return excerpt(value, 40) if isinstance(value, str) else excerpt_of(value, 40)
+
+
 def _kind(value: object) -> str:
     if value is None or isinstance(value, (int, float, str)):
-        return repr(value)[:40]
+        return excerpt_of(value, 40)
     return f"an empty {type(value).__name__}" if value in ([], (), {}) else type(value).__name__
 
 

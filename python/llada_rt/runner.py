@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from . import _core
 from .config import EngineConfig
 from .device import cpu_tables, device_facts, place, stream_handle
-from .errors import ConfigError
-from .memory import MemoryPlan, machine_bytes
+from .errors import ConfigError, OutOfMemoryError
+from .footprint import resident_bytes
+from .logits import piece_bytes, pieces
+from .memory import MemoryPlan, check_weights, machine_bytes
 from .plan import Alternative, Commit, QuerySpan, SequencePlan, SequenceResult, StepPlan, StepResult
 
 # Numbers of csrc/denoise/plan.h.
@@ -32,11 +34,13 @@ class Runner:
         self.placement = place(config.device, config.table)
         self._sequence_dtype = np.dtype(_core.SEQUENCE_DTYPE)
         self._span_dtype = np.dtype(_core.SPAN_DTYPE)
+        threads = config.threads or default_num_threads()
+        self._check_needs(config, threads)
         self._runtime = _core.Runtime(
-            str(config.model_dir),
+            os.fsencode(config.model_dir),
             compute_type=config.compute_type,
             table=self.placement.table,
-            num_threads=config.threads or default_num_threads(),
+            num_threads=threads,
             device_index=self.placement.index,
             stream=stream_handle(config.stream),
         )
@@ -48,22 +52,50 @@ class Runner:
         self.weight_bytes: int = self._runtime.weight_bytes
         self.kv_bytes_per_token: int = self._runtime.kv_bytes_per_token
         self.memory = self._plan_memory(config)
+        self._is_limited = config.memory_limit is not None
         self._runtime.reserve_kv(self.memory.kv_bytes)
 
+    def _check_needs(self, config: EngineConfig, threads: int) -> None:
+        """Raises ConfigError or OutOfMemoryError for a model that cannot fit, by its headers: nothing is read yet."""
+        model = describe_model(config.model_dir).model
+        _, weights, workspace, least_kv = _core.memory_needs(
+            os.fsencode(config.model_dir), config.compute_type, self.placement.table, threads, _most_rows(config, model)
+        )
+        if config.memory_limit is not None:
+            MemoryPlan.of(
+                config.memory_limit,
+                total_bytes=0,
+                weight_bytes=weights,
+                workspace_bytes=workspace + self._python_bytes(model),
+                least_kv_bytes=least_kv,
+                most_kv_bytes=least_kv,
+            )
+        elif not self.placement.is_gpu:  # there the free memory of the device counts, which loading asks for
+            check_weights(weights)
+
     def _plan_memory(self, config: EngineConfig) -> MemoryPlan:
-        longest = int(self.config["max_sequence_length"])
-        # One guided canvas may be more than the row budget.
-        rows = max(config.max_num_batched_tokens, 2 * longest)
+        longest, rows = int(self.config["max_sequence_length"]), _most_rows(config, self.config)
         free_bytes = self._runtime.free_device_bytes
+        is_gpu = self.placement.is_gpu
         return MemoryPlan.of(
             config.memory_limit,
-            total_bytes=free_bytes + self.weight_bytes if self.placement.is_gpu else machine_bytes(),
+            total_bytes=free_bytes + self.weight_bytes if is_gpu else machine_bytes(),
             weight_bytes=self.weight_bytes,
-            workspace_bytes=self._runtime.workspace_bytes(rows),
+            workspace_bytes=self._runtime.workspace_bytes(rows) + self._python_bytes(self.config),
             least_kv_bytes=self.slot_bytes(1),
             # Each sequence with its guide, and the rows that score and forward work on.
             most_kv_bytes=2 * config.max_num_seqs * self.slot_bytes(longest) + self.slot_bytes(2 * rows),
+            process_bytes=0 if is_gpu else max(0, resident_bytes() - self.weight_bytes),
         )
+
+    def _python_bytes(self, model: Mapping[str, Any]) -> int:
+        """Logits that audits, constraints and recall hold; no part of a GPU's memory."""
+        return 0 if self.placement.is_gpu else piece_bytes(int(model["vocab_size"]))
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the head."""
+        return int(self.config["vocab_size"])
 
     def gpu(self) -> dict[str, Any] | None:
         """What the GPU is; None on the processor."""
@@ -139,11 +171,15 @@ class Runner:
         canvas[list(positions)] = mask_id
         slot = self._runtime.open_slot(canvas)
         try:
-            logits = self.logits(slot, [QuerySpan(0, len(canvas), len(canvas))], positions).astype(np.float64)
+            rows = self.hidden(slot, [QuerySpan(0, len(canvas), len(canvas))], positions)
         finally:
             self._runtime.close_slot(slot)
-        shifted = logits - logits.max(axis=-1, keepdims=True)
-        log_probs = shifted[np.arange(len(wanted)), wanted] - np.log(np.exp(shifted).sum(axis=-1))
+        log_probs = np.zeros(len(wanted))
+        for begin, end in pieces(rows, self.vocab_size):
+            shifted = rows.logits(begin, end).astype(np.float64)
+            shifted -= np.max(shifted, axis=-1, keepdims=True)
+            chosen = shifted[np.arange(end - begin), wanted[begin:end]]
+            log_probs[begin:end] = chosen - np.log(np.sum(np.exp(shifted, out=shifted), axis=-1))
         return float(log_probs.mean())
 
     def canvas(self, slot: int) -> list[int]:
@@ -205,24 +241,38 @@ class Runner:
         return sequences, packed
 
     def forward(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """Logits of every position: (length, vocabulary)."""
+        """Logits of every position: (length, vocabulary). Raises OutOfMemoryError if a memory_limit has no room."""
+        self._check_result(len(tokens), 4 * self.vocab_size)
         return self._runtime.forward(np.asarray(tokens, dtype=np.int32))
 
     def forward_in_place(self, tokens: Sequence[int], *, hidden: bool) -> _core.Array:
         """The same where it was computed, by DLPack; `hidden`: what the head reads instead of what it gives."""
+        self._check_result(len(tokens), 4 * (int(self.config["d_model"]) if hidden else self.vocab_size))
         return self._runtime.forward_in_place(np.asarray(tokens, dtype=np.int32), hidden)
+
+    def _check_result(self, length: int, bytes_each: int) -> None:
+        """What a forward gives lies beside its K/V, in what the plan leaves. On a GPU's host nothing is limited."""
+        if not self._is_limited or self.placement.is_gpu or length > int(self.config["max_sequence_length"]):
+            return
+        left = self.memory.kv_bytes - self._runtime.kv_used_bytes - self.slot_bytes(length)
+        room = max(0, left) + self._python_bytes(self.config)
+        if length * bytes_each > room:
+            raise OutOfMemoryError(
+                f"the result takes {length * bytes_each} bytes, and the memory_limit has {room} left for it",
+                hint="a larger memory_limit, or fewer tokens",
+            )
 
     def write(self, slot: int, tokens: Sequence[int]) -> None:
         """Replace the tokens of a slot, as many as it has."""
         self._runtime.write_slot(slot, np.asarray(tokens, dtype=np.int32))
 
-    def logits(self, slot: int, spans: Sequence[QuerySpan], positions: Sequence[int]) -> NDArray[np.float32]:
-        """Recompute the spans of a slot as a step would; logits at positions within them: (num_positions, vocabulary).
+    def hidden(self, slot: int, spans: Sequence[QuerySpan], positions: Sequence[int]) -> _core.HiddenRows:
+        """Recompute the spans of a slot as a step would; what logits at positions within them are made of.
 
         The slot's tokens stay as they are.
         """
         packed = np.array([(q.start, q.stop, q.visible) for q in spans], dtype=self._span_dtype)
-        return self._runtime.logits(slot, packed, np.asarray(positions, dtype=np.int32))
+        return self._runtime.hidden(slot, packed, np.asarray(positions, dtype=np.int32))
 
     def keep_for_ever(self) -> None:
         """Never free it, not even when the interpreter ends."""
@@ -231,6 +281,11 @@ class Runner:
     def close(self) -> None:
         """Free the weights and every slot."""
         self._runtime.close()
+
+
+def _most_rows(config: EngineConfig, model: Mapping[str, Any]) -> int:
+    """Positions in the largest step. One guided canvas may be more than the row budget."""
+    return max(config.max_num_batched_tokens, 2 * int(model["max_sequence_length"]))
 
 
 class ModelDescription(NamedTuple):
@@ -244,7 +299,7 @@ class ModelDescription(NamedTuple):
 
 def describe_model(folder: Path) -> ModelDescription:
     """A model folder, without its weights. Raises ModelError for a config.json that this runtime does not implement."""
-    model, tensors = _core.describe_model(str(folder))
+    model, tensors = _core.describe_model(os.fsencode(folder))
     return ModelDescription(dict(model), {name: tuple(shape) for name, _, shape in tensors})
 
 

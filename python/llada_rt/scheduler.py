@@ -246,10 +246,17 @@ class PlanError(Exception):
 
 
 class Draws:
-    """The draws of one score: members without a seat that wait together and are admitted one after another."""
+    """The draws of one score: members without a seat that wait together and are admitted one after another. At least
+    one; each is made when the one before it has been admitted.
+    """
 
     def __init__(self, members: Iterable[Member]) -> None:
-        self.members = deque(members)
+        self._members = iter(members)
+        self.first: Member | None = next(self._members)
+
+    def take(self) -> None:
+        """The first is admitted."""
+        self.first = next(self._members, None)
 
 
 class Scheduler:
@@ -293,7 +300,8 @@ class Scheduler:
         """The one to admit next, if there is a place for any. It stays queued until `start`."""
         for source in self._waiting:
             if isinstance(source, Draws):
-                draw = source.members[0]
+                draw = source.first
+                assert draw is not None
                 if not self._draw_rows or self._draw_rows + _num_rows(draw) <= self.max_num_batched_tokens:
                     return draw
             elif self._num_seated < self.max_num_seqs:
@@ -316,10 +324,10 @@ class Scheduler:
             if source is member:
                 del self._waiting[index]
                 return
-            if isinstance(source, Draws) and source.members[0] is member:
+            if isinstance(source, Draws) and source.first is member:
+                source.take()  # first: making the next draw may fail
                 del self._waiting[index]
-                source.members.popleft()
-                if source.members:
+                if source.first is not None:
                     self._waiting.append(source)
                 return
 

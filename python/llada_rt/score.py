@@ -7,7 +7,7 @@ minus the mean over draws.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from .audit import Audit
 from .constraint import Constraint
 from .errors import InvalidRequestError
+from .excerpt import excerpt_of
 from .outputs import ScoreOutput
 from .plan import QuerySpan, SamplingRule, SelectRule, SequencePlan, SequenceResult, Span
 
@@ -43,7 +44,7 @@ class ScoredDraw:
         self.constraint: Constraint | None = None
         self.log_probs: tuple[float, ...] = ()  # of the targets, in order of position
         self.is_finished = False
-        self._draw = draw
+        self.draw = draw
         self._guide = guide
         self._cfg_scale = cfg_scale
 
@@ -53,7 +54,7 @@ class ScoredDraw:
 
     @property
     def length(self) -> int:
-        return len(self._draw.tokens)
+        return len(self.draw.tokens)
 
     @property
     def is_guided(self) -> bool:
@@ -64,10 +65,10 @@ class ScoredDraw:
         return 0
 
     def slot_tokens(self) -> tuple[list[int], list[int] | None]:
-        return self._draw.tokens.tolist(), None if self._guide is None else self._guide.tolist()
+        return self.draw.tokens.tolist(), None if self._guide is None else self._guide.tolist()
 
     def plan(self) -> SequencePlan:
-        length = len(self._draw.tokens)
+        length = len(self.draw.tokens)
         whole = (QuerySpan(0, length, length),)
         return SequencePlan(
             slot=self.slot,
@@ -79,7 +80,7 @@ class ScoredDraw:
             select=SelectRule("top_k", num_steps=1),
             sampling=SamplingRule(mask_id=-1, guidance_scale=self._cfg_scale),
             step=0,
-            targets=tuple(self._draw.targets.tolist()),
+            targets=tuple(self.draw.targets.tolist()),
         )
 
     def steps_alike(self, most: int) -> int:
@@ -90,27 +91,35 @@ class ScoredDraw:
         self.is_finished = True
 
 
-def draw_noise(prompt: Sequence[int], answer: Sequence[int], *, mc_num: int, seed: int, mask_id: int) -> list[Draw]:
-    """The published draw: mask counts spread evenly over 1..L from a random start, positions at random."""
+def draw_noise(prompt: Sequence[int], answer: Sequence[int], *, mc_num: int, seed: int, mask_id: int) -> Iterator[Draw]:
+    """The published draw: mask counts spread evenly over 1..L from a random start, positions at random.
+
+    A draw is made when it is asked for: all together may take more memory than the model.
+    """
     if isinstance(mc_num, bool) or not isinstance(mc_num, int) or not 1 <= mc_num <= MAX_DRAWS:
-        raise InvalidRequestError(f"mc_num: expected an integer from 1 to {MAX_DRAWS}, got {mc_num!r}", param="mc_num")
+        raise InvalidRequestError(
+            f"mc_num: expected an integer from 1 to {MAX_DRAWS}, got {excerpt_of(mc_num)}", param="mc_num"
+        )
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
-        raise InvalidRequestError(f"seed: expected an integer from 0 to 2**64 - 1, got {seed!r}", param="seed")
+        raise InvalidRequestError(
+            f"seed: expected an integer from 0 to 2**64 - 1, got {excerpt_of(seed)}", param="seed"
+        )
+    return _drawn(np.array([*prompt, *answer], dtype=np.int32), len(answer), mc_num, seed, mask_id)
+
+
+def _drawn(clean: NDArray[np.int32], length: int, mc_num: int, seed: int, mask_id: int) -> Iterator[Draw]:
+    """clean: (prompt + answer,), `length` of them the answer's."""
     generator = np.random.Generator(np.random.Philox(key=seed))
-    clean = np.array([*prompt, *answer], dtype=np.int32)
-    length = len(answer)
-    draws = []
     for begin in range(0, mc_num, DRAWS_TOGETHER):
         rows = min(DRAWS_TOGETHER, mc_num - begin)
         start = int(generator.integers(1, length + 1))
         spread = np.rint(np.linspace(start, start + (rows - 1) * length / rows, rows)).astype(int)
         for count in (spread - 1) % length + 1:
-            positions = len(prompt) + generator.permutation(length)[:count]
+            positions = len(clean) - length + generator.permutation(length)[:count]
             tokens, targets = clean.copy(), np.full_like(clean, -1)
             targets[positions] = clean[positions]
             tokens[positions] = mask_id
-            draws.append(Draw(tokens, targets, float(count) / length, group=begin // DRAWS_TOGETHER))
-    return draws
+            yield Draw(tokens, targets, float(count) / length, group=begin // DRAWS_TOGETHER)
 
 
 def replay_noise(
@@ -130,11 +139,11 @@ def _replayed(clean: NDArray[np.int32], num_prompt: int, row: object, name: str,
         raise InvalidRequestError(f"{name}: expected an object with tokens and mask_ratio (and group)", param="noise")
     group = row.get("group")
     if group is not None and (isinstance(group, bool) or not isinstance(group, int)):
-        raise InvalidRequestError(f"{name}.group: expected an integer, got {str(group)[:40]}", param="noise")
+        raise InvalidRequestError(f"{name}.group: expected an integer, got {excerpt_of(group, 40)}", param="noise")
     ratio = row["mask_ratio"]
     if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 < ratio <= 1:
         raise InvalidRequestError(
-            f"{name}.mask_ratio: expected a number above 0 and at most 1, got {str(ratio)[:40]}", param="noise"
+            f"{name}.mask_ratio: expected a number above 0 and at most 1, got {excerpt_of(ratio, 40)}", param="noise"
         )
     try:
         tokens = np.asarray(row["tokens"])
@@ -165,25 +174,41 @@ def guide_of(draw: Draw, num_prompt: int, mask_id: int) -> NDArray[np.int32]:
     return guide
 
 
-def estimate(draws: Sequence[Draw], log_probs: Sequence[Sequence[float]]) -> ScoreOutput:
-    """The mean over draws of sum(log p) / mask ratio, and its standard error.
-
-    The draws of a group are spread evenly over the mask counts from one random start, so they are not independent; the
-    groups are. The standard error is therefore that of the weighted mean of group means, as for a cluster sample. For
-    a single group it is the successive-difference estimate of a systematic sample, in order of mask counts (Wolter,
-    Introduction to Variance Estimation, ch. 8). nan for a single draw.
+class Estimate:
+    """The mean over draws of sum(log p) / mask ratio, and its standard error. Of a draw that has been taken up three
+    numbers are kept.
     """
-    values = np.array([sum(row) / draw.mask_ratio for draw, row in zip(draws, log_probs, strict=True)])
-    groups: dict[tuple[str, int], list[int]] = {}
-    for index, draw in enumerate(draws):
-        groups.setdefault(("alone", index) if draw.group is None else ("group", draw.group), []).append(index)
-    mean, count = float(values.mean()), len(values)
-    if len(groups) > 1:
-        parts = np.array([len(rows) / count * (values[rows].mean() - mean) for rows in groups.values()])
-        error = math.sqrt(len(parts) / (len(parts) - 1) * float(np.square(parts).sum()))
-    elif count > 1:
-        ordered = values[np.argsort([draw.mask_ratio for draw in draws], kind="stable")]
-        error = math.sqrt(float(np.square(np.diff(ordered)).sum()) / (2 * (count - 1) * count))
-    else:
-        error = math.nan
-    return ScoreOutput(mean, error, count)
+
+    def __init__(self, num_draws: int) -> None:
+        self._values = np.zeros(num_draws)
+        self._ratios = np.zeros(num_draws)
+        self._groups: list[int | None] = [None] * num_draws
+
+    def take(self, index: int, draw: Draw, log_probs: Sequence[float]) -> None:
+        """The draw with that index, of its targets."""
+        self._values[index] = sum(log_probs) / draw.mask_ratio
+        self._ratios[index] = draw.mask_ratio
+        self._groups[index] = draw.group
+
+    def result(self) -> ScoreOutput:
+        """When all have been taken.
+
+        The draws of a group are spread evenly over the mask counts from one random start, so they are not independent;
+        the groups are. The standard error is therefore that of the weighted mean of group means, as for a cluster
+        sample. For a single group it is the successive-difference estimate of a systematic sample, in order of mask
+        counts (Wolter, Introduction to Variance Estimation, ch. 8). nan for a single draw.
+        """
+        values = self._values
+        groups: dict[tuple[str, int], list[int]] = {}
+        for index, group in enumerate(self._groups):
+            groups.setdefault(("alone", index) if group is None else ("group", group), []).append(index)
+        mean, count = float(values.mean()), len(values)
+        if len(groups) > 1:
+            parts = np.array([len(rows) / count * (values[rows].mean() - mean) for rows in groups.values()])
+            error = math.sqrt(len(parts) / (len(parts) - 1) * float(np.square(parts).sum()))
+        elif count > 1:
+            ordered = values[np.argsort(self._ratios, kind="stable")]
+            error = math.sqrt(float(np.square(np.diff(ordered)).sum()) / (2 * (count - 1) * count))
+        else:
+            error = math.nan
+        return ScoreOutput(mean, error, count)

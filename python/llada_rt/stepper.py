@@ -73,6 +73,7 @@ class Stepper:
         if self.jobs.get(job.request_id) is not job:
             return
         self._job_of.update((member, job) for member in job.members)
+        job.joined = lambda member: self._job_of.update({member: job})
         for source in job.sources:
             self._scheduler.add(source)
 
@@ -114,9 +115,17 @@ class Stepper:
             except Exception as error:
                 self.fail(job, error)
             else:
-                self._scheduler.start(member, *slots)
-                self._kv_bytes[member] = self.kv_bytes_of(member)
-                job.admitted(member)
+                self._start(member, job, slots)
+
+    def _start(self, member: Member, job: Job, slots: tuple[int, int]) -> None:
+        try:
+            self._scheduler.start(member, *slots)
+        except Exception as error:  # the draw after this one cannot be made
+            self.runner.close_slots(*slots)
+            self.fail(job, error)
+        else:
+            self._kv_bytes[member] = self.kv_bytes_of(member)
+            job.admitted(member)
 
     def _schedule(self) -> StepPlan:
         while True:

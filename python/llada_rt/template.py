@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from .errors import ContextLengthError, InvalidRequestError
+from .excerpt import excerpt_of
 from .expression import regex_of
 from .plan import Span
 
@@ -43,14 +44,16 @@ class Hole:
             return
         bounds = self.length if isinstance(self.length, tuple) else (self.length, self.length)
         if len(bounds) != 2 or any(isinstance(n, bool) or not isinstance(n, int) for n in bounds):
-            raise _invalid(f"expected a hole's length or its (least, most), got {str(self.length)[:40]}")
+            raise _invalid(f"expected a hole's length or its (least, most), got {excerpt_of(self.length, 40)}")
         least, most = (n for n in bounds if n is not None)
         if least < 1:
-            raise _invalid(f"expected a hole of at least one token, got {least}")
+            raise _invalid(f"expected a hole of at least one token, got {excerpt_of(least)}")
         if least > most:
-            raise _invalid(f"expected (least, most) in this order, got {bounds}")
+            raise _invalid(f"expected (least, most) in this order, got {excerpt_of(bounds)}")
         if least < most and self.rule is not None:
-            raise _invalid(f"a hole with a regex or a choice has one length, which it need not fill: got {bounds}")
+            raise _invalid(
+                f"a hole with a regex or a choice has one length, which it need not fill: got {excerpt_of(bounds)}"
+            )
 
     @property
     def bounds(self) -> tuple[int, int]:
@@ -68,9 +71,11 @@ class Hole:
 def check_rule(regex: object, choice: object) -> None:
     """Raises InvalidRequestError unless it is an expression, some texts, or neither."""
     if regex is not None and (choice or not isinstance(regex, str)):
-        raise InvalidRequestError(f"regex: expected text, and no choice beside it, got {regex!r:.40}", param="regex")
+        raise InvalidRequestError(
+            f"regex: expected text, and no choice beside it, got {excerpt_of(regex, 40)}", param="regex"
+        )
     if not isinstance(choice, (list, tuple)) or not all(isinstance(text, str) and text for text in choice):
-        raise InvalidRequestError(f"choice: expected a list of texts, got {choice!r:.40}", param="choice")
+        raise InvalidRequestError(f"choice: expected a list of texts, got {excerpt_of(choice, 40)}", param="choice")
     regex_of(choice)  # raises if there are too many to make an expression of
 
 
@@ -96,7 +101,7 @@ def hole_of(segment: object) -> Hole | None:
     if not isinstance(segment, Mapping):
         return None
     if not segment or set(segment) - {"hole", "regex", "choice"}:
-        raise _invalid(f'expected {{"hole": length}}, got {", ".join(map(str, segment))[:80] or "nothing"}')
+        raise _invalid(f'expected {{"hole": length}}, got {excerpt_of(list(segment), 80) if segment else "nothing"}')
     return Hole(segment.get("hole"), segment.get("regex"), segment.get("choice", ()))
 
 
@@ -108,7 +113,7 @@ def read_template(
     ids_of: the ids of fixed text, given its name in messages.
     """
     if not isinstance(segments, (list, tuple)) or not segments:
-        shown = f"an empty {type(segments).__name__}" if segments in ([], ()) else repr(segments)[:40]
+        shown = f"an empty {type(segments).__name__}" if segments in ([], ()) else excerpt_of(segments, 40)
         raise _invalid(f"segments: expected a non-empty list, got {shown}")
     tokens: list[int] = []
     holes: list[Span] = []
@@ -127,8 +132,8 @@ def read_template(
             length = hole.bounds[1] or max(len(ids_of(text, f"{name}.choice")) for text in hole.choice)
         if len(tokens) + length > max_length:
             raise ContextLengthError(
-                f"{len(tokens)} tokens given + {length} of {name} = {len(tokens) + length} are more than the "
-                f"{max_length} of the model's context",
+                f"{len(tokens)} tokens given + {excerpt_of(length)} of {name} = {excerpt_of(len(tokens) + length)} are "
+                f"more than the {max_length} of the model's context",
                 param="segments",
             )
         if hole is not None:
@@ -151,12 +156,14 @@ def variants(prompt: object) -> list[object]:
     assert isinstance(prompt, Mapping)
     holes = [_within(f"segments[{index}]", segment) for index, segment in enumerate(segments)]
     bounds = [hole.bounds if hole else (0, 0) for hole in holes]
-    lengths = [range(least, most + 1) if least < most else (0,) for least, most in bounds]
-    count = math.prod(map(len, lengths))
+    count = math.prod(most - least + 1 for least, most in bounds)
     if count > MAX_VARIANTS:
-        raise _invalid(f"segments: the bounds of the holes allow {count} templates, expected at most {MAX_VARIANTS}")
+        raise _invalid(
+            f"segments: the bounds of the holes allow {excerpt_of(count)} templates, expected at most {MAX_VARIANTS}"
+        )
     if count == 1:
         return [prompt]
+    lengths = [range(least, most + 1) if least < most else (0,) for least, most in bounds]
     return [
         dict(prompt) | {"segments": [n or given for n, given in zip(chosen, segments, strict=True)]}
         for chosen in itertools.product(*lengths)

@@ -1,9 +1,13 @@
-"""Text <-> ids through the model folder's tokenizer.json, and its chat template. Optional: prompts can be ids."""
+"""Text <-> ids through the model folder's tokenizer.json, and its chat template. Optional: prompts can be ids.
+
+A tokenizer.json is checked for its size, its number of values, and for steps that would lengthen a text without measure
+(tokenizer_checks.py). Beyond that it must be trusted: the package tokenizers runs what it says, regular expressions
+among it, in code that nothing here can interrupt.
+"""
 
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,15 +18,18 @@ from .chat_messages import render_chat
 from .chat_template import MAX_TEMPLATE_CHARS, ChatTemplate
 from .constraint import Alphabet
 from .detokenizer import Detokenizer
-from .errors import ChatTemplateError, TokenizerError
-from .model_files import read_file, read_json
+from .errors import ChatTemplateError, ModelFormatError, TokenizerError
+from .excerpt import excerpt
+from .model_files import parse_json, read_file, read_json
 from .plain_text import PlainText, encode, encoding
+from .tokenizer_checks import check_growth
 from .transcript import ControlStop
 
 if TYPE_CHECKING:
     import tokenizers
 
-MAX_TOKENIZER_BYTES = 256 * 1024 * 1024
+MAX_TOKENIZER_BYTES = 64 * 1024 * 1024  # that of 256,000 tokens and as many merges has half of it
+MAX_TOKENIZER_VALUES = 1 << 22
 _PROBES = ("a", "1", "的")  # texts to see what the post-processor puts around one
 
 
@@ -34,10 +41,11 @@ class Tokenizer:
     """
 
     def __init__(self, folder: Path, data: bytes) -> None:
+        content = _parsed(data)
         self._backend = _load(data)
         self._backend.no_padding()
         self._backend.no_truncation()
-        self._detokenizer = Detokenizer(self._backend, json.loads(data).get("decoder"))
+        self._detokenizer = Detokenizer(self._backend, content.get("decoder"))
         self._bytes_of: dict[int, bytes | None] = {}  # of the tokens asked for, at most the vocabulary
         self.longest_token = max(map(len, self._backend.get_vocab(with_added_tokens=True)), default=1)
         self._config = read_json(folder, "tokenizer_config.json")
@@ -183,7 +191,7 @@ class Tokenizer:
         if isinstance(template, list):
             named = dict(_named_template(entry, index) for index, entry in enumerate(template))
             if "default" not in named:
-                names = ", ".join(name[:40] for name in list(named)[:20]) or "none"
+                names = ", ".join(excerpt(name, 40) for name in list(named)[:20]) or "none"
                 self._no_template = f"the model folder has no chat template named default, only: {names}"
             return named.get("default")
         if template is not None and not isinstance(template, str):
@@ -216,6 +224,18 @@ def _named_template(entry: Any, index: int) -> tuple[str, str]:
     return entry["name"], entry["template"]
 
 
+def _parsed(data: bytes) -> Mapping[str, Any]:
+    """tokenizer.json, looked at before the package that reads it does."""
+    try:
+        content = parse_json(data, "tokenizer.json", max_values=MAX_TOKENIZER_VALUES)
+    except ModelFormatError as error:
+        raise TokenizerError(error.message) from error
+    if not isinstance(content, dict):
+        raise TokenizerError(f"tokenizer.json: expected a JSON object, got {type(content).__name__}")
+    check_growth(content)
+    return content
+
+
 def _load(data: bytes) -> tokenizers.Tokenizer:
     import tokenizers
 
@@ -224,4 +244,4 @@ def _load(data: bytes) -> tokenizers.Tokenizer:
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:  # its Rust half may panic, which is no Exception
-        raise TokenizerError(f"tokenizer.json cannot be loaded: {str(error)[:200]}") from error
+        raise TokenizerError(f"tokenizer.json cannot be loaded: {excerpt(str(error))}") from error

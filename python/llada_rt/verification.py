@@ -21,6 +21,7 @@ from . import quantize
 from .checkpoint import FLOATS, StoredTensor, read_checkpoint
 from .engine import Engine
 from .errors import ConfigError, LladaRtError
+from .excerpt import excerpt
 from .inspection import layout_faults
 from .model_files import check_folder, read_json, read_manifest, resolve_file, unknown_keys_text
 from .outputs import RequestOutput
@@ -202,7 +203,7 @@ def _check_files(folder: Path) -> Check:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != record.sha256:
-            faults.append(f"{name}: expected SHA-256 {record.sha256[:16]}..., got {digest[:16]}...")
+            faults.append(f"{excerpt(name)}: expected SHA-256 {excerpt(record.sha256[:16])}..., got {digest[:16]}...")
     return _of_faults("files", faults, f"{len(manifest)} with the checksums of llada_rt.json")
 
 
@@ -214,12 +215,12 @@ def _check_values(tensors: Mapping[str, StoredTensor]) -> Check:
 
 
 def _value_fault(tensor: StoredTensor) -> str | None:
-    name, dtype = tensor.spec.name, tensor.spec.dtype
+    name, dtype = excerpt(tensor.spec.name), tensor.spec.dtype
     if dtype in FLOATS:
         bad = sum(int((~np.isfinite(block)).sum()) for block in tensor.float_blocks())
         if bad:
             return f"{name}: expected finite values, got NaN or infinity {bad} times"
-        if name.endswith(quantize.SCALES) and any((block <= 0).any() for block in tensor.float_blocks()):
+        if tensor.spec.name.endswith(quantize.SCALES) and any((block <= 0).any() for block in tensor.float_blocks()):
             return f"{name}: expected positive scales"
     elif dtype == "I8" and any((block == -128).any() for block in tensor.blocks()):
         return f"{name}: expected integers from -127 to 127, got -128"

@@ -288,6 +288,25 @@ def test_logits_of_a_slot_are_those_of_its_keys_and_values(runtime):
     assert not np.array_equal(runtime.logits(twin, spans_of((6, 9)), np.array([7], np.int32)), exact[[7]])
 
 
+def test_hidden_rows_give_their_logits_in_pieces_and_later(runtime):
+    slot = runtime.open_slot(CANVAS)
+    masked = np.arange(3, LENGTH, dtype=np.int32)
+    expected = runtime.logits(slot, spans_of((0, LENGTH)), masked)
+    rows = runtime.hidden(slot, spans_of((0, LENGTH)), masked)
+    assert len(rows) == len(masked)
+    runtime.forward(CANVAS[::-1].copy())  # what the rows were copied from is another forward's now
+    for step in (1, 2, len(rows)):
+        pieces = [rows.logits(begin, min(begin + step, len(rows))) for begin in range(0, len(rows), step)]
+        assert np.array_equal(np.concatenate(pieces), expected)
+    for begin, end in ((0, 0), (1, 0), (-1, 1), (0, len(rows) + 1), (2**62, 2**62 + 1)):
+        with pytest.raises(InvalidRequestError, match="expected some of"):
+            rows.logits(begin, end)
+    with pytest.raises(InvalidRequestError):
+        runtime.hidden(slot + 1, spans_of((0, LENGTH)), masked)
+    runtime.close()
+    assert np.array_equal(rows.logits(0, len(rows)), expected)  # they keep the model alive
+
+
 def test_looking_at_logits_changes_no_step(runtime):
     tokens = []
     for looks in (False, True):

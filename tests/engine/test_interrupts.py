@@ -133,6 +133,7 @@ def interrupt_calls(engine: Engine, count: int, kind: type[BaseException]) -> No
         signal.signal(signal.SIGALRM, before)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a signal may meet a finalizer
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, Alarm])
 @pytest.mark.parametrize("count", [300, pytest.param(5_000, marks=pytest.mark.slow)])
 def test_signals_at_random_moments_do_no_damage(small: Engine, count, kind):

@@ -1,15 +1,24 @@
 """score: the published estimator, replayed and drawn."""
 
 import math
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from llada_rt import Engine, SamplingParams
-from llada_rt.score import draw_noise, estimate
+from llada_rt import Engine, RequestCancelledError, SamplingParams, intake
+from llada_rt.score import Estimate, draw_noise
 from tests.data.make_goldens import IDS
+from tests.engine.conftest import check_idle
+
+
+def estimate(draws, log_probs):
+    found = Estimate(len(draws))
+    for index, (draw, row) in enumerate(zip(draws, log_probs, strict=True)):
+        found.take(index, draw, row)
+    return found.result()
 
 
 def log_softmax(logits):
@@ -57,6 +66,50 @@ def test_a_drawn_score_can_be_replayed(engine: Engine):
     assert engine.score(prompt, answer, mc_num=40, seed=4) != drawn
 
 
+@pytest.mark.parametrize("cfg_scale", [0.0, 0.5])
+def test_draws_are_made_as_they_are_admitted(engine: Engine, monkeypatch, cfg_scale):
+    """A hundred thousand of them take no memory before their turn, and an abort leaves none."""
+    tracemalloc.start()
+    job = engine._intake.score_job(
+        [3] * 60, [4] * 60, mc_num=100_000, seed=0, noise=None, cfg_scale=cfg_scale, request_id="long"
+    )
+    assert len(job.members) == 1
+    num_live, denoise = [], engine._runner.denoise
+
+    def watched(plan):
+        num_live.append(len(job.members))
+        if len(num_live) == 300:
+            engine.abort("long")
+        return denoise(plan)
+
+    monkeypatch.setattr(engine._runner, "denoise", watched)
+    engine._dispatcher.run([job])
+    taken = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert isinstance(job.error, RequestCancelledError)
+    assert taken < 8 << 20, taken
+    assert 1 < max(num_live) <= 1 + 4096 // 120
+    check_idle(engine)
+    assert engine.score([3, 1], [4], mc_num=2).num_samples == 2
+
+
+def test_a_draw_that_cannot_be_made_ends_its_score(engine: Engine, monkeypatch):
+    made = iter(range(5))
+    draw = intake.guide_of
+
+    def scarce(*args):
+        if next(made, None) is None:
+            raise MemoryError("planted")
+        return draw(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(intake, "guide_of", scarce)
+        with pytest.raises(MemoryError, match="planted"):
+            engine.score([1], [2, 3], mc_num=40, cfg_scale=0.5)
+    check_idle(engine)
+    assert engine.score([1], [2, 3], mc_num=4).num_samples == 4
+
+
 def test_one_token_needs_one_draw(engine: Engine):
     score = engine.score([3, 1, 4], [15], mc_num=1)
     exact = log_softmax(engine.forward([3, 1, 4, IDS.mask]))[3, 15]
@@ -102,7 +155,7 @@ def test_the_standard_error_is_the_deviation_of_the_estimate(length, mc_num):
     answer, made_up = list(range(10, 10 + length)), np.random.default_rng(0).normal(-2, 0.1, length)
     estimates, errors, naive = [], [], []
     for seed in range(400):
-        draws = draw_noise([1], answer, mc_num=mc_num, seed=seed, mask_id=IDS.mask)
+        draws = list(draw_noise([1], answer, mc_num=mc_num, seed=seed, mask_id=IDS.mask))
         rows = [made_up[draw.targets[1:] >= 0] * (1 + 3 * draw.mask_ratio) for draw in draws]
         score = estimate(draws, rows)
         values = [row.sum() / draw.mask_ratio for row, draw in zip(rows, draws, strict=True)]
@@ -115,7 +168,7 @@ def test_the_standard_error_is_the_deviation_of_the_estimate(length, mc_num):
 
 
 def test_a_single_group_has_an_error_too():
-    draws = draw_noise([1], list(range(40)), mc_num=16, seed=3, mask_id=IDS.mask)
+    draws = list(draw_noise([1], list(range(40)), mc_num=16, seed=3, mask_id=IDS.mask))
     smooth = estimate(draws, [[-draw.mask_ratio * (1 + draw.mask_ratio)] for draw in draws])
     independent = estimate(
         [replace(draw, group=None) for draw in draws], [[-d.mask_ratio * (1 + d.mask_ratio)] for d in draws]

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from llada_rt import _core
 from tests.data.make_goldens import CHECKPOINT
 from tests.reference.quantization import pack_int4, quantize_weight
 
@@ -83,3 +84,22 @@ def assemble(header: object, data: bytes, *, length: int | None = None) -> bytes
     """A safetensors file; `header` is bytes as they are or a value written as JSON, `length` overrides the true one."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + bytes(data)
+
+
+def write_shape(folder: Path, changes: Mapping, *, sparse: bool = False) -> Path:
+    """A model of another shape, bfloat16, its weights small random numbers; or zeros that take no place on the disk."""
+    write_config(folder, changes)
+    _, described = _core.describe_model(str(folder))
+    header, end = {}, 0
+    for name, _, shape in described:
+        size = 2 * int(np.prod(shape))
+        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [end, end + size]}
+        end += size
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(assemble(header, b""))
+        if sparse:
+            file.truncate(file.tell() + end)
+        else:
+            values = np.random.default_rng(0).normal(0, 0.05, end // 2).astype(np.float32)
+            file.write((values.view(np.uint32) >> 16).astype("<u2").tobytes())
+    return folder

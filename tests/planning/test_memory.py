@@ -4,8 +4,8 @@ import resource
 
 import pytest
 
-from llada_rt.errors import ConfigError
-from llada_rt.memory import MemoryPlan, machine_bytes
+from llada_rt.errors import ConfigError, OutOfMemoryError
+from llada_rt.memory import MemoryPlan, check_weights, machine_bytes
 
 NEEDS = {"total_bytes": 10**6, "weight_bytes": 1000, "workspace_bytes": 200, "least_kv_bytes": 50, "most_kv_bytes": 400}
 
@@ -25,6 +25,20 @@ def test_too_little_is_refused_with_the_numbers():
 def test_without_a_limit_the_machine_is_one():
     assert MemoryPlan.of(None, **NEEDS | {"total_bytes": 1500}).kv_bytes == 150
     assert MemoryPlan.of(None, **NEEDS | {"total_bytes": 10}).kv_bytes == 50  # at least one request can run
+
+
+def test_what_the_process_has_already_counts_by_default():
+    """Nine tenths of a small container leave less than Python itself takes."""
+    needs = NEEDS | {"total_bytes": 400 << 20, "most_kv_bytes": 1 << 40}
+    assert MemoryPlan.of(None, **needs).limit_bytes == int(0.9 * (400 << 20))
+    assert MemoryPlan.of(None, **needs, process_bytes=60 << 20).limit_bytes == (400 - 60 - 32) << 20
+    assert MemoryPlan.of(None, **needs, process_bytes=1 << 20).limit_bytes == int(0.9 * (400 << 20))
+
+
+def test_weights_that_no_memory_holds():
+    check_weights(1)
+    with pytest.raises(OutOfMemoryError, match=rf"take {1 << 60} bytes"):
+        check_weights(1 << 60)
 
 
 def test_a_limited_address_space_counts(monkeypatch):

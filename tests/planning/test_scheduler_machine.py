@@ -81,7 +81,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def add_score(self, length, draws, guided):
         noise = draw_noise([1], list(range(length)), mc_num=draws, seed=0, mask_id=MASK)
         members = [ScoredDraw(draw, guide_of(draw, 1, MASK) if guided else None, 1.0) for draw in noise]
-        source = Draws(members)
+        source = Draws(iter(members))
         self.scheduler.add(source)
         self.open[source] = set(members)
         return source
