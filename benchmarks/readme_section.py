@@ -1,4 +1,4 @@
-"""What stands on stored results (benchmarks/results/*.json) in docs/performance.md and benchmarks/RESULTS.md, made anew:
+"""What docs/performance.md and benchmarks/RESULTS.md say of stored results (benchmarks/results/*.json), made anew:
 
     python -m benchmarks.readme_section            # writes them between their markers
     python -m benchmarks.readme_section --check    # exit code 1 if a document is not what the results say
