@@ -1,1 +1,1 @@
-"""Measurements; how to run them is in README.md."""
+"""Measurements: README.md says how to run them, RESULTS.md what they gave."""

@@ -1,4 +1,4 @@
-"""What stands on stored results (benchmarks/results/*.json) in docs/performance.md and benchmarks/README.md, made anew:
+"""What docs/performance.md and benchmarks/RESULTS.md say of stored results (benchmarks/results/*.json), made anew:
 
     python -m benchmarks.readme_section            # writes them between their markers
     python -m benchmarks.readme_section --check    # exit code 1 if a document is not what the results say
@@ -40,7 +40,7 @@ from benchmarks.report import (
 )
 
 BEGIN, END = "<!-- made by python -m benchmarks.readme_section -->", "<!-- end of what was made -->"
-PERFORMANCE, DETAILS = ROOT / "docs" / "performance.md", ROOT / "benchmarks" / "README.md"
+PERFORMANCE, DETAILS = ROOT / "docs" / "performance.md", ROOT / "benchmarks" / "RESULTS.md"
 HOW = [
     "`llada-rt bench compare` measures this on any machine: systems in turn in one process, answers checked before",
     "anything is timed, tokens of the text only (what is written behind the end token does not count), medians.",
@@ -237,7 +237,7 @@ def targets(report: Report) -> list[str]:
     return [line for line in report.findings if line.startswith("target")]
 
 
-# ---------------------------------------------------------------- benchmarks/README.md
+# ---------------------------------------------------------------- benchmarks/RESULTS.md
 
 
 RIGHT: Column = ("right", lambda r: f"{r['share_right']:.1%}")
@@ -245,7 +245,7 @@ SPEED: Column = ("tokens/s", speed)
 
 
 def details(results: Mapping[str, Report]) -> list[str]:
-    """What benchmarks/README.md says."""
+    """What benchmarks/RESULTS.md says."""
     lines = []
     for name, make in DETAILED.items():
         if name in results:

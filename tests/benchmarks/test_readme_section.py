@@ -75,22 +75,26 @@ def test_only_what_is_between_the_markers_is_replaced():
             replaced(broken, ["new"], ROOT)
 
 
-def test_the_readmes_are_what_the_results_say(monkeypatch):
+def test_the_documents_are_what_the_results_say(monkeypatch):
     monkeypatch.setattr("sys.argv", ["readme_section", "--check"])
     readme_section.main()
 
 
-def test_a_stale_readme_is_noticed(monkeypatch, tmp_path):
-    stale = tmp_path / "README.md"
-    stale.write_text(f"{BEGIN}\nold\n{END}\n")
-    monkeypatch.setattr(readme_section, "PERFORMANCE", stale)
+@pytest.mark.parametrize(
+    ("document", "path"), [("PERFORMANCE", "docs/performance.md"), ("DETAILS", "benchmarks/RESULTS.md")]
+)
+def test_a_stale_document_is_noticed(monkeypatch, tmp_path, document, path):
+    assert getattr(readme_section, document) == ROOT / path
+    stale = tmp_path / "STALE.md"
+    stale.write_text(f"{BEGIN}\nof before\n{END}\n")
+    monkeypatch.setattr(readme_section, document, stale)
     monkeypatch.setattr("sys.argv", ["readme_section", "--check"])
-    with pytest.raises(SystemExit, match=r"README\.md: not what the results say"):
+    with pytest.raises(SystemExit, match=r"STALE\.md: not what the results say"):
         readme_section.main()
-    assert "old" in stale.read_text()
+    assert "of before" in stale.read_text()
     monkeypatch.setattr("sys.argv", ["readme_section"])
     readme_section.main()
-    assert "old" not in stale.read_text()
+    assert "of before" not in stale.read_text()
 
 
 def test_stored_floats_are_short():
