@@ -2,6 +2,6 @@
 
 import sys
 
-from llada_rt.cli import main
+from llada_rt.cli.app import main
 
 main(["bench", *sys.argv[1:]])

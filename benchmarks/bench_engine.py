@@ -25,8 +25,8 @@ from benchmarks.harness import ROOT, Timing, environment, interleave, last_runs,
 from benchmarks.noise import MEANING, mark
 from benchmarks.shapes import BLOCK_LENGTH, CANVAS_LENGTH, SHAPES, Shape
 from llada_rt import ConfigError, Engine, RequestOutput, SamplingParams
-from llada_rt.caches import CACHES
-from llada_rt.runner import default_num_threads
+from llada_rt.planning.caches import CACHES
+from llada_rt.runtime.runner import default_num_threads
 from training.model import LLaDA
 
 LLADA, FAST_DLLM, LEAN = "torch LLaDA", "torch Fast-dLLM", "torch lean"

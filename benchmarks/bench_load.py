@@ -24,7 +24,7 @@ from benchmarks.harness import ROOT, Timing, environment, run_to_the_end, store
 from benchmarks.noise import MEANING, Neighbours, mark
 from benchmarks.shapes import SHAPES, Shape
 from llada_rt import _core
-from llada_rt.runner import default_num_threads
+from llada_rt.runtime.runner import default_num_threads
 from training.model import LLaDA
 
 

@@ -25,8 +25,9 @@ import numpy as np
 from benchmarks.harness import ROOT, Timing, environment, run_to_the_end, store
 from benchmarks.noise import MEANING, Neighbours, mark
 from benchmarks.shapes import CANVAS_LENGTH, SHAPES, Shape
-from llada_rt import _core, quantize
-from llada_rt.runner import default_num_threads
+from llada_rt import _core
+from llada_rt.folder import quantize
+from llada_rt.runtime.runner import default_num_threads
 from tests.ops.precision import normal
 from tests.reference.attention import attention
 from tests.reference.candidates import candidates

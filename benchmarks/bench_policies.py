@@ -21,9 +21,9 @@ from tokenizers import Tokenizer
 
 from benchmarks.harness import ROOT, environment, run_to_the_end, store
 from llada_rt import CacheAudit, CompletionOutput, Engine, SamplingParams
-from llada_rt.caches import CACHES
 from llada_rt.config import DEMO_DIR
 from llada_rt.params import PRESETS
+from llada_rt.planning.caches import CACHES
 from training.tasks.verse import Item, VerseBook, acrostic_items, hole_items, line_items
 
 TASKS = ("next_line", "holes", "acrostic", "recite")

@@ -28,7 +28,7 @@ from benchmarks.plan import Plan
 from benchmarks.progress import Progress
 from benchmarks.report import LATENCY, SPREAD, Column, Report, number, show
 from llada_rt import ConfigError, Engine, SamplingParams
-from llada_rt.runner import default_num_threads
+from llada_rt.runtime.runner import default_num_threads
 
 QUESTION = "床前明月光的下一句是什么？ 直接输出句子即可。"
 PARAMS: dict[str, Any] = {"preset": "fast"}

@@ -35,7 +35,7 @@ from benchmarks.harness import ROOT, Timing, environment, interleave, last_runs,
 from benchmarks.noise import MEANING, Neighbours, mark, reasons
 from benchmarks.shapes import BLOCK_LENGTH, PROMPT_LENGTH, SHAPES, Shape
 from llada_rt import AsyncEngine, Engine, SamplingParams
-from llada_rt.runner import default_num_threads
+from llada_rt.runtime.runner import default_num_threads
 from training.model import LLaDA
 
 TOKENS_PER_STEP = 3

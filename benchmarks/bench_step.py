@@ -28,8 +28,9 @@ from benchmarks.baselines.fast_dllm_torch import DualCacheLoop
 from benchmarks.harness import ROOT, Timing, environment, interleave, run_to_the_end, store
 from benchmarks.noise import MARK, MEANING, doubts, mark
 from benchmarks.shapes import BLOCK_LENGTH, CANVAS_LENGTH, PROMPT_LENGTH, SHAPES, Shape
-from llada_rt import _core, quantize
-from llada_rt.runner import default_num_threads
+from llada_rt import _core
+from llada_rt.folder import quantize
+from llada_rt.runtime.runner import default_num_threads
 from training.model import LLaDA
 
 BLOCK = (PROMPT_LENGTH, PROMPT_LENGTH + BLOCK_LENGTH)

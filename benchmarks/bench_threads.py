@@ -26,7 +26,7 @@ from benchmarks.noise import MEANING, Neighbours, mark
 from benchmarks.progress import Progress
 from benchmarks.shapes import SHAPES, Shape
 from llada_rt import _core
-from llada_rt.runner import default_num_threads
+from llada_rt.runtime.runner import default_num_threads
 
 STEPS = ("refresh", "refine")  # in this order: refining needs a block that was refreshed
 

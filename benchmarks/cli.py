@@ -38,10 +38,10 @@ from benchmarks.rivals import RIVALS, open_endpoint
 from benchmarks.shapes import BLOCK_LENGTH, GEN_LENGTH, SHAPES
 from benchmarks.workloads import Workload, folder_workload, pair_workload, shape_workload
 from llada_rt import ConfigError, OutputError
-from llada_rt.console import emit_json, say
-from llada_rt.model_files import check_folder, default_params
-from llada_rt.options import ENGINE_FLAGS, PARAMS_FLAGS, params_over, with_flags
-from llada_rt.runner import default_num_threads
+from llada_rt.cli.console import emit_json, say
+from llada_rt.cli.options import ENGINE_FLAGS, PARAMS_FLAGS, params_over, with_flags
+from llada_rt.folder.model_files import check_folder, default_params
+from llada_rt.runtime.runner import default_num_threads
 
 app = typer.Typer(
     help="Measure this machine: the Engine alone, among requests that come as they come, and beside others.",

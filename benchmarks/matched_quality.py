@@ -12,8 +12,8 @@ from benchmarks.noise import because, doubts
 from benchmarks.plan import Plan, add
 from benchmarks.report import Report, Row, is_ours, number
 from benchmarks.workloads import Workload, pair_workload
-from llada_rt.caches import CACHES
 from llada_rt.params import PRESETS
+from llada_rt.planning.caches import CACHES
 
 COMPUTE_TYPES = ("bfloat16", "int8")
 THRESHOLDS = (0.5, 0.7, 0.8, 0.95)

@@ -15,7 +15,7 @@ from benchmarks.engine_system import Engines, EngineSystem
 from benchmarks.measure import Check, Entry, Exam, Judge, all_tokens, any_answer
 from benchmarks.questions import PAIRS, Pair, fixed_questions
 from benchmarks.shapes import SHAPES
-from llada_rt.runner import describe_model
+from llada_rt.runtime.runner import describe_model
 
 CHECKED = 20  # answers that are held against the slow loop in torch
 ORDINARY = 1 << 15  # random prompts are of the first so many tokens

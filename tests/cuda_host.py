@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from llada_rt import _core, device
+from llada_rt import _core
+from llada_rt.runtime import device
 
 ROOT = Path(__file__).parent.parent
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unknown-pragmas"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llada_rt import device
+from llada_rt.runtime import device
 
 NAMES = ["cuda.core", "cuda.core.experimental", "cuda.bindings.driver", "llada_rt._cuda"]
 GPU = {"name": "H", "compute_capability": "9.0"}

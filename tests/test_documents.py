@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from llada_rt import cli
+from llada_rt.cli import app as cli
 from tests.documents import (
     Block,
     alternatives,

@@ -20,40 +20,26 @@ CSRC = {
     "bindings": BASE | {"cpu", "cuda", "model", "denoise", "bindings"},
 }
 
-# Python module -> its floor; a module may import from lower floors and from its own package. Plain values (the two
-# lowest floors) may know each other.
-FLOORS = [
+# Places of the package, lowest first: folders, and what lies beside them. A file may import from its own place and from
+# those before it.
+PLACES: list[set[str]] = [
     {"errors", "excerpt", "json_values", "log", "_core"},
-    {"params", "config", "plan", "device", "chat_template", "memory", "transcript", "foreign", "logits"}
-    | {"option_types", "option_checks", "precedence", "characters", "expression"}
-    | {
-        f"chat_{part}"
-        for part in ("marks", "budget", "types", "text", "values", "numbers", "sequences", "tests", "filters")
-    }
-    | {"chat_interpreter", "chat_messages"},
-    {"grammar", "audit"},
-    {"canvas", "model_files", "template", "constraint", "detokenizer", "plain_text", "tokenizer_checks"},
-    {"decoders", "caches", "tokenizer", "checkpoint"},
-    {"scheduler", "quantize", "adapter"},
-    {"requests", "outputs", "footprint"},
-    {"score", "runner", "logprobs"},
-    {"jobs", "inspection"},
-    {"stepper", "convert"},
-    {"dispatcher"},
-    {"intake"},
+    {"options"},
+    {"params", "config"},
+    {"outputs"},
+    {"planning"},
+    {"folder"},
+    {"text"},
+    {"runtime"},
     {"engine"},
     {"async_engine"},
-    {"animate", "options", "console"},
-    {"verification", "batch_input"},
-    {"batch"},
-    {"reports"},
-    {"model_commands", "bench_command", "batch_files"},
-    {"request_commands"},
-    {"server", "cli", "lm_eval_adapter"},
+    {"tools"},
+    {"server"},
+    {"cli"},
     {"__main__", "__init__"},
 ]
-FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
-CORE_USERS = {"runner", "device"}  # who may name the compiled module
+FLOOR = {place: floor for floor, places in enumerate(PLACES) for place in places}
+CORE_USERS = {("runtime", "runner"), ("runtime", "device")}  # who may name the compiled module
 FORBIDDEN = {"llada_rt": {"torch", "training", "benchmarks", "tests"}, "training": {"benchmarks", "tests"}}
 
 
@@ -88,13 +74,49 @@ def import_faults(path: Path, text: str) -> list[str]:
         allowed = path.stem in {"evaluate", "reversal"} or "tasks" in parts
         faults += [f"{path} imports {n}" for n in public_only if not allowed or re.match(r"llada_rt\.[_a-z]", n)]
         return faults
-    module = parts[2]
+    place = parts[2]
     for name in names:
-        target = name.split(".")[1] if name.startswith("llada_rt.") and name.split(".")[1] in FLOOR else module
-        sideways = target != module and FLOOR[target] == FLOOR[module] and FLOOR[module] > 1
-        if FLOOR[target] > FLOOR[module] or sideways or (target == "_core" and module not in CORE_USERS):
+        target = name.split(".")[1] if name.startswith("llada_rt.") and name.split(".")[1] in FLOOR else place
+        is_core = target == "_core" and parts[2:] not in CORE_USERS
+        if FLOOR[target] > FLOOR[place] or is_core:
             faults.append(f"{path} imports {name}")
     return faults
+
+
+def circles(modules: dict[str, tuple[str, str]]) -> list[str]:
+    """Modules that import each other, on the way round. modules: dotted name -> (package, text)."""
+    arrows = {
+        name: {target for each in imports(text, package) if (target := _module_of(each, modules)) not in (None, name)}
+        for name, (package, text) in modules.items()
+    }
+    found, done = [], set()
+
+    def walk(name: str, way: list[str]) -> None:
+        if name in way:
+            found.append(" -> ".join([*way[way.index(name) :], name]))
+        elif name not in done:
+            for target in sorted(arrows[name]):
+                walk(target, [*way, name])
+            done.add(name)
+
+    for name in sorted(arrows):
+        walk(name, [])
+    return found
+
+
+def _module_of(name: str, modules: dict[str, tuple[str, str]]) -> str | None:
+    """The module that an imported name is, or lies in."""
+    return name if name in modules else next((n for n in [name.rpartition(".")[0]] if n in modules), None)
+
+
+def modules_of(folder: str) -> dict[str, tuple[str, str]]:
+    root = ROOT / folder
+    found = {}
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root.parent).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        found[name] = (".".join(parts[:-1]), path.read_text())
+    return found
 
 
 def sources(folder: str, *patterns: str) -> list:
@@ -134,9 +156,10 @@ def test_planted_include_is_caught(folder: str, line: str):
     ("path", "line"),
     [
         ("python/llada_rt/params.py", "from .engine import Engine"),
-        ("python/llada_rt/canvas.py", "from llada_rt import scheduler"),
-        ("python/llada_rt/scheduler.py", "from ._core import Runtime"),
-        ("python/llada_rt/runner.py", "import torch.nn"),
+        ("python/llada_rt/planning/canvas.py", "from llada_rt.runtime import stepper"),
+        ("python/llada_rt/text/chat/values.py", "from ...cli.console import emit"),
+        ("python/llada_rt/planning/scheduler.py", "from .._core import Runtime"),
+        ("python/llada_rt/runtime/runner.py", "import torch.nn"),
         ("python/llada_rt/server/app.py", "from tests.golden import load"),
         ("training/sft.py", "import llada_rt"),
         ("training/evaluate.py", "from llada_rt._core import Runtime"),
@@ -145,3 +168,16 @@ def test_planted_include_is_caught(folder: str, line: str):
 )
 def test_planted_import_is_caught(path: str, line: str):
     assert import_faults(Path(path), f'"""A file."""\n\n{line}\n') != []
+
+
+@pytest.mark.parametrize("folder", ["python/llada_rt"])
+def test_no_module_imports_itself_by_a_detour(folder: str):
+    modules = modules_of(folder)
+    modules.pop("llada_rt", None)  # loads its names when they are used
+    assert circles(modules) == []
+
+
+def test_a_planted_circle_is_caught():
+    one, two = ("a", "from .two import x"), ("a", "def late():\n    from a import one")
+    assert circles({"a": ("a", ""), "a.one": one, "a.two": two}) == ["a.one -> a.two -> a.one"]
+    assert circles({"a": ("a", ""), "a.one": one, "a.two": ("a", "import os")}) == []

@@ -16,7 +16,8 @@ import torch
 
 from benchmarks.gpu.flight import Flight
 from benchmarks.gpu.steps import SMALL, Sizes
-from llada_rt import _core, device
+from llada_rt import _core
+from llada_rt.runtime import device
 
 # How a runtime is opened: a name, and the variables that say so (csrc/cuda reads them then).
 TIERS: dict[str, dict[str, str]] = {

@@ -17,7 +17,8 @@ from benchmarks.cost_model import Cost, Machine, ModelShape, Work, answer_cost, 
 from benchmarks.gpu.flight import Flight
 from benchmarks.gpu.steps import Sizes, tokens_per_step
 from benchmarks.shapes import Shape
-from llada_rt import _core, device
+from llada_rt import _core
+from llada_rt.runtime import device
 
 WEIGHT_BYTES = {"bfloat16": 2.0, "float8": 1.0, "int8": 1.0, "int8_bfloat16": 1.0, "int4": 0.625}
 # Rate of products against that of bfloat16.

@@ -13,7 +13,8 @@ import torch
 
 from benchmarks.gpu.flight import Flight
 from benchmarks.gpu.sources import sources_hash
-from llada_rt import _core, device
+from llada_rt import _core
+from llada_rt.runtime import device
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "numpy", "cuda-core", "cuda-bindings", "cuda-python", "pytest", "pytest-xdist", "tokenizers")

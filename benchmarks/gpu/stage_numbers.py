@@ -17,8 +17,9 @@ from benchmarks.gpu.roofs import measure_roofs
 from benchmarks.gpu.steps import Steps
 from benchmarks.gpu.weights import model_folder
 from benchmarks.shapes import SHAPES
-from llada_rt import _core, device
-from llada_rt.footprint import Load, footprint_of
+from llada_rt import _core
+from llada_rt.folder.footprint import Load, footprint_of
+from llada_rt.runtime import device
 from training.model import LLaDA
 
 KS = (3, 4.2, 1)  # tokens a step; 4.2 in the mean (steps.num_steps)

@@ -1,4 +1,4 @@
-// What goes down to the computing half and what comes back: plain data, mirrored by python/llada_rt/plan.py. The
+// What goes down to the computing half and what comes back: plain data, mirrored by llada_rt/planning/plan.py. The
 // records cross the border as numpy structured arrays of exactly this layout.
 #pragma once
 

@@ -111,7 +111,7 @@ const std::vector<Entry>& table() {
        "label2id num_labels problem_type task_specific_params tokenizer_class prefix model_name "
        "base_model_tp_plan base_model_pp_plan trust_remote_code license unsloth_version unsloth_fixed "
        "unsloth_training_statistics"},
-      // How it is generated from, and special ids: python/llada_rt/model_files.py reads those that count.
+      // How it is generated from, and special ids: python/llada_rt/folder/model_files.py reads those that count.
       {kAnything,
        "bos_token_id eot_token_id sep_token_id unk_token_id cls_token_id decoder_start_token_id max_length "
        "min_length max_new_tokens min_new_tokens do_sample early_stopping num_beams num_beam_groups "

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .async_engine import AsyncEngine as AsyncEngine
-    from .audit import CacheAudit as CacheAudit
     from .config import EngineConfig as EngineConfig
     from .config import EngineOptions as EngineOptions
     from .engine import Engine as Engine
@@ -41,7 +40,8 @@ if TYPE_CHECKING:
     from .errors import RequestTooLargeError as RequestTooLargeError
     from .errors import TokenizerError as TokenizerError
     from .errors import UnsupportedModelError as UnsupportedModelError
-    from .option_types import SamplingOptions as SamplingOptions
+    from .options.types import SamplingOptions as SamplingOptions
+    from .outputs import CacheAudit as CacheAudit
     from .outputs import CompletionOutput as CompletionOutput
     from .outputs import DiffusionStats as DiffusionStats
     from .outputs import EngineStats as EngineStats
@@ -57,14 +57,13 @@ if TYPE_CHECKING:
     from .outputs import TopLogprob as TopLogprob
     from .outputs import Usage as Usage
     from .params import SamplingParams as SamplingParams
-    from .runner import build_info as build_info
-    from .template import Hole as Hole
+    from .runtime.runner import build_info as build_info
+    from .text.template import Hole as Hole
 
 __version__ = "0.1.0"
 
 _NAMES = {
     "async_engine": ("AsyncEngine",),
-    "audit": ("CacheAudit",),
     "config": ("EngineConfig", "EngineOptions"),
     "engine": ("Engine",),
     "errors": (
@@ -73,15 +72,15 @@ _NAMES = {
         *("ModelError", "ModelFormatError", "ModelNotFoundError", "ModelWarning", "OutOfMemoryError", "OutputError"),
         *("QueueFullError", "RequestCancelledError", "RequestTooLargeError", "TokenizerError", "UnsupportedModelError"),
     ),
-    "option_types": ("SamplingOptions",),
+    "options.types": ("SamplingOptions",),
     "outputs": (
-        *("CompletionOutput", "DiffusionStats", "EngineStats", "FilledHole", "FinishReason"),
+        *("CacheAudit", "CompletionOutput", "DiffusionStats", "EngineStats", "FilledHole", "FinishReason"),
         *("RequestMetrics", "RequestOutput"),
         *("ScoreOutput", "StepEvent", "TextEvent", "TokenInfo", "TokenLogprob", "TopLogprob", "Usage"),
     ),
     "params": ("SamplingParams",),
-    "runner": ("build_info",),
-    "template": ("Hole",),
+    "runtime.runner": ("build_info",),
+    "text.template": ("Hole",),
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 

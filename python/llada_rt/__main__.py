@@ -1,5 +1,5 @@
 """`python -m llada_rt` is the command line."""
 
-from .cli import main
+from .cli.app import main
 
 main()

@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .config import EngineConfig, EngineOptions
-from .dispatcher import LOOK_AGAIN_S, Dispatcher, Owner
 from .engine import Engine
-from .jobs import GenerateJob, Job, StreamMode
-from .option_types import with_options
+from .options.types import with_options
 from .outputs import EngineStats, RequestOutput, ScoreOutput, StepEvent, TextEvent
 from .params import SamplingParams
-from .requests import Prompt, Segments
+from .runtime.dispatcher import LOOK_AGAIN_S, Dispatcher, Owner
+from .runtime.jobs import GenerateJob, Job, StreamMode
+from .text.requests import Prompt, Segments
 
 Given = TypeVar("Given", StepEvent, TextEvent)
 Result = TypeVar("Result")

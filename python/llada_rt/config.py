@@ -12,7 +12,7 @@ from typing import Any, Literal, TypedDict, get_args
 
 from .errors import ConfigError
 from .excerpt import excerpt_of
-from .option_types import with_options
+from .options.types import with_options
 
 ComputeType = Literal["auto", "float32", "bfloat16", "int8", "int8_bfloat16", "int4", "float8"]
 

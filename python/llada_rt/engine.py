@@ -18,21 +18,21 @@ from typing import Any, Literal, Unpack, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from . import foreign
 from .config import DEMO_DIR, ENGINE_FIELDS, EngineConfig, EngineOptions
-from .dispatcher import Dispatcher
 from .errors import ConfigError, InvalidRequestError, ModelWarning
 from .excerpt import excerpt_of
-from .intake import Intake
-from .jobs import Event, StreamMode
+from .folder.model_files import check_folder, default_params, special_ids, unknown_keys_text
 from .log import logger, tell_loaded, warn_of_folder
-from .model_files import check_folder, default_params, special_ids, unknown_keys_text
-from .option_types import with_options
+from .options import foreign
+from .options.types import with_options
 from .outputs import EngineStats, RequestOutput, ScoreOutput, StepEvent, TextEvent
 from .params import SamplingParams
-from .requests import Prompt, RequestReader, Segments
-from .runner import Runner
-from .tokenizer import Tokenizer
+from .runtime.dispatcher import Dispatcher
+from .runtime.intake import Intake
+from .runtime.jobs import Event, StreamMode
+from .runtime.runner import Runner
+from .text.requests import Prompt, RequestReader, Segments
+from .text.tokenizer import Tokenizer
 
 # Engines to close at exit: a daemon thread must not be inside the compiled loop when the interpreter is taken down.
 _open_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
@@ -359,7 +359,7 @@ class Engine:
     ) -> ScoreOutput:
         """Monte Carlo log-likelihood of `answer` after `prompt`, as LLaDA's get_log_likelihood.
 
-        `noise` replays recorded draws ({"tokens", "mask_ratio"}, "group" as llada_rt.score.replay_noise says) in place
+        `noise` replays recorded draws ({"tokens", "mask_ratio"}, "group" as runtime/score.py says) in place
         of `mc_num` draws from `seed`. The draws run beside the generations; the result is the same in any company.
         Raises RequestCancelledError if it is aborted.
         """

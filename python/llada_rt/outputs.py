@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from .audit import CacheAudit
 from .json_values import JsonValue
 from .params import SamplingParams
 
@@ -101,6 +100,23 @@ class FilledHole(JsonValue):
     start: int  # index in the completion's token_ids
     token_ids: list[int]
     text: str
+
+
+@dataclass(slots=True)
+class CacheAudit(JsonValue):
+    """What the audited steps of a request have shown. KL: of the cached from the exact distribution at a position that
+    was a candidate, in nats, without noise.
+    """
+
+    num_steps: int = 0  # cached steps that were audited
+    num_positions: int = 0  # candidates compared
+    num_changed_candidates: int = 0  # of them, those whose most likely token is another one
+    mean_kl: float = 0.0
+    max_kl: float = 0.0
+    num_commits: int = 0  # tokens that the audited steps wrote
+    num_changed_commits: int = 0  # of them, those that the exact step would not have written there and then
+    num_missed_commits: int = 0  # tokens that only the exact step would have written
+    num_forced_refreshes: int = 0  # steps beyond the error budget: run exactly, so without commits to compare
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +226,7 @@ class ScoreOutput(JsonValue):
     """
 
     log_likelihood: float
-    standard_error: float  # see llada_rt.score.estimate; nan for a single draw
+    standard_error: float  # see llada_rt.runtime.score.estimate; nan for a single draw
     num_samples: int
 
     def __iter__(self) -> Iterator[float]:

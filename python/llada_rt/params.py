@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, Unpack
 
-from . import foreign
 from .errors import InvalidRequestError
 from .excerpt import excerpt_of
-from .option_checks import (
+from .options import foreign
+from .options.checks import (
     MAX_COUNT,
     MAX_SAMPLES,
     boolean,
@@ -30,8 +30,8 @@ from .option_checks import (
     stop_ids,
     stop_strings,
 )
-from .option_types import BlockOrder, Cache, Preset, Remasking, SamplingOptions, with_options
-from .precedence import PRESETS, expand, fit_lengths, give_way, without_subjects
+from .options.precedence import PRESETS, expand, fit_lengths, give_way, without_subjects
+from .options.types import BlockOrder, Cache, Preset, Remasking, SamplingOptions, with_options
 
 
 def _option(

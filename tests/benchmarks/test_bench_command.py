@@ -10,7 +10,8 @@ import pytest
 
 from benchmarks import engine_system, fixed_work, matched_quality
 from benchmarks.report import load_report
-from llada_rt import bench_command, cli
+from llada_rt.cli import app as cli
+from llada_rt.cli import bench_command
 from tests.data.make_goldens import CHECKPOINT
 from tests.engine.models import write_folder
 
@@ -197,7 +198,7 @@ ALONE = """
 import sys
 for name in ("torch", "safetensors", "matplotlib", "tyro", "transformers", "gguf", "llama_cpp", "pyarrow", "peft"):
     sys.modules[name] = None  # importing it fails as if it were not installed
-from llada_rt import cli
+from llada_rt.cli import app as cli
 cli.main(["bench", *sys.argv[1:]])
 """
 

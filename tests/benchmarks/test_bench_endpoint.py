@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from llada_rt import cli
+from llada_rt.cli import app as cli
 from tests.data.make_goldens import CHECKPOINT
 
 TINY = ["-m", str(CHECKPOINT), "--gen-length", "8", "--prompt-length", "8", "--threads", "1"]

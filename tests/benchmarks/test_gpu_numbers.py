@@ -20,7 +20,8 @@ from benchmarks.gpu.roofs import Roofs
 from benchmarks.gpu.steps import SMALL, Sizes, Steps, answer, num_steps, tokens_per_step
 from benchmarks.gpu.table import summary
 from benchmarks.shapes import Shape
-from llada_rt import _core, device
+from llada_rt import _core
+from llada_rt.runtime import device
 from training.model import LLaDA
 
 TINY = Shape("tiny", d_model=64, n_layers=2, mlp_hidden_size=96, vocab_size=160)

@@ -7,7 +7,7 @@ import pytest
 from benchmarks import engine_system, harness, serve_trace
 from benchmarks.measure import Entry, Interrupted, measure
 from benchmarks.report import load_report
-from llada_rt import cli
+from llada_rt.cli import app as cli
 from tests.benchmarks.fakes import FakeSystem, FakeTime
 from tests.benchmarks.test_bench_command import TINY
 from tests.benchmarks.test_measure import QUESTIONS

@@ -12,9 +12,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from llada_rt import Engine, SamplingParams, cli
-from llada_rt.batch import Tally, run_batch
-from llada_rt.batch_input import MAX_LINE_BYTES, Generation, Refused, generation_reader, read_asks
+from llada_rt import Engine, SamplingParams
+from llada_rt.cli import app as cli
+from llada_rt.cli.batch import Tally, run_batch
+from llada_rt.cli.batch_input import MAX_LINE_BYTES, Generation, Refused, generation_reader, read_asks
 from llada_rt.errors import InternalError, QueueFullError, RequestTooLargeError
 from tests.cli.test_commands import COMMAND, ENVIRONMENT
 from tests.engine.models import write_folder
@@ -261,7 +262,11 @@ def test_tables_beside_the_text(run, folder):
     completion = answer["outputs"][0]
     text, head, *rows = out.splitlines()
     assert (code, err, text) == (0, "", completion["text"])
-    assert head.split() == ["position", "token", "logprob", "p", "text"]
+    assert head.split() == ["position", "token", "logprob", "p", "text", "others"]
+    likely = [
+        other for other in completion["token_logprobs"][0]["top_logprobs"] if other["id"] != int(rows[0].split()[1])
+    ]
+    assert rows[0].count("%") == 1 + len(likely) >= 3
     first = rows[0].split()
     assert int(first[0]) == len(answer["prompt_token_ids"])
     assert int(first[1]) == completion["token_ids"][0]

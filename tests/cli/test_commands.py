@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 
 import llada_rt
-from llada_rt import Engine, SamplingParams, cli, device, errors
+from llada_rt import Engine, SamplingParams, errors
+from llada_rt.cli import app as cli
+from llada_rt.cli.options import PARAMS_FLAGS
 from llada_rt.config import DEMO_DIR
-from llada_rt.options import PARAMS_FLAGS
 from llada_rt.params import ALIASES
+from llada_rt.runtime import device
 from tests.data.make_goldens import CHECKPOINT
 from tests.engine.models import write_folder
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from llada_rt import cli
+from llada_rt.cli import app as cli
+from llada_rt.cli.console import size_text
 from llada_rt.config import EngineConfig, parse_size
-from llada_rt.console import size_text
-from llada_rt.convert import convert_model
 from llada_rt.errors import ConfigError
+from llada_rt.tools.convert import convert_model
 from tests.data.make_goldens import CHECKPOINT
 from tests.engine.models import write_folder
 

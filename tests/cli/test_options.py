@@ -2,9 +2,9 @@
 
 import pytest
 
-from llada_rt.animate import CanvasView, printable, style_of
+from llada_rt.cli.animate import CanvasView, printable, style_of
+from llada_rt.cli.options import params_over, parse_ids, parse_template
 from llada_rt.errors import InvalidRequestError
-from llada_rt.options import params_over, parse_ids, parse_template
 from llada_rt.outputs import StepEvent
 from llada_rt.params import SamplingParams
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from llada_rt.console import emit_json
+from llada_rt.cli.console import emit_json
 from tests.cli.test_commands import ENVIRONMENT
 from tests.engine.models import write_folder
 
@@ -17,7 +17,7 @@ from tests.engine.models import write_folder
 # (exit code, stdout, stderr), bytes as latin-1, of each.
 DRIVER = """
 import contextlib, gc, io, json, os, sys, tempfile
-from llada_rt import cli
+from llada_rt.cli import app as cli
 
 def put(fd, kind, path):
     if kind == "closed":
@@ -192,7 +192,7 @@ def read():
         print(len(file.read()), file=sys.stderr)
 thread = threading.Thread(target=read)
 thread.start()
-from llada_rt import console
+from llada_rt.cli import console
 console.prepare_streams()
 console.emit("床" * 300_000)
 os.close(1)

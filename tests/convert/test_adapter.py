@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from llada_rt import Engine, ModelError, ModelFormatError, ModelNotFoundError, UnsupportedModelError
-from llada_rt.convert import convert_model
+from llada_rt.tools.convert import convert_model
 from tests.data.make_goldens import CHECKPOINT
 from tests.engine.models import write_folder
 from training.lora import TARGETS

@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llada_rt import checkpoint
-from llada_rt.checkpoint import SafetensorsWriter, TensorSpec, read_checkpoint
 from llada_rt.errors import ModelFormatError, ModelNotFoundError, UnsupportedModelError
+from llada_rt.folder import checkpoint
+from llada_rt.folder.checkpoint import SafetensorsWriter, TensorSpec, read_checkpoint
 from tests.data.make_goldens import CHECKPOINT
 from tests.model.folders import INDEX, TENSORS, assemble, halves, header_and_data, write_shards
 

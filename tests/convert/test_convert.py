@@ -14,10 +14,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llada_rt import Engine, SamplingParams, convert, quantize
-from llada_rt.checkpoint import read_checkpoint
-from llada_rt.convert import convert_model
+from llada_rt import Engine, SamplingParams
 from llada_rt.errors import ConfigError, ModelFormatError, ModelNotFoundError, OutputError, UnsupportedModelError
+from llada_rt.folder import quantize
+from llada_rt.folder.checkpoint import read_checkpoint
+from llada_rt.tools import convert
+from llada_rt.tools.convert import convert_model
 from tests.data.make_goldens import CHECKPOINT
 from tests.engine.models import write_folder
 from tests.model.folders import INDEX, TENSORS, halves, write_config, write_model, write_shards
@@ -92,7 +94,7 @@ def test_integers(source, tmp_path, kind):
 @pytest.mark.parametrize("kind", ["bfloat16", "int8", "int4"])
 def test_blocks_do_not_change_a_byte(source, tmp_path, monkeypatch, kind):
     convert_model(source, tmp_path / "whole", compute_type=kind)
-    monkeypatch.setattr("llada_rt.checkpoint.BLOCK_ELEMENTS", 100)
+    monkeypatch.setattr("llada_rt.folder.checkpoint.BLOCK_ELEMENTS", 100)
     convert_model(source, tmp_path / "blocks", compute_type=kind)
     assert (tmp_path / "whole" / "llada_rt.json").read_text() == (tmp_path / "blocks" / "llada_rt.json").read_text()
 
@@ -168,7 +170,7 @@ def test_memory_stays_small(tmp_path):
         file.write(len(text).to_bytes(8, "little") + text)
         file.truncate(8 + len(text) + end)
     code = (
-        "import resource, sys\nfrom llada_rt.convert import convert_model\n"
+        "import resource, sys\nfrom llada_rt.tools.convert import convert_model\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "convert_model(sys.argv[1], sys.argv[2], compute_type='int4')\n"
         "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)"

@@ -10,8 +10,15 @@ import pytest
 
 from llada_rt import _core
 from llada_rt.config import DEMO_DIR
-from llada_rt.footprint import COMPUTE_TYPES, Load, footprint_of, kv_bytes_per_token, resident_bytes, weight_bytes
-from llada_rt.runner import describe_model
+from llada_rt.folder.footprint import (
+    COMPUTE_TYPES,
+    Load,
+    footprint_of,
+    kv_bytes_per_token,
+    resident_bytes,
+    weight_bytes,
+)
+from llada_rt.runtime.runner import describe_model
 from tests.convert.test_convert import environment
 from tests.data.make_goldens import CHECKPOINT
 
@@ -24,7 +31,7 @@ from pathlib import Path
 import numpy, tokenizers
 import llada_rt.engine
 from llada_rt import SamplingParams
-from llada_rt.footprint import resident_bytes
+from llada_rt.folder.footprint import resident_bytes
 folder, compute_type, num_seqs, length, block_length = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
 before = resident_bytes()
 with llada_rt.engine.Engine(folder, compute_type=compute_type, threads=1, max_num_seqs=num_seqs) as engine:

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from llada_rt import Engine, ModelError, ModelNotFoundError
-from llada_rt.convert import convert_model
-from llada_rt.model_files import check_exists
+from llada_rt.folder.model_files import check_exists
+from llada_rt.tools.convert import convert_model
 from tests.engine.models import write_folder
 
 REVISIONS = ["0123456789abcdef0123456789abcdef01234567", "76543210fedcba9876543210fedcba9876543210"]

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from llada_rt import quantize
-from llada_rt.checkpoint import TensorSpec
 from llada_rt.errors import UnsupportedModelError
+from llada_rt.folder import quantize
+from llada_rt.folder.checkpoint import TensorSpec
 from tests.tolerance import ROUNDING
 
 SMALLEST = float(np.finfo(np.float32).smallest_subnormal)

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from llada_rt import Engine
-from llada_rt.convert import convert_model
 from llada_rt.errors import ConfigError
-from llada_rt.verification import HIDDEN_SHARES, compare, verify_folder
+from llada_rt.tools.convert import convert_model
+from llada_rt.tools.verification import HIDDEN_SHARES, compare, verify_folder
 from tests.data.make_goldens import CHECKPOINT
 from tests.engine.models import write_folder
 from tests.model.folders import TENSORS, write_model
@@ -66,7 +66,7 @@ def test_a_short_file_is_found(converted):
 
 def spoil(folder: Path, name: str, raw: bytes) -> None:
     """Overwrite the first bytes of a tensor."""
-    from llada_rt.checkpoint import read_checkpoint
+    from llada_rt.folder.checkpoint import read_checkpoint
 
     tensor = read_checkpoint(folder)[name]
     with tensor.path.open("r+b") as file:

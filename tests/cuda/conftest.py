@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from llada_rt import Engine, device, runner
+from llada_rt import Engine
+from llada_rt.runtime import device, runner
 from tests import cuda_host
 
 HAS_GPU = device.missing_cuda() is None

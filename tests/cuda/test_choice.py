@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llada_rt import device
+from llada_rt.runtime import device
 from tests.cuda.products import OPERANDS, TILES, choose
 
 # Outputs and inputs of LLaDA-8B: queries, keys and values, after attention, gate and up, down.

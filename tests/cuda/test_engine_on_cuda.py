@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from llada_rt import Engine, SamplingParams, device
+from llada_rt import Engine, SamplingParams
 from llada_rt.errors import DeviceError, OutOfMemoryError
-from llada_rt.footprint import GPU_COMPUTE_TYPES, weight_bytes
+from llada_rt.folder.footprint import GPU_COMPUTE_TYPES, weight_bytes
+from llada_rt.runtime import device
 from tests.denoise.test_committed_goldens import (
     CHECKPOINT,
     GROUPS,

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from llada_rt import _core, device
+from llada_rt import _core
+from llada_rt.runtime import device
 from tests.data.make_goldens import CHECKPOINT
 from tests.denoise.expected import useful_forwards
 from tests.denoise.test_golden import assert_as_recorded, params_of

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llada_rt import Engine, SamplingParams, _core
-from llada_rt.caches import CACHES
+from llada_rt.planning.caches import CACHES
 from tests.data.make_goldens import CHECKPOINT, IDS, shaken
 from tests.reference.denoise import Params, Run, denoise
 from tests.reference.forward import Model

@@ -19,7 +19,7 @@ from llada_rt import (
     RequestTooLargeError,
     SamplingParams,
 )
-from llada_rt.memory import machine_bytes
+from llada_rt.runtime.memory import machine_bytes
 from tests.data.make_goldens import CHECKPOINT
 from tests.engine.conftest import check_idle, held
 

@@ -14,7 +14,7 @@ from llada_rt import (
     InternalError,
     TokenizerError,
 )
-from llada_rt.runner import Runner
+from llada_rt.runtime.runner import Runner
 from tests.data.make_goldens import CHECKPOINT
 from tests.engine.test_async import LONG, OPTIONS, PARAMS, idle
 

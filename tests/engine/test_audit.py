@@ -6,8 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llada_rt import Engine, InvalidRequestError, OutOfMemoryError, SamplingParams
-from llada_rt.audit import divergence
-from llada_rt.caches import CACHES
+from llada_rt.planning.audit import divergence
+from llada_rt.planning.caches import CACHES
 from tests.data.make_goldens import CHECKPOINT, IDS
 from tests.engine.conftest import check_idle
 from tests.tolerance import CONFIDENCE

@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer, processors
 
 from llada_rt import Engine, SamplingParams
-from llada_rt.tokenizer import Tokenizer as OurTokenizer
+from llada_rt.text.tokenizer import Tokenizer as OurTokenizer
 from tests.data.make_goldens import IDS
 from tests.engine.models import BOS, write_folder
 

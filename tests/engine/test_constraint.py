@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llada_rt import Engine, Hole, InvalidRequestError, RequestTooLargeError, SamplingParams, TokenizerError
-from llada_rt.caches import CACHES
-from llada_rt.constraint import Constraint
-from llada_rt.grammar import Grammar
+from llada_rt.planning.caches import CACHES
+from llada_rt.planning.constraint import Constraint
+from llada_rt.planning.grammar import Grammar
 from tests.data.make_goldens import IDS
 from tests.engine.conftest import check_idle
 from tests.tolerance import CONFIDENCE

@@ -7,7 +7,7 @@ import pytest
 from llada_rt import Engine, SamplingParams
 from llada_rt.config import EngineConfig
 from llada_rt.errors import ConfigError
-from llada_rt.model_files import special_ids
+from llada_rt.folder.model_files import special_ids
 from tests.model.folders import CONFIG, write_model
 
 WORDS = {"<|endoftext|>": 150, "<|im_end|>": 151, "<|eot_id|>": 152}

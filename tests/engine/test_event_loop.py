@@ -10,10 +10,10 @@ from llada_rt import (
     ContextLengthError,
     ModelNotFoundError,
     SamplingParams,
-    intake,
-    requests,
 )
 from llada_rt import engine as engine_module
+from llada_rt.runtime import intake
+from llada_rt.text import requests
 from tests.data.make_goldens import CHECKPOINT
 from tests.engine.models import write_folder
 from tests.engine.test_async import HOLE, OPTIONS, PARAMS

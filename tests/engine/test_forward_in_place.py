@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from llada_rt import Engine, _core, device
+from llada_rt import Engine, _core
 from llada_rt.errors import ConfigError, InvalidRequestError
+from llada_rt.runtime import device
 from tests import cuda_host
 from tests.data.make_goldens import CHECKPOINT
 from tests.engine.models import write_folder

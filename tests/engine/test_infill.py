@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llada_rt import Engine, SamplingParams
-from llada_rt.caches import CACHES
+from llada_rt.planning.caches import CACHES
 from tests.data.make_goldens import IDS
 
 OPTIONS = [

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from llada_rt import Engine, SamplingParams
-from llada_rt.caches import CACHES
+from llada_rt.planning.caches import CACHES
 from tests.data.make_goldens import CHECKPOINT, IDS
 from tests.engine.conftest import check_idle
 

@@ -6,8 +6,8 @@ import pytest
 
 from llada_rt import Engine, LladaRtError, SamplingParams
 from llada_rt.config import EngineConfig
-from llada_rt.convert import convert_model
-from llada_rt.template import Hole
+from llada_rt.text.template import Hole
+from llada_rt.tools.convert import convert_model
 
 BIG = 10**5000
 FORMS = {"positive": BIG, "negative": -BIG, "in a list": [BIG], "as a key": {BIG: BIG}, "long text": "x\x1b" * 10**6}

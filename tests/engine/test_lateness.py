@@ -8,8 +8,9 @@ import time
 import numpy as np
 import pytest
 
-from llada_rt import AsyncEngine, Engine, SamplingParams, _core, stepper
-from llada_rt.device import cpu_tables
+from llada_rt import AsyncEngine, Engine, SamplingParams, _core
+from llada_rt.runtime import stepper
+from llada_rt.runtime.device import cpu_tables
 from tests.data.make_goldens import CHECKPOINT, IDS
 from tests.denoise.test_runtime import plan as plan_of
 

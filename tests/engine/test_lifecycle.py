@@ -25,8 +25,8 @@ from llada_rt import (
     SamplingParams,
     TokenizerError,
     _core,
-    foreign,
 )
+from llada_rt.options import foreign
 from tests.data.make_goldens import CHECKPOINT, IDS
 from tests.engine.conftest import held
 from tests.engine.models import write_folder

@@ -17,7 +17,7 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 
-from llada_rt.lm_eval_adapter import LladaRtLM
+from llada_rt.tools.lm_eval_adapter import LladaRtLM
 
 
 def ask(*args, kind="loglikelihood"):
@@ -235,7 +235,7 @@ def test_whole_tasks_offline(demo: LladaRtLM, tmp_path: Path, monkeypatch):
 def test_the_command_line_knows_the_model(tmp_path: Path):
     environment = os.environ | {"HF_HOME": str(tmp_path / "home")}
     write_tasks(tmp_path)
-    command = [sys.executable, "-m", "llada_rt.lm_eval_adapter", "run", "--model", "llada_rt"]
+    command = [sys.executable, "-m", "llada_rt.tools.lm_eval_adapter", "run", "--model", "llada_rt"]
     command += ["--model_args", "mc_num=8,threads=1,compute_type=float32", "--tasks", "verse_write"]
     command += ["--include_path", str(tmp_path), "--apply_chat_template", "--limit", "2"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from llada_rt import Engine, Hole, SamplingParams, TokenLogprob
-from llada_rt.caches import CACHES
+from llada_rt.planning.caches import CACHES
 from tests.data.make_goldens import CHECKPOINT, IDS
 from tests.engine.conftest import check_idle
 from tests.engine.test_invariance import some_params

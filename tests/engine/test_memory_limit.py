@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llada_rt import ConfigError, Engine, OutOfMemoryError, RequestTooLargeError, SamplingParams
-from llada_rt.runner import _core
+from llada_rt.runtime.runner import _core
 from tests.data.make_goldens import CHECKPOINT, IDS
 from tests.model.folders import write_shape
 
@@ -92,7 +92,7 @@ def test_the_needs_are_those_of_the_loaded_model(compute_type):
 
 def test_samples_are_counted_before_they_are_made(engine: Engine, monkeypatch):
     """1,024 samples of 64 templates each took 3.7 s and 370 MB before they were refused."""
-    monkeypatch.setattr("llada_rt.intake.make_sequence", None)
+    monkeypatch.setattr("llada_rt.runtime.intake.make_sequence", None)
     monkeypatch.setattr(engine._reader, "read", None)
     segments = [[1], {"hole": [1, 64]}, [2]]
     with pytest.raises(RequestTooLargeError, match="65536 samples"):

@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from llada_rt import Engine, RequestCancelledError, SamplingParams, intake
-from llada_rt.score import Estimate, draw_noise
+from llada_rt import Engine, RequestCancelledError, SamplingParams
+from llada_rt.runtime import intake
+from llada_rt.runtime.score import Estimate, draw_noise
 from tests.data.make_goldens import IDS
 from tests.engine.conftest import check_idle
 

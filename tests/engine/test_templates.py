@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llada_rt import ContextLengthError, Engine, Hole, InvalidRequestError, SamplingParams
-from llada_rt.caches import CACHES
-from llada_rt.plan import Span
-from llada_rt.template import MAX_VARIANTS, Template, neighbours, variants
+from llada_rt.planning.caches import CACHES
+from llada_rt.planning.plan import Span
+from llada_rt.text.template import MAX_VARIANTS, Template, neighbours, variants
 from tests.data.make_goldens import IDS
 from training.tasks.verse import VerseBook
 

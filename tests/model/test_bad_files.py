@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from llada_rt import _core
-from llada_rt.checkpoint import read_checkpoint
 from llada_rt.errors import ModelError, ModelFormatError, ModelNotFoundError, UnsupportedModelError
-from llada_rt.model_files import read_file
+from llada_rt.folder.checkpoint import read_checkpoint
+from llada_rt.folder.model_files import read_file
 from tests.data.make_goldens import CHECKPOINT
 from tests.model.folders import (
     INDEX,

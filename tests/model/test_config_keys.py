@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from llada_rt import Engine, ModelWarning, UnsupportedModelError, _core
-from llada_rt.footprint import Load
-from llada_rt.inspection import inspect_model
-from llada_rt.verification import verify_folder
+from llada_rt.folder.footprint import Load
+from llada_rt.tools.inspection import inspect_model
+from llada_rt.tools.verification import verify_folder
 from tests.data.make_goldens import CHECKPOINT
 from tests.golden import FOLDERS
 from tests.model.folders import CONFIG, write_config, write_model

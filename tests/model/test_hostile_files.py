@@ -13,8 +13,6 @@ import numpy as np
 import pytest
 
 from llada_rt import Engine, _core
-from llada_rt.checkpoint import read_checkpoint
-from llada_rt.convert import convert_model
 from llada_rt.errors import (
     ConfigError,
     LladaRtError,
@@ -25,10 +23,12 @@ from llada_rt.errors import (
     TokenizerError,
 )
 from llada_rt.excerpt import excerpt, excerpt_of
-from llada_rt.footprint import Load
-from llada_rt.inspection import inspect_model
-from llada_rt.tokenizer import Tokenizer
-from llada_rt.verification import verify_folder
+from llada_rt.folder.checkpoint import read_checkpoint
+from llada_rt.folder.footprint import Load
+from llada_rt.text.tokenizer import Tokenizer
+from llada_rt.tools.convert import convert_model
+from llada_rt.tools.inspection import inspect_model
+from llada_rt.tools.verification import verify_folder
 from tests.data.make_goldens import CHECKPOINT
 from tests.engine.models import write_folder
 from tests.model.folders import (
@@ -182,7 +182,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from llada_rt import _core
-from llada_rt.checkpoint import read_checkpoint
+from llada_rt.folder.checkpoint import read_checkpoint
 from llada_rt.engine import Engine
 from llada_rt.errors import ConfigError, ModelError
 def peak():
@@ -332,9 +332,9 @@ def test_a_folder_that_cannot_be(reader, name):
 MANY_FILES = """
 import os, sys
 from pathlib import Path
-import llada_rt.convert, llada_rt.inspection, llada_rt.verification, tokenizers
+import llada_rt.tools.convert, llada_rt.tools.inspection, llada_rt.tools.verification, tokenizers
 from llada_rt import Engine, _core
-from llada_rt.checkpoint import read_checkpoint
+from llada_rt.folder.checkpoint import read_checkpoint
 from llada_rt.errors import OutOfMemoryError
 folder = Path(sys.argv[1])
 works = [lambda: Engine(folder, threads=1), lambda: _core.Runtime(str(folder), num_threads=1),
@@ -382,10 +382,10 @@ SHRINK = """
 import os, sys, threading, time
 from pathlib import Path
 from llada_rt import _core
-from llada_rt.checkpoint import read_checkpoint
-from llada_rt.convert import convert_model
+from llada_rt.folder.checkpoint import read_checkpoint
+from llada_rt.tools.convert import convert_model
 from llada_rt.errors import ModelFormatError
-from llada_rt.verification import verify_folder
+from llada_rt.tools.verification import verify_folder
 folder, kind, delay = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
 file = folder / "model.safetensors"
 size = file.stat().st_size
@@ -470,7 +470,7 @@ def test_a_limit_is_looked_at_before_anything_is_read(tmp_path):
 
 
 def test_weights_beyond_the_machine(tmp_path, monkeypatch):
-    monkeypatch.setattr("llada_rt.memory._physical_sizes", lambda: [100_000])
+    monkeypatch.setattr("llada_rt.runtime.memory._physical_sizes", lambda: [100_000])
     with pytest.raises(OutOfMemoryError, match="has 100000"):
         Engine(CHECKPOINT, threads=1)
 

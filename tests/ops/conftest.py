@@ -4,7 +4,8 @@ Without a GPU the kernels of the CUDA backend run in an imitation, slowly: tests
 
 import pytest
 
-from llada_rt import _core, device
+from llada_rt import _core
+from llada_rt.runtime import device
 from tests import cuda_host
 
 

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llada_rt.canvas import Canvas
 from llada_rt.errors import InvalidRequestError
-from llada_rt.plan import Commit, Span
+from llada_rt.planning.canvas import Canvas
+from llada_rt.planning.plan import Commit, Span
 
 MASK = 99
 

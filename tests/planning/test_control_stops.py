@@ -5,8 +5,8 @@ import random
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models
 
-from llada_rt.detokenizer import Detokenizer
-from llada_rt.transcript import StopRule, Transcript
+from llada_rt.text.detokenizer import Detokenizer
+from llada_rt.text.transcript import StopRule, Transcript
 
 NAMES = ["<|end|>", "<|im|>", "<|im|>x", "[SEP]"]
 SHOWN = dict(zip(NAMES, "①②③④", strict=True))

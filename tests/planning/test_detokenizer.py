@@ -5,9 +5,9 @@ import random
 import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from llada_rt.detokenizer import Detokenizer
 from llada_rt.errors import TokenizerError
-from llada_rt.transcript import REPLACEMENT, StopRule, Transcript
+from llada_rt.text.detokenizer import Detokenizer
+from llada_rt.text.transcript import REPLACEMENT, StopRule, Transcript
 
 NUM_TEXTS = 600
 BYTES = [f"<0x{value:02X}>" for value in range(256)]

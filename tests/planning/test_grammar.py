@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llada_rt.characters import Characters, CharacterTable
 from llada_rt.errors import InvalidRequestError, RequestTooLargeError
-from llada_rt.expression import regex_of
-from llada_rt.grammar import Grammar
+from llada_rt.planning.characters import Characters, CharacterTable
+from llada_rt.planning.expression import regex_of
+from llada_rt.planning.grammar import Grammar
 
 ALPHABET = "ab01 -_.,é\n一"
 REGEXES = [

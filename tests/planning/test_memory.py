@@ -5,7 +5,7 @@ import resource
 import pytest
 
 from llada_rt.errors import ConfigError, OutOfMemoryError
-from llada_rt.memory import MemoryPlan, check_weights, machine_bytes
+from llada_rt.runtime.memory import MemoryPlan, check_weights, machine_bytes
 
 NEEDS = {"total_bytes": 10**6, "weight_bytes": 1000, "workspace_bytes": 200, "least_kv_bytes": 50, "most_kv_bytes": 400}
 

@@ -14,7 +14,7 @@ import pytest
 import llada_rt
 from llada_rt import AsyncEngine, Engine, EngineConfig, SamplingParams, errors
 from llada_rt.config import EngineOptions
-from llada_rt.option_types import SamplingOptions
+from llada_rt.options.types import SamplingOptions
 from llada_rt.outputs import CompletionOutput, FinishReason
 from llada_rt.params import ALIASES
 

@@ -10,8 +10,8 @@ import pickle
 import numpy as np
 import pytest
 
-from llada_rt import foreign
 from llada_rt.errors import InvalidRequestError
+from llada_rt.options import foreign
 from llada_rt.params import ALIASES, PRESETS, SamplingParams
 
 

@@ -6,14 +6,14 @@ import random
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from llada_rt import tokenizer as package
-from llada_rt.chat_filters import _FILTERS
-from llada_rt.chat_marks import Marked, has_marks, joined, mark_all, spans_of, whole
-from llada_rt.chat_messages import render_chat
-from llada_rt.chat_template import ChatTemplate
-from llada_rt.chat_text import TEXT_METHODS
 from llada_rt.errors import ChatTemplateError, TokenizerError
-from llada_rt.plain_text import PlainText
+from llada_rt.text import tokenizer as package
+from llada_rt.text.chat.filters import _FILTERS
+from llada_rt.text.chat.marks import Marked, has_marks, joined, mark_all, spans_of, whole
+from llada_rt.text.chat.messages import render_chat
+from llada_rt.text.chat.template import ChatTemplate
+from llada_rt.text.chat.text import TEXT_METHODS
+from llada_rt.text.plain_text import PlainText
 
 CONTROL = ("<|startoftext|>", "<|endoftext|>", "<|mdm_mask|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
 SENTENCES = ["the cat sat on the mat", "user: hello there", "assistant says hi", "a <|b|> c eot id mask header"] * 8

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llada_rt.caches import CACHES
-from llada_rt.canvas import Canvas
-from llada_rt.decoders import DECODERS, decoder_of, steps_of_block
 from llada_rt.params import Cache, SamplingParams
-from llada_rt.plan import Commit, QuerySpan, SelectRule
+from llada_rt.planning.caches import CACHES
+from llada_rt.planning.canvas import Canvas
+from llada_rt.planning.decoders import DECODERS, decoder_of, steps_of_block
+from llada_rt.planning.plan import Commit, QuerySpan, SelectRule
 
 MASK = 99
 

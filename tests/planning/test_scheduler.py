@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llada_rt.caches import CACHES
-from llada_rt.canvas import Canvas
-from llada_rt.decoders import decoder_of
 from llada_rt.params import SamplingParams
-from llada_rt.plan import Commit, SamplingRule, SequenceResult, StepPlan, StepResult
-from llada_rt.scheduler import Scheduler, Sequence
+from llada_rt.planning.caches import CACHES
+from llada_rt.planning.canvas import Canvas
+from llada_rt.planning.decoders import decoder_of
+from llada_rt.planning.plan import Commit, SamplingRule, SequenceResult, StepPlan, StepResult
+from llada_rt.planning.scheduler import Scheduler, Sequence
 
 MASK, EOS = 99, 98
 

@@ -7,10 +7,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
 
-from llada_rt.caches import CACHES
-from llada_rt.plan import SequenceResult, StepResult
-from llada_rt.scheduler import Draws, Scheduler
-from llada_rt.score import ScoredDraw, draw_noise, guide_of
+from llada_rt.planning.caches import CACHES
+from llada_rt.planning.plan import SequenceResult, StepResult
+from llada_rt.planning.scheduler import Draws, Scheduler
+from llada_rt.runtime.score import ScoredDraw, draw_noise, guide_of
 from tests.planning.test_scheduler import MASK, FakeRunner, make_sequence
 
 

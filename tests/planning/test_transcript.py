@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from llada_rt.transcript import REPLACEMENT, StopRule, Transcript
+from llada_rt.text.transcript import REPLACEMENT, StopRule, Transcript
 
 END, OTHER_END = 300, 301
 TEXTS = [

@@ -1,0 +1,1 @@
+"""What comes next, as plain values: canvas, plan, cache policies, decoders, constraints, scheduler."""

@@ -1,0 +1,152 @@
+"""Canvas: the token array of one request, its blocks, its holes, and what is still masked.
+
+A generation is a prompt followed by masks, an infill any template with holes; from here on both are the same thing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ..errors import InvalidRequestError
+from .plan import Commit, Span
+
+
+class Canvas:
+    """Tokens with masks in `span`, cut into blocks that are decoded from left to right, or in an order that is chosen.
+
+    `span` holds the positions to be decoded: the response of a generation, first to last hole of an infill. Its
+    last block may be short. A block without masks is passed over. `alone`: stretches that are a block each.
+    """
+
+    __slots__ = ("_block", "_num_masked", "block_length", "block_start_masked", "blocks", "mask_id", "span", "tokens")
+
+    def __init__(
+        self,
+        tokens: Sequence[int],
+        *,
+        mask_id: int,
+        span: Span,
+        block_length: int | None = None,
+        alone: Sequence[Span] = (),
+    ) -> None:
+        if not 0 <= span.start < span.stop <= len(tokens):
+            raise InvalidRequestError(f"nothing to decode: expected positions within [0, {len(tokens)}), got {span}")
+        self.tokens: list[int] = list(tokens)  # (length,)
+        self.mask_id = mask_id
+        self.span = span
+        self.block_length = min(block_length or len(span), len(span))
+        self.blocks = _blocks(span, self.block_length, alone)
+        self._block = -1
+        self._num_masked = 0
+        self.block_start_masked = 0  # masks in the block when it began
+        self.next_block()
+
+    @classmethod
+    def for_generation(
+        cls,
+        prompt: Sequence[int],
+        gen_length: int,
+        *,
+        mask_id: int,
+        block_length: int | None = None,
+        pinned: Mapping[int, int] | None = None,
+        alone: Sequence[Span] = (),
+    ) -> Canvas:
+        """`pinned`: tokens of the response that are given, by their position in it."""
+        tokens = [*prompt, *((pinned or {}).get(index, mask_id) for index in range(gen_length))]
+        span = Span(len(prompt), len(tokens))
+        return cls(tokens, mask_id=mask_id, span=span, block_length=block_length, alone=alone)
+
+    @classmethod
+    def for_infill(
+        cls, template: Sequence[int], *, mask_id: int, block_length: int | None = None, alone: Sequence[Span] = ()
+    ) -> Canvas:
+        holes = [position for position, token in enumerate(template) if token == mask_id]
+        if not holes:
+            raise InvalidRequestError("infill: expected at least one hole, got none", param="segments")
+        span = Span(holes[0], holes[-1] + 1)
+        return cls(template, mask_id=mask_id, span=span, block_length=block_length, alone=alone)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def block_index(self) -> int:
+        """Index of the active block; the number of blocks when the canvas is complete."""
+        return self._block
+
+    @property
+    def block(self) -> Span:
+        """The active block."""
+        return self.blocks[self._block]
+
+    @property
+    def is_complete(self) -> bool:
+        return self._block == len(self.blocks)
+
+    @property
+    def num_masked(self) -> int:
+        """Masks left in the active block."""
+        return self._num_masked
+
+    def masks_in(self, span: Span) -> int:
+        return self.tokens[span.start : span.stop].count(self.mask_id)
+
+    def commit(self, commits: Sequence[Commit]) -> None:
+        """Write committed tokens; each must fill a mask."""
+        for commit in commits:
+            assert self.tokens[commit.position] == self.mask_id, f"position {commit.position} is not masked"
+            assert commit.token != self.mask_id
+            self.tokens[commit.position] = commit.token
+        self._num_masked = 0 if self.is_complete else self.masks_in(self.block)
+
+    def next_block(self) -> None:
+        """Go on to the next block that holds masks, or become complete."""
+        self._block += 1
+        while self._block < len(self.blocks) and not self.masks_in(self.blocks[self._block]):
+            self._block += 1
+        self._num_masked = self.block_start_masked = 0 if self.is_complete else self.masks_in(self.block)
+
+    def num_open_blocks(self) -> int:
+        """Blocks that hold masks, the active one and those after it."""
+        return sum(self.masks_in(block) > 0 for block in self.blocks[self._block :])
+
+    def go_on_with(self, position: int) -> None:
+        """Make the block that holds `position` the active one, unless it is past; the others keep their order."""
+        index = next(i for i, block in enumerate(self.blocks) if block.start <= position < block.stop)
+        if index < self._block:  # a mask that the published loop left over
+            return
+        done, waiting = self.blocks[: self._block], [*self.blocks[self._block :]]
+        chosen = waiting.pop(index - self._block)
+        self.blocks = (*done, chosen, *waiting)
+        self._num_masked = self.block_start_masked = self.masks_in(self.block)
+        if not self._num_masked:
+            self.next_block()
+
+    def first_settled(self, tokens: frozenset[int], begin: int = 0) -> int | None:
+        """First position of the span, from `begin` on, that holds one of `tokens`, if no mask comes before it."""
+        for position in range(self.span.start, self.span.stop):
+            token = self.tokens[position]
+            if token == self.mask_id:
+                return None
+            if token in tokens and position >= begin:
+                return position
+        return None
+
+    def finish(self, fill: int) -> None:
+        """Complete the canvas now: what is still masked in the span becomes `fill`."""
+        for position in range(self.span.start, self.span.stop):
+            if self.tokens[position] == self.mask_id:
+                self.tokens[position] = fill
+        self._block = len(self.blocks)
+        self._num_masked = 0
+
+
+def _blocks(span: Span, block_length: int, alone: Sequence[Span]) -> tuple[Span, ...]:
+    """The span in pieces of block_length; a stretch that is to be alone ends the piece before it."""
+    blocks, start = [], span.start
+    for stretch in (*sorted(alone, key=lambda each: each.start), Span(span.stop, span.stop)):
+        blocks += [Span(at, min(at + block_length, stretch.start)) for at in range(start, stretch.start, block_length)]
+        blocks += [stretch] if len(stretch) else []
+        start = stretch.stop
+    return tuple(blocks)

@@ -1,0 +1,295 @@
+"""Stepper: admits, runs, takes over. One call into the compiled loop for whoever is due, and what it means for jobs.
+
+One thread calls it, the dispatcher's. From others only `jobs`, `call_began`, `num_running` and `stats` may be read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import replace
+from typing import Literal
+
+from ..config import EngineConfig
+from ..errors import InternalError, ModelError, OutOfMemoryError
+from ..log import logger
+from ..outputs import EngineStats
+from ..planning.plan import SequencePlan, SequenceResult, StepPlan, StepResult
+from ..planning.scheduler import Member, PlanError, Scheduler
+from .jobs import Job
+from .runner import Runner
+
+# What a call into the compiled loop may last, if a step is not longer: whoever comes meanwhile waits for its end.
+_CALL_SECONDS = 0.05
+_MAX_STEPS = 256
+
+
+class Stepper:
+    """The scheduler of one engine, the slots of its members, and the jobs they belong to."""
+
+    def __init__(self, config: EngineConfig, runner: Runner) -> None:
+        self.runner = runner
+        self.jobs: dict[str, Job] = {}  # submitted and not done, by request id; callers put them in
+        self.call_began: float | None = None  # the call under way
+        self._scheduler = Scheduler(
+            max_num_seqs=config.max_num_seqs, max_num_batched_tokens=config.max_num_batched_tokens
+        )
+        self._job_of: dict[Member, Job] = {}  # of the members queued and running
+        self._kv_bytes: dict[Member, int] = {}  # held by the running ones
+        self._finished: Counter[str] = Counter()
+        self._num = Counter(failed=0, dropped=0, calls=0, forwards=0, query_rows=0, committed=0)
+        self._busy_s = 0.0
+
+    @property
+    def num_running(self) -> int:
+        return self._scheduler.num_running
+
+    @property
+    def has_work(self) -> bool:
+        """Somebody waits or runs."""
+        return bool(self._job_of)
+
+    def stats(self, *, num_waiting: int) -> EngineStats:
+        """From any thread."""
+        call_began = self.call_began
+        return EngineStats(
+            num_running=self.num_running,
+            num_waiting=num_waiting,
+            kv_bytes=self.runner.memory.kv_bytes,
+            kv_used_bytes=sum(list(self._kv_bytes.values())),
+            num_finished=dict(self._finished),
+            num_failed=self._num["failed"],
+            num_dropped=self._num["dropped"],
+            num_calls=self._num["calls"],
+            num_forwards=self._num["forwards"],
+            num_query_rows=self._num["query_rows"],
+            num_committed=self._num["committed"],
+            busy_s=self._busy_s,
+            call_s=None if call_began is None else time.monotonic() - call_began,
+        )
+
+    def add(self, job: Job) -> None:
+        """Queue what the job is made of, if it is still registered."""
+        if self.jobs.get(job.request_id) is not job:
+            return
+        self._job_of.update((member, job) for member in job.members)
+        job.joined = lambda member: self._job_of.update({member: job})
+        for source in job.sources:
+            self._scheduler.add(source)
+
+    def kv_bytes_of(self, member: Member) -> int:
+        """K/V memory that it holds while it has its slots."""
+        return self.runner.slot_bytes(member.length) * (2 if member.is_guided else 1)
+
+    def step(self) -> None:
+        """End those whose time is over, admit, run, take over."""
+        now = time.monotonic()
+        for job in [job for job in list(self.jobs.values()) if job.deadline <= now]:
+            self.end(job, "timeout")
+        self._admit()
+        plan = self._audited(self._schedule())
+        if not plan.sequences:
+            return
+        members = self._scheduler.of(plan)
+        blocks = {member: member.block_index for member in members}
+        try:
+            for member, outcome in self._run(plan):
+                self._take_over(member, outcome, blocks[member])
+        except BaseException:
+            # The canvases below may be ahead of those here, so none of these requests can go on.
+            for member in members:
+                if (hit := self._job_of.get(member)) is not None:
+                    self.fail(hit, InternalError("interrupted in the middle of a step"))
+            raise
+
+    def _admit(self) -> None:
+        """Open slots for those at the head of the queue."""
+        while (member := self._scheduler.next_waiting()) is not None:
+            job = self._job_of[member]
+            try:
+                slots = self.runner.open(*member.slot_tokens())
+            except OutOfMemoryError as error:
+                if self._scheduler.num_running:
+                    return  # a place is made when one of these ends
+                self.fail(job, error)
+            except Exception as error:
+                self.fail(job, error)
+            else:
+                self._start(member, job, slots)
+
+    def _start(self, member: Member, job: Job, slots: tuple[int, int]) -> None:
+        try:
+            self._scheduler.start(member, *slots)
+        except Exception as error:  # the draw after this one cannot be made
+            self.runner.close_slots(*slots)
+            self.fail(job, error)
+        else:
+            self._kv_bytes[member] = self.kv_bytes_of(member)
+            job.admitted(member)
+
+    def _schedule(self) -> StepPlan:
+        while True:
+            try:
+                return self._scheduler.schedule(_MAX_STEPS)
+            except PlanError as error:
+                self.fail(self._job_of[error.member], error.cause)
+
+    def _audited(self, plan: StepPlan) -> StepPlan:
+        """The plan, after the audits that are due; a request whose audit fails has left it."""
+        rows = []
+        for row, member in zip(plan.sequences, self._scheduler.of(plan), strict=True):
+            try:
+                if member.audit and member.constraint is None and member.audit.is_due(row, member.length):
+                    row = member.audit.examine(self.runner, row, member.slot_tokens()[0])
+            except Exception as error:
+                self.fail(self._job_of[member], error)
+            else:
+                rows.append(row)
+        return StepPlan(tuple(rows), plan.max_steps)
+
+    def _max_seconds(self) -> float:
+        """How long a call may last, for other callers and for the next deadline. One step is always run."""
+        soonest = min((job.deadline for job in list(self.jobs.values())), default=float("inf"))
+        return max(1e-6, min(_CALL_SECONDS, soonest - time.monotonic()))
+
+    def _run(self, plan: StepPlan) -> list[tuple[Member, SequenceResult]]:
+        """What came of the members of the plan, less those that failed.
+
+        If the call fails, each is tried alone, so that a fault ends the requests that have it and no others.
+        """
+        members = self._scheduler.of(plan)
+        constrained = [(row, m) for row, m in zip(plan.sequences, members, strict=True) if m.constraint is not None]
+        if constrained:
+            pairs: list[tuple[Member, SequenceResult]] = []
+            began = time.monotonic()
+            for row, member in constrained:
+                if time.monotonic() - began < _CALL_SECONDS:
+                    pairs += self._run_constrained(row, member)
+                else:
+                    self._scheduler.postpone(member)
+            others = tuple(row for row in plan.sequences if all(row is not each for each, _ in constrained))
+            return pairs + (self._run(StepPlan(others, 1)) if others else [])
+        try:
+            result = self._denoise(plan)
+        except Exception as error:
+            if len(members) == 1:
+                self.fail(self._job_of[members[0]], error)
+                return []
+            rows = zip(plan.sequences, members, strict=True)
+            return [pair for row, member in rows for pair in self._run_alone(row, member, error)]
+        return list(zip(members, result.sequences, strict=True))
+
+    def _run_constrained(self, row: SequencePlan, member: Member) -> list[tuple[Member, SequenceResult]]:
+        """One step of a stretch that a grammar rules."""
+        assert member.constraint is not None
+        self.call_began = began = time.monotonic()
+        try:
+            outcome = member.constraint.step(self.runner, row, member.slot_tokens()[0])
+        except Exception as error:
+            self.fail(self._job_of[member], error)
+            return []
+        finally:
+            self.call_began = None
+            self._busy_s += time.monotonic() - began
+        self._num["forwards"] += outcome.num_steps
+        self._num["query_rows"] += outcome.num_query_rows
+        self._num["committed"] += len(outcome.commits)
+        return [(member, outcome)]
+
+    def _run_alone(self, row: SequencePlan, member: Member, error: Exception) -> list[tuple[Member, SequenceResult]]:
+        job = self._job_of.get(member)
+        if job is None:  # another sample of the request has failed
+            return []
+        try:
+            is_as_before = self.runner.canvas(row.slot) == member.slot_tokens()[0]
+        except Exception as worse:
+            self.fail(job, worse)
+            return []
+        if not is_as_before:  # earlier steps of the call have committed what nobody was told
+            self.fail(job, error)
+            return []
+        return self._run(StepPlan((row,), 1))
+
+    def _denoise(self, plan: StepPlan) -> StepResult:
+        self.call_began = began = time.monotonic()
+        try:
+            result = self.runner.denoise(replace(plan, max_seconds=self._max_seconds()))
+        finally:
+            self.call_began = None
+            self._busy_s += time.monotonic() - began
+        steps = max((outcome.num_steps for outcome in result.sequences), default=0)
+        self._num["calls"] += 1
+        self._num["forwards"] += steps
+        self._num["query_rows"] += sum(outcome.num_query_rows for outcome in result.sequences)
+        self._num["committed"] += sum(len(outcome.commits) for outcome in result.sequences)
+        return result
+
+    def _take_over(self, member: Member, outcome: SequenceResult, block: int) -> None:
+        job = self._job_of.get(member)
+        if job is None:  # another sample of the request has failed
+            return
+        if outcome.bad_position is not None:
+            self.fail(job, ModelError(f"the model gave no finite logits at position {outcome.bad_position}"))
+            return
+        try:
+            self._scheduler.settle(member, outcome)
+            if job.stepped(member, block):
+                self._release(member)
+        except Exception as error:
+            self.fail(job, error)
+            return
+        self._tell(job)
+
+    def end(self, job: Job, reason: Literal["timeout", "abort"]) -> None:
+        """End a job as it is."""
+        try:
+            job.end(reason)
+        except Exception as error:
+            job.error = error
+        self._tell(job)
+
+    def fail(self, job: Job, error: Exception) -> None:
+        """End a job with an error."""
+        if not job.is_done:
+            job.error = error
+            self._tell(job)
+
+    def drop(self, job: Job) -> None:
+        """Forget a job for which nobody waits."""
+        if not job.is_done:
+            job.error = InternalError("dropped")  # nobody will see it
+            self._num["dropped"] += 1
+            self._forget(job)
+            job.has_ended = True
+
+    def _tell(self, job: Job) -> None:
+        """The job has something new; if it is done, forget it first."""
+        if job.is_done:
+            if job.error is None:
+                self._finished[job.finish_reason] += 1
+            else:
+                self._num["failed"] += 1
+            logger.debug("request %s has finished: %s", job.request_id, job.error or job.finish_reason)
+            self._forget(job)
+            job.has_ended = True
+        if job.notify is not None and (job.has_ended or job.has_events):
+            job.notify()
+
+    def _forget(self, job: Job) -> None:
+        if self.jobs.get(job.request_id) is job:
+            del self.jobs[job.request_id]
+        for source in job.sources:
+            self._scheduler.remove(source)
+        for member in job.members:
+            self._release(member)
+        job.claim = None
+
+    def _release(self, member: Member) -> None:
+        """Forget a member, and free its slots."""
+        if self._job_of.pop(member, None) is None:
+            return
+        self._scheduler.remove(member)
+        self._kv_bytes.pop(member, None)
+        slots = member.slot, member.guide_slot
+        member.slot = member.guide_slot = -1
+        self.runner.close_slots(*slots)
