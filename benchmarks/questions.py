@@ -12,7 +12,7 @@ from benchmarks.shapes import Shape
 from llada_rt.config import DEMO_DIR
 from training.tasks.items import Item
 from training.tasks.verse import RECITE_LENGTH, VerseBook, line_items
-from training.tokenizer import EOS_TOKEN, EOT_TOKEN
+from training.tokenization import EOS_TOKEN, EOT_TOKEN
 
 PAIRS_DIR = Path(__file__).parent / "pair"
 VERSE_CHARS = 64  # the poems of at most so many characters are those that both models have learnt
@@ -68,7 +68,7 @@ def poems_pair(num_questions: int) -> Pair:
 
 def sudoku_pair(num_questions: int) -> Pair:
     """4x4 puzzles of solutions that no training row had."""
-    from training.evaluate import load_items  # which needs torch
+    from training.evaluation import load_items  # which needs torch
 
     folders = [PAIRS_DIR / f"sudoku_{kind}" for kind in ("mdm", "arm")]
     tokenizer = Tokenizer.from_file(str(folders[0] / "tokenizer.json"))

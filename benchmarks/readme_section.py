@@ -12,11 +12,11 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import bench_service, predictions, roof, scaling
+from benchmarks import llada_8b, roof, scaling, service
 from benchmarks.harness import ROOT
 from benchmarks.matched_quality import TARGET, fastest
 from benchmarks.noise import MEANING, because, mark
-from benchmarks.record import PARTS, RESULTS
+from benchmarks.recording import PARTS, RESULTS
 from benchmarks.report import (
     BY_CPU,
     FIRST_TEXT,
@@ -254,10 +254,10 @@ def details(results: Mapping[str, Report]) -> list[str]:
         *lines,
         "### Predictions for LLaDA-8B",
         "",
-        f"Not measured. The cost model at {predictions.SHARE:.0%} of each machine's limits, 256 tokens after 256,",
-        f"blocks of 32, {predictions.TOKENS_PER_STEP} tokens a step (`python -m benchmarks.predictions`).",
+        f"Not measured. The cost model at {llada_8b.SHARE:.0%} of each machine's limits, 256 tokens after 256,",
+        f"blocks of 32, {llada_8b.TOKENS_PER_STEP} tokens a step (`python -m benchmarks.predictions`).",
         "",
-        *predictions.table(),
+        *llada_8b.table(),
     ]
 
 
@@ -308,12 +308,12 @@ def service_details(report: Report) -> list[str]:
         "### A service",
         "",
         f"{stamp(report)}. FastAPI on uvicorn around `AsyncEngine`, httpx over loopback, both on these processors.",
-        f"Clients ask the demo model `{bench_service.QUESTION}` with the preset `{bench_service.PARAMS['preset']}`,",
+        f"Clients ask the demo model `{service.QUESTION}` with the preset `{service.PARAMS['preset']}`,",
         "and again as soon as they have the answer (`bench_service.py`). By CPU: in a second of the server's processor",
         "time.",
         "",
     ]
-    return [*title, *markdown(report.rows, bench_service.COLUMNS), *bullets(report)]
+    return [*title, *markdown(report.rows, service.COLUMNS), *bullets(report)]
 
 
 DETAILED: Mapping[str, Callable[[Report], list[str]]] = {

@@ -109,7 +109,7 @@ def pair_workload(name: str, num_questions: int, *, num_examined: int = 0) -> Wo
 
 
 def _published_answers(pair: Pair) -> list[tuple[int, ...]]:
-    from training.evaluate import torch_sampler
+    from training.evaluation import torch_sampler
     from training.model import LLaDA
 
     items = pair.items[:CHECKED]

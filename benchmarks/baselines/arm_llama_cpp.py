@@ -16,7 +16,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from benchmarks.baselines.contract import Answer, Kind, NotInstalled, Question, check_room, cut
-from benchmarks.baselines.gguf_export import GgufType, export_gguf
+from benchmarks.baselines.gguf_file import GgufType, export_gguf
 from training.model import ModelConfig
 
 WeightType = Literal[GgufType, "q4_k_m"]

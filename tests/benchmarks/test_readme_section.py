@@ -7,7 +7,7 @@ import pytest
 from benchmarks import readme_section, record
 from benchmarks.harness import ROOT
 from benchmarks.readme_section import BEGIN, END, details, replaced, section
-from benchmarks.record import rounded
+from benchmarks.recording import rounded
 from benchmarks.report import Report, load_report
 from tests.benchmarks.test_figures import LIMITS, SETTINGS, row
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from training import pair
 from training.config import to_toml
+from training.experiments import pair
 from training.recipe import read_recipe
 
 RECIPE = """
@@ -91,7 +91,7 @@ def test_what_is_not_a_comparison_is_refused(monkeypatch, tmp_path):
 def test_the_committed_pairs_are_pairs(tmp_path):
     from pathlib import Path
 
-    folder = Path(pair.__file__).parent / "recipes"
+    folder = Path(pair.__file__).parents[1] / "recipes"
     pairs = sorted(folder.glob("*_pair"))
     assert pairs
     for recipes in pairs:

@@ -12,14 +12,14 @@ from tests.tolerance import FORWARD_FLOOR
 from tests.training.conftest import small_model
 from training import preference, sft
 from training.data import BatchConfig
-from training.export import ExportConfig, export_model
+from training.experiments.ranking import rank, read_pairs
 from training.lora import LoraConfig, add_adapters
 from training.losses import preference_losses, row_bounds, sft_loss
 from training.masking import forward_process_counted
 from training.model import LLaDA
-from training.preference import PreferenceObjective
+from training.model_folder import ExportConfig, export_model
+from training.preference_objective import PreferenceObjective
 from training.preference_pairs import BETTER, WORSE, PairBatch, PairBatches, PreferenceConfig
-from training.ranking import rank, read_pairs
 from training.rows import RowConfig, RowEncoder
 from training.store import TokenStore
 

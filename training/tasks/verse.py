@@ -17,7 +17,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from training.tasks.items import Item
-from training.tokenizer import MASK_TOKEN, encode_chat
+from training.tokenization import MASK_TOKEN, encode_chat
 
 VERSE_FILE = Path(__file__).with_name("verse.jsonl")  # 300 Tang poems, 300 ci
 SONNETS_FILE = Path(__file__).with_name("sonnets.jsonl")  # Shakespeare's, in the same form
@@ -41,7 +41,7 @@ QUESTIONS = {
     ),
     "recite": ("背诵{author}的《{title}》。", "背诵《{title}》。", 'Recite "{title}" by {author}.'),
 }
-# Fixed words of the questions: one token each in the demo's tokenizer (see training/tokenizer.py).
+# Fixed words of the questions: one token each in the demo's tokenizer (see training/tokenization.py).
 PHRASES = (
     "的下一句是什么？",
     "的上一句是什么？",

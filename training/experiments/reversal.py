@@ -1,7 +1,7 @@
 """The reversal experiment: a model that learnt "A, B" is asked what comes before B.
 
-    python -m training.reversal --out runs/reversal                       # the experiment; --quick: a miniature
-    python -m training.reversal --protocol paper --model MODEL_DIR        # the paper's questions to a finished model
+    python -m training.experiments.reversal --out runs/reversal                 # the experiment; --quick: a miniature
+    python -m training.experiments.reversal --protocol paper --model MODEL_DIR  # the paper's questions to a model
 
 LLaDA's paper reports that masked diffusion models (MDM) do not suffer the reversal curse of autoregressive ones (ARM).
 Here both have the same backbone, rows, optimiser and number of epochs. Every couplet is read in its order,
@@ -36,18 +36,18 @@ from training import sampling
 from training.arm import log_likelihoods
 from training.config import TrainConfig, make, read_toml
 from training.data import BatchConfig, RowBatches
-from training.export import ExportConfig, export_model
+from training.experiments.reversal_report import write_report
 from training.model import LLaDA
+from training.model_folder import ExportConfig, export_model
 from training.objectives import MaskedObjective, NextTokenObjective
 from training.recipe import ModelSizes
-from training.reversal_report import write_report
 from training.rows import RowConfig, RowEncoder
 from training.store import TokenStore
 from training.tasks.verse import QUESTIONS, VerseBook, read_poems
-from training.tokenizer import EOS_TOKEN, build_tokenizer
+from training.tokenization import EOS_TOKEN, build_tokenizer
 from training.trainer import Trainer
 
-RECIPE = Path(__file__).with_name("recipes") / "reversal.toml"
+RECIPE = Path(__file__).parents[1] / "recipes" / "reversal.toml"
 NAT, NEXT, PREV = TAGS = ("[NAT]", "[NEXT]", "[PREV]")
 COMMA, STOP = "，", "。"
 KINDS = ("arm", "mdm")

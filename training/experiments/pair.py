@@ -1,6 +1,6 @@
 """A pair: a masked model and its autoregressive twin learn the same rows and are examined while they learn.
 
-    python -m training.pair training/recipes/sudoku_pair --out runs/sudoku_pair --threads 2
+    python -m training.experiments.pair training/recipes/sudoku_pair --out runs/sudoku_pair --threads 2
 
 The folder holds mdm.toml and arm.toml: the same task, the same sizes, one of them `causal`. Every `sample_every` steps
 each answers `--curve` questions that no training row gives away (exam.jsonl); in the end both answer `--num`, the
@@ -19,13 +19,13 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from training.distributed import World
-from training.evaluate import arm_sampler, evaluate, evaluate_likelihood, load_items, torch_sampler
+from training.evaluation import arm_sampler, evaluate, evaluate_likelihood, load_items, torch_sampler
 from training.model import LLaDA
 from training.objectives import choose_objective
 from training.progress import read_metrics
 from training.recipe import RunConfig, open_data, read_recipe, run_command, train_and_export
 from training.tasks.items import Item, answer_text, ask
-from training.tokenizer import EOS_TOKEN
+from training.tokenization import EOS_TOKEN
 from training.trainer import Trainer
 
 KINDS = ("mdm", "arm")
