@@ -37,7 +37,8 @@ class MaskedObjective:
     """The weighted cross-entropy of hidden tokens: LLaDA's bound on the negative log-likelihood.
 
     normalisation: "tokens", each maskable token counts the same (pre-training: sum of CE / p over batch times length);
-    "answers", each row counts the same, its loss divided by the length of its answer (supervised fine-tuning).
+    "answers", each row counts the same, its loss divided by the length of its answer (supervised fine-tuning); the
+    length counts the answer's EOS padding, as in LLaDA's guidelines.
     counted: exactly l of a row's maskable tokens are hidden instead of each one by itself (masking.py).
     """
 
