@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks import llada_8b, roof, scaling, service
 from benchmarks.harness import ROOT
-from benchmarks.matched_quality import TARGET, fastest
+from benchmarks.matched_quality import TARGET, fastest, fastest_of
 from benchmarks.noise import MEANING, because, mark
 from benchmarks.recording import PARTS, RESULTS
 from benchmarks.report import (
@@ -100,7 +100,7 @@ def quality_lines(report: Report) -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|"
     for pair in pairs:
         rows = [row for row in timed(report) if row["setting"]["pair"] == pair]
-        target = fastest(rows, TARGET)
+        target = fastest_of(rows, TARGET)
         exact = [row for row in rows if row["system"] in ("ours float32 reference", "ours int8 reference")]
         others = [row for row in rows if row["kind"] == "mdm" and not is_ours(row)]
         for row in [target, *exact, *others, *arms(rows)]:
@@ -137,17 +137,17 @@ def statements(results: Mapping[str, Report]) -> Iterator[Statement]:
 def quality_statements(report: Report) -> Iterator[Statement]:
     for pair in dict.fromkeys(row["setting"]["pair"] for row in timed(report)):
         rows = [row for row in timed(report) if row["setting"]["pair"] == pair]
-        target, exact = fastest(rows, TARGET), fastest(rows, "ours float32 reference")
+        target, exact = fastest_of(rows, TARGET), fastest_of(rows, "ours float32 reference")
         best = max(arms(rows), key=lambda row: row["tokens_per_s"])
         plain = fastest(rows, "torch") or best
         for ours, arm in dict.fromkeys([(TARGET, best["system"]), (TARGET, plain["system"])]):
             arm_row = next(row for row in rows if row["system"] == arm)
-            yield speed_statement(pair, fastest(rows, ours), arm_row)
-        yield speed_statement(pair, fastest(rows, "ours int8 reference"), best)
-        for ours in (exact, target):
+            yield speed_statement(pair, fastest_of(rows, ours), arm_row)
+        yield speed_statement(pair, fastest_of(rows, "ours int8 reference"), best)
+        for row in (exact, target):
             yield (
-                ours["share_right"] / best["share_right"],
-                f"{pair}: {name_of(ours)} answers {ours['share_right']:.1%} right, its twin {best['share_right']:.1%}",
+                row["share_right"] / best["share_right"],
+                f"{pair}: {name_of(row)} answers {row['share_right']:.1%} right, its twin {best['share_right']:.1%}",
                 "",  # a share right is no matter of time
             )
 

@@ -42,6 +42,13 @@ class Workload:
     vocabulary: int = ORDINARY
     is_fixed: bool = False  # no end token ends an answer
 
+    @property
+    def twin(self) -> Path:
+        """`arm`, where somebody asks it."""
+        if self.arm is None:
+            raise ValueError(f"{self.name}: expected a model with an autoregressive twin, which it has not")
+        return self.arm
+
     def ours(
         self,
         name: str,

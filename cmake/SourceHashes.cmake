@@ -1,5 +1,5 @@
 # LLADA_OPS_HASH: of the page of ops, by which the two modules know each other. LLADA_SOURCES_HASH: of everything that is
-# compiled, by which a prebuilt module is known to be of a tree. benchmarks/gpu/sources_hash.py takes the same one.
+# compiled, by which a prebuilt module is known to be of a tree. benchmarks/gpu/sources.py takes the same one.
 file(SHA256 "${CMAKE_SOURCE_DIR}/csrc/ops/ops.h" LLADA_OPS_HASH)
 string(SUBSTRING "${LLADA_OPS_HASH}" 0 16 LLADA_OPS_HASH)
 

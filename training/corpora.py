@@ -60,7 +60,9 @@ def read_poems(package: Path) -> Rows:
         for member in archive:
             found = re.fullmatch(r"package/dist/quantangshi/poet\.(tang|song)\.\d+\.json", member.name)
             content = archive.extractfile(member) if found else None
-            for poem in json.load(content) if content else ():
+            if found is None or content is None:
+                continue
+            for poem in json.load(content):
                 text = clean("".join(poem["paragraphs"]))
                 if text in seen or not re.fullmatch(r"(?:[㐀-鿿\U00020000-\U0003ffff]+[，。！？；、])+", text):
                     continue
@@ -143,7 +145,7 @@ def simplified(rows: Rows) -> Rows:
 def write_rows(rows: Rows, out: Path, name: str) -> dict[str, dict[str, int | str]]:
     """Write NAME.jsonl and NAME.valid.jsonl into `out`, both or none. {file name: rows, characters, sha256}."""
     out.mkdir(parents=True, exist_ok=True)
-    report = {}
+    report: dict[str, dict[str, int | str]] = {}
     with tempfile.TemporaryDirectory(dir=out, prefix=f".{name}-") as scratch:
         parts = {part: Path(scratch, f"{name}{part}.jsonl") for part in ("", ".valid")}
         files = {part: path.open("w", encoding="utf-8") for part, path in parts.items()}

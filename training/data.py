@@ -7,7 +7,7 @@ a resumed run sees exactly the batches it would have seen, and the number of ran
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -35,7 +35,10 @@ class Batch(NamedTuple):
     sample_ids: Tensor  # (rows,) int64: which row of the data this is
 
 
-class Batches(Protocol):
+Part = TypeVar("Part", covariant=True)  # the kind of batch that a source makes
+
+
+class Batches(Protocol[Part]):
     """A source of batches. Everything is a pure function of its arguments."""
 
     @property
@@ -47,7 +50,7 @@ class Batches(Protocol):
         """Rows of the global batch of that step; the last one of an epoch may have fewer."""
         ...
 
-    def part(self, step: int, rows: range) -> Batch:
+    def part(self, step: int, rows: range) -> Part:
         """Those rows of the global batch."""
         ...
 
@@ -114,12 +117,10 @@ class BatchConfig:
             raise ValueError(f"random_length_share expected 0..1, received {self.random_length_share}")
 
 
-class RowBatches:
-    """Rows of a store (questions and answers, dialogues, templates), padded with EOS to the longest of the batch.
+class RowVisits:
+    """Which rows of a store each step trains on.
 
-    An epoch visits every row once, in an order drawn anew; its last batch may be short. Each visit of a row with
-    several examples (the replies of a dialogue) draws one. Padding after an answer may be hidden and counts in the
-    loss, as LLaDA's fine-tuning has it; padding after a template may not: nothing there was asked for.
+    An epoch visits every row once, in an order drawn anew; its last batch may be short.
     """
 
     def __init__(self, store: TokenStore, config: BatchConfig, *, seed: int, eos_id: int) -> None:
@@ -140,30 +141,6 @@ class RowBatches:
     def num_rows(self, step: int) -> int:
         return len(self._chosen(step))
 
-    def part(self, step: int, rows: range) -> Batch:
-        chosen = self._chosen(step)
-        count = len(check_rows(rows, len(chosen)))
-        # The whole global batch decides the length, so that every part has it.
-        rng = generator(self.seed, CHOICE_STREAM, step)
-        picks = rng.random(len(chosen))
-        examples = self.store.pick(chosen, picks)  # (rows of the global batch,)
-        length = int(self.store.lengths(examples).max()) + int(rng.choice(self.config.pads))
-        tokens = np.full((count, length), self.eos_id, dtype=np.int64)
-        maskable = np.ones((count, length), dtype=bool)
-        for place, example in enumerate(examples[rows.start : rows.stop]):
-            ids, hidden = self.store.example(example)
-            tokens[place, : len(ids)] = ids
-            maskable[place, : len(ids)] = hidden
-            if self.store.is_template(example):
-                maskable[place, len(ids) :] = False
-        return Batch(
-            torch.from_numpy(tokens),
-            torch.from_numpy(maskable),
-            self.noise.draws(step, rows, length),
-            self.noise.times(step, len(chosen), rows),
-            torch.from_numpy(chosen[rows.start : rows.stop].astype(np.int64)),
-        )
-
     def _chosen(self, step: int) -> np.ndarray:
         """Row numbers of the global batch of a step."""
         epoch, index = divmod(step, self.steps_per_epoch)
@@ -183,6 +160,39 @@ class RowBatches:
                 batches = [batches[index] for index in rng.permutation(len(batches))]
             self._epoch = (epoch, batches)
         return self._epoch[1]
+
+
+class RowBatches(RowVisits):
+    """Rows of a store (questions and answers, dialogues, templates), padded with EOS to the longest of the batch.
+
+    Each visit of a row with several examples (the replies of a dialogue) draws one. Padding after an answer may be
+    hidden and counts in the loss, as LLaDA's fine-tuning has it; padding after a template may not: nothing there was
+    asked for.
+    """
+
+    def part(self, step: int, rows: range) -> Batch:
+        chosen = self._chosen(step)
+        count = len(check_rows(rows, len(chosen)))
+        # The whole global batch decides the length, so that every part has it.
+        rng = generator(self.seed, CHOICE_STREAM, step)
+        picks = rng.random(len(chosen))
+        examples = self.store.pick(chosen, picks)  # (rows of the global batch,)
+        length = int(np.max(self.store.lengths(examples))) + int(rng.choice(self.config.pads))
+        tokens = np.full((count, length), self.eos_id, dtype=np.int64)
+        maskable = np.ones((count, length), dtype=bool)
+        for place, example in enumerate(examples[rows.start : rows.stop]):
+            ids, hidden = self.store.example(example)
+            tokens[place, : len(ids)] = ids
+            maskable[place, : len(ids)] = hidden
+            if self.store.is_template(example):
+                maskable[place, len(ids) :] = False
+        return Batch(
+            torch.from_numpy(tokens),
+            torch.from_numpy(maskable),
+            self.noise.draws(step, rows, length),
+            self.noise.times(step, len(chosen), rows),
+            torch.from_numpy(chosen[rows.start : rows.stop].astype(np.int64)),
+        )
 
 
 class PackedBatches:

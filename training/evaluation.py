@@ -153,7 +153,8 @@ def evaluate(
     else:
         from llada_rt import Engine
 
-        with Engine(str(folder), compute_type=compute_type) as engine:
+        arithmetic: dict[str, Any] = {"compute_type": compute_type}  # the engine checks it
+        with Engine(str(folder), **arithmetic) as engine:
             sampler = EngineSampler(engine, options or {})
             began = time.perf_counter()
             tallies = ask(items, vocabulary, sampler)
@@ -164,7 +165,12 @@ def evaluate(
 
 
 def evaluate_likelihood(
-    folder: Path, rows: Sequence[tuple[Sequence[int], Sequence[int]]], *, num_draws: int, estimator: str, seed: int = 0
+    folder: Path,
+    rows: Sequence[tuple[Sequence[int], Sequence[int]]],
+    *,
+    num_draws: int,
+    estimator: likelihood.Estimator,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Nats per answer token and their standard error: a bound for a masked model, exact for an ARM."""
     model = LLaDA.from_folder(folder)

@@ -59,7 +59,5 @@ class PreferenceObjective:
         reference = self.reference_bounds(model, batch)  # first: its adapters are off and on again before any gradient
         policy = self.bounds(model, batch.tokens, batch.maskable, batch.times, batch.draws)
         preferred = preference_losses(policy, reference, self.beta)
-        fine_tuning = -policy[:, BETTER] / batch.maskable[:, BETTER].sum(
-            -1
-        )  # the better answer's own loss
+        fine_tuning = -policy[:, BETTER] / batch.maskable[:, BETTER].sum(-1)  # the better answer's own loss
         return (preferred + self.sft_weight * fine_tuning).sum()

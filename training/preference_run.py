@@ -38,5 +38,5 @@ def open_reference(config: PreferenceRun, world: World) -> LLaDA | None:
     model = LLaDA.from_folder(config.init).requires_grad_(False)
     if world.size == 1:
         return model.to(world.device)
-    shard(model, list(model.transformer["blocks"]), world, bf16=config.train.bf16)
+    shard(model, model.blocks, world, bf16=config.train.bf16)
     return model

@@ -30,7 +30,7 @@ from training.samples import sample_texts
 from training.sources import DataConfig, is_chat
 from training.sources import prepare as prepare_data
 from training.store import TokenStore
-from training.tokenization import EOS_TOKEN, MASK_TOKEN, read_tokenizer
+from training.tokenization import EOS_TOKEN, MASK_TOKEN, read_tokenizer, token_id
 from training.trainer import NotFinite, Trainer
 from training.vocabulary import Vocabulary, open_vocabulary
 
@@ -58,10 +58,11 @@ class ModelSizes:
         return cls(**{field.name: getattr(config, field.name) for field in dataclasses.fields(cls)})
 
     def config(self, tokenizer: Tokenizer) -> ModelConfig:
-        eos_id = tokenizer.token_to_id(EOS_TOKEN)
+        eos_id = token_id(tokenizer, EOS_TOKEN)
         rows = -(-tokenizer.get_vocab_size() // 16) * 16  # whole tiles of the head
-        ids = {"mask_token_id": tokenizer.token_to_id(MASK_TOKEN), "eos_token_id": eos_id, "pad_token_id": eos_id}
-        return ModelConfig(**dataclasses.asdict(self), **ids, vocab_size=rows)
+        ids = {"mask_token_id": token_id(tokenizer, MASK_TOKEN), "eos_token_id": eos_id, "pad_token_id": eos_id}
+        sizes: dict[str, Any] = dataclasses.asdict(self) | ids
+        return ModelConfig(**sizes, vocab_size=rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +99,7 @@ class RunConfig:
 Run = TypeVar("Run", bound=RunConfig)
 
 
-def read_command(arguments: Sequence[str], doc: str, kind: type[Run] = RunConfig) -> Run:
+def read_command(arguments: Sequence[str], doc: str, kind: type[Run]) -> Run:
     """RECIPE.toml and overrides -> the resolved configuration. Help and errors end the process, as of a command."""
     spec = sys.modules["__main__"].__spec__
     program = f"python -m {spec.name} RECIPE.toml" if spec else "RECIPE.toml"
@@ -124,7 +125,7 @@ def run_command() -> Iterator[None]:
         raise SystemExit(f"error: {error}") from error
 
 
-def read_recipe(path: Path, out: Path, kind: type[Run] = RunConfig) -> Run:
+def read_recipe(path: Path, out: Path, kind: type[Run]) -> Run:
     """A recipe file as the configuration of a run into `out`. Its tables are the dataclasses among the fields."""
     content = read_toml(path)
     hints = typing.get_type_hints(kind)

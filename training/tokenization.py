@@ -6,7 +6,7 @@ cheaper training row; characters that are not in the vocabulary become UTF-8 byt
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,12 +94,20 @@ def read_tokenizer(path: Path) -> Tokenizer:
         raise ValueError(f"{path}: expected a tokenizer.json of the tokenizers library: {error}") from None
 
 
+def token_id(tokenizer: Tokenizer, token: str) -> int:
+    """ValueError for a token that the tokenizer lacks."""
+    found = tokenizer.token_to_id(token)
+    if found is None:
+        raise ValueError(f"the tokenizer lacks {token!r}; training.tokenization.complete adds it")
+    return found
+
+
 def tokenizer_hash(tokenizer: Tokenizer) -> str:
     """sha256 of all that decides which tokens a text becomes."""
     return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
 
 
-def render_chat(messages: Sequence[dict[str, str]], *, add_generation_prompt: bool) -> str:
+def render_chat(messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool) -> str:
     """CHAT_TEMPLATE in Python (a test holds the two together)."""
     text = BOS_TOKEN if messages else ""
     for message in messages:
@@ -107,7 +115,9 @@ def render_chat(messages: Sequence[dict[str, str]], *, add_generation_prompt: bo
     return text + (f"{HEADER_START}assistant{HEADER_END}\n\n" if add_generation_prompt else "")
 
 
-def encode_chat(tokenizer: Tokenizer, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool) -> list[int]:
+def encode_chat(
+    tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool
+) -> list[int]:
     text = render_chat(messages, add_generation_prompt=add_generation_prompt)
     return tokenizer.encode(text, add_special_tokens=False).ids
 

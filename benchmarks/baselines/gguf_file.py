@@ -7,7 +7,7 @@ Hugging Face's Llama. There is no vocabulary in the file: it is fed token ids an
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -53,7 +53,7 @@ def export_gguf(folder: Path, target: Path, gguf_type: GgufType = "bf16") -> Pat
     return target
 
 
-def _add_sizes(writer, config: ModelConfig) -> None:
+def _add_sizes(writer: Any, config: ModelConfig) -> None:
     writer.add_context_length(config.max_sequence_length)
     writer.add_embedding_length(config.d_model)
     writer.add_block_count(config.n_layers)
@@ -69,26 +69,26 @@ def _add_sizes(writer, config: ModelConfig) -> None:
 
 def _tensors(model: LLaDA) -> Iterator[tuple[str, np.ndarray]]:
     """(name in GGUF, float32 values) of all weights."""
-    config, weights = model.config, model.transformer
-    yield "token_embd.weight", _numpy(weights["wte"])
-    yield "output_norm.weight", _numpy(weights["ln_f"])
+    config = model.config
+    yield "token_embd.weight", _numpy(model.embedding.weight)
+    yield "output_norm.weight", _numpy(model.final_norm.weight)
     if not config.weight_tying:
-        yield "output.weight", _numpy(weights["ff_out"])
-    for index, block in enumerate(weights["blocks"]):
+        yield "output.weight", _numpy(model.head_weight)
+    for index, block in enumerate(model.blocks):
         layer = f"blk.{index}."
-        yield layer + "attn_norm.weight", _numpy(block.attn_norm)
-        yield layer + "attn_q.weight", halves_to_pairs(_numpy(block.q_proj), config.n_heads)
-        yield layer + "attn_k.weight", halves_to_pairs(_numpy(block.k_proj), config.n_kv_heads)
-        yield layer + "attn_v.weight", _numpy(block.v_proj)
-        yield layer + "attn_output.weight", _numpy(block.attn_out)
-        yield layer + "ffn_norm.weight", _numpy(block.ff_norm)
-        yield layer + "ffn_gate.weight", _numpy(block.ff_proj)
-        yield layer + "ffn_up.weight", _numpy(block.up_proj)
-        yield layer + "ffn_down.weight", _numpy(block.ff_out)
+        yield layer + "attn_norm.weight", _numpy(block.attn_norm.weight)
+        yield layer + "attn_q.weight", halves_to_pairs(_numpy(block.q_proj.weight), config.n_heads)
+        yield layer + "attn_k.weight", halves_to_pairs(_numpy(block.k_proj.weight), config.n_kv_heads)
+        yield layer + "attn_v.weight", _numpy(block.v_proj.weight)
+        yield layer + "attn_output.weight", _numpy(block.attn_out.weight)
+        yield layer + "ffn_norm.weight", _numpy(block.ff_norm.weight)
+        yield layer + "ffn_gate.weight", _numpy(block.ff_proj.weight)
+        yield layer + "ffn_up.weight", _numpy(block.up_proj.weight)
+        yield layer + "ffn_down.weight", _numpy(block.ff_out.weight)
 
 
-def _numpy(module: torch.nn.Module) -> np.ndarray:
-    return module.weight.detach().numpy()
+def _numpy(weight: torch.Tensor) -> np.ndarray:
+    return weight.detach().numpy()
 
 
 def halves_to_pairs(weight: np.ndarray, num_heads: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from training.distributed import World
 from training.model import ModelConfig
 from training.model_folder import ExportConfig, export_model
 from training.objectives import choose_objective
-from training.recipe import DECIDED, ModelSizes, prepare, read_command, read_recipe
+from training.recipe import DECIDED, ModelSizes, RunConfig, prepare, read_command, read_recipe
 from training.tasks.verse_run import VerseRun
 
 RECIPES = Path(__file__).resolve().parents[2] / "training" / "recipes"
@@ -112,11 +112,11 @@ def test_a_run_has_one_of_the_tables_that_say_what_it_learns(tmp_path):
     with pytest.raises(ValueError, match=r"expected one of the tables \[data\] and \[verse\]"):
         read_recipe(path, tmp_path, VerseRun)
     with pytest.raises(ValueError, match=r"unknown table \[verse\]"):
-        read_recipe(RECIPE, tmp_path)  # of a kind that knows no verse
+        read_recipe(RECIPE, tmp_path, RunConfig)  # of a kind that knows no verse
     neither = tmp_path / "neither.toml"
     neither.write_text('[train]\nseed = 0\nsteps = 1\nlr = 0.1\n[export]\nname = "none"\n')
     with pytest.raises(ValueError, match=r"expected the table \[data\]"):
-        read_recipe(neither, tmp_path)
+        read_recipe(neither, tmp_path, RunConfig)
 
 
 def test_other_data_than_the_recipes_is_refused(tmp_path):

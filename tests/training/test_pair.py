@@ -6,7 +6,7 @@ import pytest
 
 from training.config import to_toml
 from training.experiments import pair
-from training.recipe import read_recipe
+from training.recipe import RunConfig, read_recipe
 
 RECIPE = """
 [model]
@@ -95,7 +95,7 @@ def test_the_committed_pairs_are_pairs(tmp_path):
     pairs = sorted(folder.glob("*_pair"))
     assert pairs
     for recipes in pairs:
-        configs = {kind: read_recipe(recipes / f"{kind}.toml", tmp_path) for kind in pair.KINDS}
+        configs = {kind: read_recipe(recipes / f"{kind}.toml", tmp_path, RunConfig) for kind in pair.KINDS}
         pair.check_pair(configs)
         assert configs["mdm"].train == configs["arm"].train
         assert "causal = true" in to_toml(configs["arm"])

@@ -149,7 +149,7 @@ def main() -> None:
     print("\n| noise of the loss | difference, nats² | loss | gradient |\n" + "| --- " * 4 + "|")
     for name, config in REDUCTIONS.items():
         gradient_rounds = max(2, arguments.rounds // 4)
-        n = measure_noise(*models, store, config, rounds=arguments.rounds, gradient_rounds=gradient_rounds)
+        n = measure_noise(models[0], models[1], store, config, rounds=arguments.rounds, gradient_rounds=gradient_rounds)
         print(f"| {name} | {n.difference:.4g} | {n.loss:.3g} | {n.gradient:.3g} |", flush=True)
 
 

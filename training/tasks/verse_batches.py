@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from training.data import BATCH_STREAM, Batch, Noise, check_rows, generator
 from training.tasks.verse import VerseBook
-from training.tokenization import EOS_TOKEN, EOT_TOKEN, encode_chat, tokenizer_hash
+from training.tokenization import EOS_TOKEN, EOT_TOKEN, encode_chat, token_id, tokenizer_hash
 
 MAX_REPEATS = 16  # of a row in one batch, under different masks: a small group makes a small batch
 
@@ -48,7 +48,7 @@ class Draw(NamedTuple):
     kind: str
     group: int
     length: int
-    count: int
+    num_rows: int
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class VerseBatches:
 
     @classmethod
     def build(cls, book: VerseBook, tokenizer: Tokenizer, config: VerseConfig, seed: int) -> "VerseBatches":
-        eot = tokenizer.token_to_id(EOT_TOKEN)
+        eot = token_id(tokenizer, EOT_TOKEN)
 
         def text(content: str) -> tuple[int, ...]:
             return tuple(tokenizer.encode(content, add_special_tokens=False).ids)
@@ -95,7 +95,7 @@ class VerseBatches:
                 bounds = np.linspace(0, len(by_length), count + 1).round().astype(int)
                 groups[kind] = [by_length[a:b] for a, b in itertools.pairwise(bounds)]
         digest = hashlib.sha256(f"{book.data_hash}\n{tokenizer_hash(tokenizer)}\n{config}".encode()).hexdigest()
-        return cls(config, seed, tokenizer.token_to_id(EOS_TOKEN), digest, groups)
+        return cls(config, seed, token_id(tokenizer, EOS_TOKEN), digest, groups)
 
     def _draw(self, step: int) -> Draw:
         config = self.config
@@ -110,7 +110,7 @@ class VerseBatches:
         return Draw(rng, kind, number, length, count)
 
     def num_rows(self, step: int) -> int:
-        return self._draw(step).count
+        return self._draw(step).num_rows
 
     def part(self, step: int, rows: range) -> Batch:
         config, (rng, kind, number, length, count) = self.config, self._draw(step)

