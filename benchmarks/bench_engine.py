@@ -14,6 +14,7 @@ import argparse
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ from benchmarks.harness import ROOT, Timing, environment, interleave, last_runs,
 from benchmarks.noise import MEANING, mark
 from benchmarks.shapes import BLOCK_LENGTH, CANVAS_LENGTH, SHAPES, Shape
 from llada_rt import ConfigError, Engine, RequestOutput, SamplingParams
+from llada_rt.options.types import Cache
 from llada_rt.planning.caches import CACHES
 from llada_rt.runtime.runner import default_num_threads
 from training.model import LLaDA
@@ -43,13 +45,13 @@ ASKED = (
 Runs = dict[str, Callable[[], object]]
 
 
-def params_of(cache: str, gen_length: int) -> SamplingParams:
+def params_of(cache: Cache, gen_length: int) -> SamplingParams:
     return SamplingParams(
         preset="quality", gen_length=gen_length, block_length=BLOCK_LENGTH, cache=cache, eos_early_stop=False
     )
 
 
-def check_tokens(engine: Engine, cache: str, prompt: list[int]) -> None:
+def check_tokens(engine: Engine, cache: Cache, prompt: list[int]) -> None:
     """One block alone and in a ragged batch."""
     params = params_of(cache, BLOCK_LENGTH)
     alone, *_ = engine.generate(prompt, params)
@@ -63,7 +65,7 @@ def engine_runs(
 ) -> Runs:
     """One run per cache policy; its outputs go into `outputs` by the same name."""
 
-    def generate(name: str, cache: str) -> Callable[[], object]:
+    def generate(name: str, cache: Cache) -> Callable[[], object]:
         params = params_of(cache, options.blocks * BLOCK_LENGTH)
         return lambda: outputs.update({name: engine.generate(prompts, params)})
 
@@ -91,7 +93,7 @@ def torch_runs(model: LLaDA, canvas: list[int], options: argparse.Namespace) -> 
     for compile in (False, True) if options.compile else (False,):
         suffix = COMPILED if compile else ""
         forward = torch.compile(model, dynamic=False) if compile else model
-        runs[LLADA + suffix] = denoise(lambda forward=forward: FullLoop(forward, canvas, mask_id))
+        runs[LLADA + suffix] = denoise(partial(FullLoop, forward, canvas, mask_id))
         for name, lean in ((FAST_DLLM, False), (LEAN, True)):
             make = lambda lean=lean, compile=compile: DualCacheLoop(  # noqa: E731
                 model, canvas, blocks[0], lean=lean, compile=compile

@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.bench_step import check_logits
 from benchmarks.harness import ROOT, Timing, environment, run_to_the_end, store
 from benchmarks.noise import MEANING, Neighbours, mark
 from benchmarks.shapes import SHAPES, Shape
+from benchmarks.step_loops import check_logits
 from llada_rt import _core
 from llada_rt.runtime.runner import default_num_threads
 from training.model import LLaDA

@@ -51,7 +51,7 @@ class Case:
 
     op: str
     size: str
-    run: Callable[["_core.Ops"], object]
+    run: Callable[..., object]  # of the Ops
     check: Callable[[object], None]
     num_bytes: float  # read and written, once each
     flops: float = 0  # 0: bound by memory

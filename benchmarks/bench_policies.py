@@ -15,14 +15,14 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from tokenizers import Tokenizer
 
 from benchmarks.harness import ROOT, environment, run_to_the_end, store
 from llada_rt import CacheAudit, CompletionOutput, Engine, SamplingParams
 from llada_rt.config import DEMO_DIR
-from llada_rt.params import PRESETS
+from llada_rt.options.types import Preset
 from llada_rt.planning.caches import CACHES
 from training.tasks.verse import Item, VerseBook, acrostic_items, hole_items, line_items
 
@@ -55,8 +55,8 @@ def prompt_of(item: Item, mask_id: int) -> dict[str, Any]:
 
 def params_of(item: Item, block_length: int, options: Mapping[str, Any]) -> SamplingParams:
     length = len(item.canvas) - item.start
-    blocks = {"gen_length": length, "block_length": min(block_length, length)}
-    return SamplingParams(**({"preset": "quality", "audit": 1} | blocks | options))
+    blocks: dict[str, Any] = {"gen_length": length, "block_length": min(block_length, length)}
+    return SamplingParams(**{"preset": "quality", "audit": 1, **blocks, **options})
 
 
 def ask(engine: Engine, items: Sequence[Item], block_length: int, options: Mapping[str, Any]) -> list[CompletionOutput]:
@@ -66,7 +66,8 @@ def ask(engine: Engine, items: Sequence[Item], block_length: int, options: Mappi
 
 
 def row(engine: Engine, name: str, items: Sequence[Item], answers: Sequence[CompletionOutput]) -> dict[str, Any]:
-    right, asked = defaultdict(int), defaultdict(int)
+    right: dict[str, int] = defaultdict(int)
+    asked: dict[str, int] = defaultdict(int)
     for item, answer in zip(items, answers, strict=True):
         asked[item.task] += 1
         right[item.task] += answer.text.strip() in item.accepted
@@ -105,7 +106,7 @@ def compare_presets(engine: Engine, items: Sequence[Item], out: Path, facts: Map
     blocks = [max(block for block in range(1, 33) if length % block == 0) for length in lengths]
     reference: list[str] = []
     first: dict[str, Any] = {}
-    for name in PRESETS:
+    for name in get_args(Preset):
         params = [
             SamplingParams(preset=name, gen_length=length, block_length=block)
             for length, block in zip(lengths, blocks, strict=True)

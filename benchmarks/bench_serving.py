@@ -35,6 +35,7 @@ from benchmarks.harness import ROOT, Timing, environment, interleave, last_runs,
 from benchmarks.noise import MEANING, Neighbours, mark, reasons
 from benchmarks.shapes import BLOCK_LENGTH, PROMPT_LENGTH, SHAPES, Shape
 from llada_rt import AsyncEngine, Engine, SamplingParams
+from llada_rt.options.types import Cache
 from llada_rt.runtime.runner import default_num_threads
 from training.model import LLaDA
 
@@ -56,7 +57,7 @@ WAITS = ("first_text_s", "first_block_s", "total_s")
 Runs = dict[str, Callable[[], object]]
 
 
-def work_of(shape: Shape, cache: str, count: int, seed: int = 0) -> Work:
+def work_of(shape: Shape, cache: Cache, count: int, seed: int = 0) -> Work:
     """Mixed lengths, the same for each cache."""
     choice, text = random.Random(seed), shape.text(2 * PROMPT_LENGTH)
     work = []
@@ -162,7 +163,7 @@ def row(shape: Shape, who: str, timing: Timing, num_tokens: int, options: argpar
     }
 
 
-def measure_arrivals(shape: Shape, folder: Path, cache: str, rate: float, options: argparse.Namespace) -> dict:
+def measure_arrivals(shape: Shape, folder: Path, cache: Cache, rate: float, options: argparse.Namespace) -> dict:
     """`rate`: requests a second."""
     work = work_of(shape, cache, options.arrivals, seed=1)
     times = arrival_times(rate, options.arrivals)

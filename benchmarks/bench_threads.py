@@ -20,11 +20,11 @@ from collections.abc import Iterable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from benchmarks.bench_step import CompiledLoop, num_steps
 from benchmarks.harness import ROOT, Timing, environment, run_to_the_end, store
 from benchmarks.noise import MEANING, Neighbours, mark
 from benchmarks.progress import Progress
 from benchmarks.shapes import SHAPES, Shape
+from benchmarks.step_loops import CompiledLoop, num_steps
 from llada_rt import _core
 from llada_rt.runtime.runner import default_num_threads
 

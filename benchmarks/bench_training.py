@@ -12,6 +12,7 @@ import argparse
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,14 +85,14 @@ class HandWritten:
 def make_model(shape: str) -> LLaDA:
     d_model, n_layers = map(int, shape.split("x"))
     heads = d_model // 64
-    sizes = {
+    sizes: dict[str, Any] = {
         "d_model": d_model,
         "n_layers": n_layers,
         "n_heads": heads,
         "n_kv_heads": heads,
         "mlp_hidden_size": 3 * d_model,
     }
-    ids = {"mask_token_id": MASK_ID, "eos_token_id": EOS_ID, "pad_token_id": EOS_ID}
+    ids: dict[str, Any] = {"mask_token_id": MASK_ID, "eos_token_id": EOS_ID, "pad_token_id": EOS_ID}
     model = LLaDA(ModelConfig(**sizes, **ids, vocab_size=VOCAB))
     model.initialize(torch.Generator().manual_seed(0))
     return model

@@ -7,7 +7,7 @@ A forward of `batch` canvases, `rows` positions recomputed in each, `keys` visib
     seconds    = max(operations / peak, bytes / bandwidth)
 
 Activations, launches and softmax cost nothing here, so these are ceilings; ratios between modes are what to trust. An
-operation is a multiplication or an addition. `predictions.py` applies it to LLaDA-8B on machines that were not at hand.
+operation is a multiplication or an addition. `llada_8b.py` applies it to LLaDA-8B on machines that were not at hand.
 """
 
 from collections.abc import Callable, Iterator

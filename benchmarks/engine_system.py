@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.baselines.contract import Answer, Kind, Question, cut
 from llada_rt import Engine, RequestOutput, SamplingParams
-from llada_rt.params import PRESETS
+from llada_rt.options.precedence import PRESETS
 
 
 class Engines:

@@ -131,7 +131,12 @@ def draw_fixed_work(report: Report) -> Figure:
         for row in rows:
             if row["kind"] == "arm":
                 axis.axhline(row["tokens_per_s"], color=colour_of(row), linestyle="--", linewidth=1)
-                right = {"xycoords": ("axes fraction", "data"), "ha": "right", "fontsize": 7, "va": "bottom"}
+                right: dict[str, Any] = {
+                    "xycoords": ("axes fraction", "data"),
+                    "ha": "right",
+                    "fontsize": 7,
+                    "va": "bottom",
+                }
                 name = row["system"] + ("  (noisy)" if doubts(row) else "")
                 axis.annotate(name, (1.0, row["tokens_per_s"]), color=colour_of(row), **right)
             else:
@@ -246,8 +251,8 @@ def draw_scaling(report: Report) -> Figure:
             speeds = [row["tokens_per_s"] for row in line]
             colour = colour_of(line[0])
             axis.plot(values, speeds, f"{marked[system]}-", color=colour, markersize=5, label=system)
-            model = [row.get("model_tokens_per_s") for row in line]
-            if all(model):
+            model = [speed for row in line if (speed := row.get("model_tokens_per_s"))]
+            if len(model) == len(line):
                 axis.plot(values, model, ":", color=colour, linewidth=1.2)
         ring(axis, [(row["setting"]["value"], row["tokens_per_s"], row) for row in rows], is_named=False)
         plain_log(axis, "y")

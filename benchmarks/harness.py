@@ -95,7 +95,7 @@ def interleave(
         progress.close()
     foreign = neighbours.share()
     return {
-        name: Timing(*(tuple(column) for column in zip(*taken, strict=True)), foreign_share=foreign)
+        name: Timing(tuple(wall for wall, _ in taken), tuple(cpu for _, cpu in taken), foreign)
         for name, taken in samples.items()
     }
 

@@ -12,7 +12,7 @@ from benchmarks.noise import because, doubts
 from benchmarks.plan import Plan, add
 from benchmarks.report import Report, Row, is_ours, number
 from benchmarks.workloads import Workload, pair_workload
-from llada_rt.params import PRESETS
+from llada_rt.options.precedence import PRESETS
 from llada_rt.planning.caches import CACHES
 
 COMPUTE_TYPES = ("bfloat16", "int8")
@@ -81,13 +81,21 @@ def fastest(rows: Sequence[Row], package: str) -> Row | None:
     return max(found, key=lambda row: row["tokens_per_s"], default=None)
 
 
+def fastest_of(rows: Sequence[Row], package: str) -> Row:
+    """The same where the package must have been measured; ValueError if it was not."""
+    row = fastest(rows, package)
+    if row is None:
+        raise ValueError(f"expected a row of {package}, got {sorted({row['system'] for row in rows})}")
+    return row
+
+
 def findings(work: Workload, rows: Sequence[Row]) -> list[str]:
     """Each package at its best against the fastest of ours that is as often right; and whether the target is met."""
     timed = [row for row in rows if row["tokens_per_s"]]
     ours = [row for row in timed if is_ours(row)]
     packages = dict.fromkeys(row["system"].split("@")[0] for row in timed if row["kind"] == "arm")
     lines = []
-    for arm in (fastest(timed, package) for package in packages):
+    for arm in (fastest_of(timed, package) for package in packages):
         matched = [row for row in ours if is_as_right(row, arm)]
         if not matched:
             lines.append(f"{work.name}: nothing of ours is as often right as {arm['system']} ({share(arm)})")

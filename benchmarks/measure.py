@@ -195,7 +195,7 @@ class Asking:
         counted = range(1, last) or range(len(self.rounds) - 1, len(self.rounds))
         fault = self._fault(counted)
         answers = self.rounds[counted[-1]]
-        timing = Timing(*zip(*(self.seconds[i] for i in counted), strict=True))
+        timing = Timing(tuple(self.seconds[i][0] for i in counted), tuple(self.seconds[i][1] for i in counted))
         is_timed = fault is None and bool(answers) and timing.wall_s > 0
         is_alone = len(self.batches[0]) == 1
         latencies = [wait for i in counted for wait in self.waits[i]] if is_alone else self._all("total_s", counted)
@@ -247,8 +247,12 @@ class Asking:
 
 def _sum(values: Iterable[int | None]) -> int | None:
     """None if one of them is."""
-    kept = list(values)
-    return None if any(value is None for value in kept) else sum(kept)
+    total = 0
+    for value in values:
+        if value is None:
+            return None
+        total += value
+    return total
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float] | None:

@@ -12,7 +12,7 @@ from benchmarks.shapes import Shape
 from llada_rt.config import DEMO_DIR
 from training.tasks.items import Item
 from training.tasks.verse import RECITE_LENGTH, VerseBook, line_items
-from training.tokenizer import EOS_TOKEN, EOT_TOKEN
+from training.tokenization import EOS_TOKEN, EOT_TOKEN, token_id
 
 PAIRS_DIR = Path(__file__).parent / "pair"
 VERSE_CHARS = 64  # the poems of at most so many characters are those that both models have learnt
@@ -36,7 +36,7 @@ class Pair:
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
-        return tuple(self.tokenizer.token_to_id(token) for token in (EOS_TOKEN, EOT_TOKEN))
+        return tuple(token_id(self.tokenizer, token) for token in (EOS_TOKEN, EOT_TOKEN))
 
     @property
     def questions(self) -> list[Question]:
@@ -68,12 +68,12 @@ def poems_pair(num_questions: int) -> Pair:
 
 def sudoku_pair(num_questions: int) -> Pair:
     """4x4 puzzles of solutions that no training row had."""
-    from training.evaluate import load_items  # which needs torch
+    from training.evaluation import load_items  # which needs torch
 
     folders = [PAIRS_DIR / f"sudoku_{kind}" for kind in ("mdm", "arm")]
     tokenizer = Tokenizer.from_file(str(folders[0] / "tokenizer.json"))
     items, _ = load_items("sudoku4", tokenizer, num=num_questions, seed=1, chat=False, gen_length=None)
-    return Pair("sudoku", "4x4 sudokus of unseen solutions", *folders, tuple(items), tokenizer)
+    return Pair("sudoku", "4x4 sudokus of unseen solutions", folders[0], folders[1], tuple(items), tokenizer)
 
 
 PAIRS = {"verse": verse_pair, "sudoku": sudoku_pair, "poems": poems_pair}

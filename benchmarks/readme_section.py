@@ -12,11 +12,11 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import bench_service, predictions, roof, scaling
+from benchmarks import llada_8b, roof, scaling, service
 from benchmarks.harness import ROOT
-from benchmarks.matched_quality import TARGET, fastest
+from benchmarks.matched_quality import TARGET, fastest, fastest_of
 from benchmarks.noise import MEANING, because, mark
-from benchmarks.record import PARTS, RESULTS
+from benchmarks.recording import PARTS, RESULTS
 from benchmarks.report import (
     BY_CPU,
     FIRST_TEXT,
@@ -100,7 +100,7 @@ def quality_lines(report: Report) -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|"
     for pair in pairs:
         rows = [row for row in timed(report) if row["setting"]["pair"] == pair]
-        target = fastest(rows, TARGET)
+        target = fastest_of(rows, TARGET)
         exact = [row for row in rows if row["system"] in ("ours float32 reference", "ours int8 reference")]
         others = [row for row in rows if row["kind"] == "mdm" and not is_ours(row)]
         for row in [target, *exact, *others, *arms(rows)]:
@@ -137,17 +137,17 @@ def statements(results: Mapping[str, Report]) -> Iterator[Statement]:
 def quality_statements(report: Report) -> Iterator[Statement]:
     for pair in dict.fromkeys(row["setting"]["pair"] for row in timed(report)):
         rows = [row for row in timed(report) if row["setting"]["pair"] == pair]
-        target, exact = fastest(rows, TARGET), fastest(rows, "ours float32 reference")
+        target, exact = fastest_of(rows, TARGET), fastest_of(rows, "ours float32 reference")
         best = max(arms(rows), key=lambda row: row["tokens_per_s"])
         plain = fastest(rows, "torch") or best
         for ours, arm in dict.fromkeys([(TARGET, best["system"]), (TARGET, plain["system"])]):
             arm_row = next(row for row in rows if row["system"] == arm)
-            yield speed_statement(pair, fastest(rows, ours), arm_row)
-        yield speed_statement(pair, fastest(rows, "ours int8 reference"), best)
-        for ours in (exact, target):
+            yield speed_statement(pair, fastest_of(rows, ours), arm_row)
+        yield speed_statement(pair, fastest_of(rows, "ours int8 reference"), best)
+        for row in (exact, target):
             yield (
-                ours["share_right"] / best["share_right"],
-                f"{pair}: {name_of(ours)} answers {ours['share_right']:.1%} right, its twin {best['share_right']:.1%}",
+                row["share_right"] / best["share_right"],
+                f"{pair}: {name_of(row)} answers {row['share_right']:.1%} right, its twin {best['share_right']:.1%}",
                 "",  # a share right is no matter of time
             )
 
@@ -254,10 +254,10 @@ def details(results: Mapping[str, Report]) -> list[str]:
         *lines,
         "### Predictions for LLaDA-8B",
         "",
-        f"Not measured. The cost model at {predictions.SHARE:.0%} of each machine's limits, 256 tokens after 256,",
-        f"blocks of 32, {predictions.TOKENS_PER_STEP} tokens a step (`python -m benchmarks.predictions`).",
+        f"Not measured. The cost model at {llada_8b.SHARE:.0%} of each machine's limits, 256 tokens after 256,",
+        f"blocks of 32, {llada_8b.TOKENS_PER_STEP} tokens a step (`python -m benchmarks.predictions`).",
         "",
-        *predictions.table(),
+        *llada_8b.table(),
     ]
 
 
@@ -308,12 +308,12 @@ def service_details(report: Report) -> list[str]:
         "### A service",
         "",
         f"{stamp(report)}. FastAPI on uvicorn around `AsyncEngine`, httpx over loopback, both on these processors.",
-        f"Clients ask the demo model `{bench_service.QUESTION}` with the preset `{bench_service.PARAMS['preset']}`,",
+        f"Clients ask the demo model `{service.QUESTION}` with the preset `{service.PARAMS['preset']}`,",
         "and again as soon as they have the answer (`bench_service.py`). By CPU: in a second of the server's processor",
         "time.",
         "",
     ]
-    return [*title, *markdown(report.rows, bench_service.COLUMNS), *bullets(report)]
+    return [*title, *markdown(report.rows, service.COLUMNS), *bullets(report)]
 
 
 DETAILED: Mapping[str, Callable[[Report], list[str]]] = {

@@ -5,11 +5,16 @@ them.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.baselines.contract import Answer, Question, System, cut
 from benchmarks.measure import Entry
 from benchmarks.workloads import ALIKE, CHECKED, Workload, agrees_with
 from llada_rt import ConfigError
+
+if TYPE_CHECKING:
+    from benchmarks.baselines.arm_llama_cpp import WeightType
+    from benchmarks.baselines.mdm_torch import Cache
 
 THRESHOLD = 0.9  # of Fast-dLLM, as published
 Open = Callable[[Workload, int], System]  # workload, threads
@@ -46,7 +51,7 @@ def _torch_arm(dtype: str) -> Open:
 
         from benchmarks.baselines.arm_torch import TorchArm
 
-        return OnTorch(TorchArm(work.arm, dtype=getattr(torch, dtype), stop_ids=work.stop_ids), threads)
+        return OnTorch(TorchArm(work.twin, dtype=getattr(torch, dtype), stop_ids=work.stop_ids), threads)
 
     return open
 
@@ -54,26 +59,28 @@ def _torch_arm(dtype: str) -> Open:
 def _transformers(work: Workload, threads: int) -> System:
     from benchmarks.baselines.arm_transformers import TransformersArm
 
-    return OnTorch(TransformersArm(work.arm, stop_ids=work.stop_ids), threads)
+    return OnTorch(TransformersArm(work.twin, stop_ids=work.stop_ids), threads)
 
 
-def _torch_mdm(cache: str, tokens_per_step: int = 1) -> Open:
+def _torch_mdm(cache: "Cache", tokens_per_step: int = 1) -> Open:
     """Fixed work writes so many tokens a step; of a trained pair the dual cache goes with its threshold."""
 
     def open(work: Workload, threads: int) -> System:
         from benchmarks.baselines.mdm_torch import TorchMdm
 
-        rule = {"tokens_per_step": tokens_per_step} if work.is_fixed or cache == "none" else {"threshold": THRESHOLD}
+        rule: dict[str, Any] = (
+            {"tokens_per_step": tokens_per_step} if work.is_fixed or cache == "none" else {"threshold": THRESHOLD}
+        )
         return OnTorch(TorchMdm(work.mdm, cache=cache, stop_ids=work.stop_ids, **rule), threads)
 
     return open
 
 
-def _llama_cpp(gguf_type: str) -> Open:
+def _llama_cpp(gguf_type: "WeightType") -> Open:
     def open(work: Workload, threads: int) -> System:
         from benchmarks.baselines.arm_llama_cpp import LlamaCppArm
 
-        return LlamaCppArm(work.arm, gguf_type=gguf_type, threads=threads, stop_ids=work.stop_ids)
+        return LlamaCppArm(work.twin, gguf_type=gguf_type, threads=threads, stop_ids=work.stop_ids)
 
     return open
 
@@ -174,7 +181,7 @@ def _arm_answers(work: Workload) -> list[tuple[int, ...]]:
     from training.model import LLaDA
 
     asked = work.questions[:CHECKED]
-    model, limit = LLaDA.from_folder(work.arm), max(question.max_new_tokens for question in asked)
+    model, limit = LLaDA.from_folder(work.twin), max(question.max_new_tokens for question in asked)
     answers = arm.generate(model, [q.prompt for q in asked], max_new_tokens=limit, stop_ids=work.stop_ids)
     return [
         cut(answer[: question.max_new_tokens], work.stop_ids) for question, answer in zip(asked, answers, strict=True)

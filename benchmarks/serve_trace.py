@@ -30,7 +30,7 @@ from llada_rt import AsyncEngine, ConfigError, RequestOutput
 
 WAITS = ("first_text_s", "first_block_s", "total_s")
 CHECKED = 4  # requests whose tokens are compared with those of each alone
-FIELDS = {"time": (int, float), "prompt_tokens": int, "gen_length": int}
+FIELDS: dict[str, Any] = {"time": (int, float), "prompt_tokens": int, "gen_length": int}
 MAX_REQUESTS = 100_000
 MAX_CONNECTIONS = 256
 

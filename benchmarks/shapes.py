@@ -49,7 +49,7 @@ class Shape:
             pad_token_id=self.vocab_size - 2,
         )
 
-    def flops(self, num_query: int, num_head_rows: float, num_keys: int = CANVAS_LENGTH) -> float:
+    def flops(self, num_query: float, num_head_rows: float, num_keys: int = CANVAS_LENGTH) -> float:
         """Multiplications and additions of a step:
 
         `num_query` rows through the blocks, some of them through the head.

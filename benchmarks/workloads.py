@@ -42,6 +42,13 @@ class Workload:
     vocabulary: int = ORDINARY
     is_fixed: bool = False  # no end token ends an answer
 
+    @property
+    def twin(self) -> Path:
+        """`arm`, where somebody asks it."""
+        if self.arm is None:
+            raise ValueError(f"{self.name}: expected a model with an autoregressive twin, which it has not")
+        return self.arm
+
     def ours(
         self,
         name: str,
@@ -109,7 +116,7 @@ def pair_workload(name: str, num_questions: int, *, num_examined: int = 0) -> Wo
 
 
 def _published_answers(pair: Pair) -> list[tuple[int, ...]]:
-    from training.evaluate import torch_sampler
+    from training.evaluation import torch_sampler
     from training.model import LLaDA
 
     items = pair.items[:CHECKED]

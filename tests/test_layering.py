@@ -1,7 +1,9 @@
-"""The floors of the house, read from #include and import lines: nothing points up, nothing sideways."""
+"""The floors of the house, read from #include and import lines: nothing points up, sideways or in a circle."""
 
 import ast
+import graphlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,10 @@ FLOOR = {place: floor for floor, places in enumerate(PLACES) for place in places
 CORE_USERS = {("runtime", "runner"), ("runtime", "device")}  # who may name the compiled module
 FORBIDDEN = {"llada_rt": {"torch", "training", "benchmarks", "tests"}, "training": {"benchmarks", "tests"}}
 
+# Without floors of their own: no import may close a circle, and a file that is run as a command is imported by nobody.
+FLAT = ("training", "benchmarks")
+ENGINE_USERS = {"evaluation"}  # of training's files, beside its tasks and experiments
+
 
 def include_faults(folder: str, text: str) -> list[str]:
     """Quoted includes of a file in csrc/<folder> that are not its to use; a name without a folder is a neighbour."""
@@ -71,7 +77,9 @@ def import_faults(path: Path, text: str) -> list[str]:
     faults = [f"{path} imports {name}" for name in names if name.split(".")[0] in FORBIDDEN[top]]
     if top == "training":
         public_only = [name for name in names if name.startswith("llada_rt")]
-        allowed = path.stem in {"evaluate", "reversal"} or "tasks" in parts
+        allowed = path.stem in ENGINE_USERS or parts[1] in ("tasks", "experiments")
+        if parts[1] != "experiments":
+            faults += [f"{path} imports {name}" for name in names if name.startswith("training.experiments")]
         faults += [f"{path} imports {n}" for n in public_only if not allowed or re.match(r"llada_rt\.[_a-z]", n)]
         return faults
     place = parts[2]
@@ -83,40 +91,56 @@ def import_faults(path: Path, text: str) -> list[str]:
     return faults
 
 
-def circles(modules: dict[str, tuple[str, str]]) -> list[str]:
-    """Modules that import each other, on the way round. modules: dotted name -> (package, text)."""
-    arrows = {
-        name: {target for each in imports(text, package) if (target := _module_of(each, modules)) not in (None, name)}
-        for name, (package, text) in modules.items()
-    }
-    found, done = [], set()
-
-    def walk(name: str, way: list[str]) -> None:
-        if name in way:
-            found.append(" -> ".join([*way[way.index(name) :], name]))
-        elif name not in done:
-            for target in sorted(arrows[name]):
-                walk(target, [*way, name])
-            done.add(name)
-
-    for name in sorted(arrows):
-        walk(name, [])
-    return found
+def module_name(path: Path) -> str:
+    """The dotted name of a file, its path taken from the repository root."""
+    parts = path.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def _module_of(name: str, modules: dict[str, tuple[str, str]]) -> str | None:
-    """The module that an imported name is, or lies in."""
-    return name if name in modules else next((n for n in [name.rpartition(".")[0]] if n in modules), None)
+def module_graph(files: Mapping[Path, str]) -> dict[str, set[str]]:
+    """Module -> modules among `files` that it imports, wherever in the file: in a function, for the type checker."""
+    known = {module_name(path) for path in files}
+    graph: dict[str, set[str]] = {}
+    for path, text in files.items():
+        module = module_name(path)
+        prefixes = ({name, name.rpartition(".")[0]} for name in imports(text, ".".join(path.parts[:-1])))
+        # `from a.b import c` is the module a.b.c if there is one, else a name in a.b.
+        graph[module] = {max(known & both, key=len) for both in prefixes if known & both}
+    return graph
 
 
-def modules_of(folder: str) -> dict[str, tuple[str, str]]:
-    root = ROOT / folder
-    found = {}
-    for path in sorted(root.rglob("*.py")):
-        parts = path.relative_to(root.parent).with_suffix("").parts
-        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        found[name] = (".".join(parts[:-1]), path.read_text())
-    return found
+def find_circle(files: Mapping[Path, str]) -> list[str]:
+    """Modules of a circle, each imported by the next; empty if there is none."""
+    try:
+        graphlib.TopologicalSorter(module_graph(files)).prepare()
+    except graphlib.CycleError as error:
+        return error.args[1]
+    return []
+
+
+def is_command(path: Path, text: str) -> bool:
+    """Whether it has a `main` or is guarded as a file that is run."""
+    body = ast.parse(text).body
+    mains = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == "main"]
+    guards = [node for node in body if isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)]
+    return bool(mains or guards) or path.stem == "__main__"
+
+
+def imported_commands(files: Mapping[Path, str]) -> list[str]:
+    commands = {module_name(path) for path, text in files.items() if is_command(path, text)}
+    return [f"{module} imports {name}" for module, names in module_graph(files).items() for name in names & commands]
+
+
+def flat_files() -> dict[Path, str]:
+    paths = [path for folder in FLAT for path in (ROOT / folder).rglob("*.py")]
+    return {path.relative_to(ROOT): path.read_text(encoding="utf-8") for path in paths}
+
+
+def package_files() -> dict[Path, str]:
+    """The files of llada_rt, but the one that loads public names when they are used."""
+    root = ROOT / "python"
+    paths = [path for path in (root / "llada_rt").rglob("*.py") if path != root / "llada_rt" / "__init__.py"]
+    return {path.relative_to(root): path.read_text(encoding="utf-8") for path in paths}
 
 
 def sources(folder: str, *patterns: str) -> list:
@@ -137,6 +161,13 @@ def test_imports_point_down(path: Path):
     if relative.parts[0] == "python":
         assert relative.with_suffix("").parts[2] in FLOOR, f"{relative} has no floor"
     assert import_faults(relative, path.read_text()) == []
+
+
+def test_no_circle_and_no_imported_command():
+    files = flat_files()
+    assert {"training.tokenization", "training.data"} <= module_graph(files)["training.tasks.verse_batches"]
+    assert find_circle(files) == []
+    assert imported_commands(files) == []
 
 
 @pytest.mark.parametrize(
@@ -162,7 +193,8 @@ def test_planted_include_is_caught(folder: str, line: str):
         ("python/llada_rt/runtime/runner.py", "import torch.nn"),
         ("python/llada_rt/server/app.py", "from tests.golden import load"),
         ("training/sft.py", "import llada_rt"),
-        ("training/evaluate.py", "from llada_rt._core import Runtime"),
+        ("training/evaluation.py", "from llada_rt._core import Runtime"),
+        ("training/trainer.py", "from training.experiments import pair"),
         ("training/losses.py", "from benchmarks.shapes import SHAPES"),
     ],
 )
@@ -170,14 +202,37 @@ def test_planted_import_is_caught(path: str, line: str):
     assert import_faults(Path(path), f'"""A file."""\n\n{line}\n') != []
 
 
-@pytest.mark.parametrize("folder", ["python/llada_rt"])
-def test_no_module_imports_itself_by_a_detour(folder: str):
-    modules = modules_of(folder)
-    modules.pop("llada_rt", None)  # loads its names when they are used
-    assert circles(modules) == []
+def test_the_package_has_no_circle():
+    assert find_circle(package_files()) == []
 
 
-def test_a_planted_circle_is_caught():
-    one, two = ("a", "from .two import x"), ("a", "def late():\n    from a import one")
-    assert circles({"a": ("a", ""), "a.one": one, "a.two": two}) == ["a.one -> a.two -> a.one"]
-    assert circles({"a": ("a", ""), "a.one": one, "a.two": ("a", "import os")}) == []
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("training/tokenization.py", "from training.rows import RowConfig"),
+        ("training/data.py", "def main():\n    from training.tasks import verse_batches"),
+        ("training/vocabulary.py", "if TYPE_CHECKING:\n    from .recipe import RunConfig"),
+        ("training/tasks/__init__.py", "from .items import Item\nfrom . import verse_batches, verse_run"),
+        ("benchmarks/harness.py", "import benchmarks.cli"),
+        ("llada_rt/text/transcript.py", "def late():\n    from .tokenizer import Tokenizer"),
+    ],
+)
+def test_planted_circle_is_caught(path: str, line: str):
+    files = flat_files() | package_files()
+    files[Path(path)] += f"\n{line}\n"
+    assert module_name(Path(path)) in find_circle(files)
+
+
+@pytest.mark.parametrize(
+    ("path", "line", "command"),
+    [
+        ("training/experiments/pair.py", "from training.evaluate import run", "training.evaluate"),
+        ("training/corpora.py", "from training.tasks.verse_build import rebuild", "training.tasks.verse_build"),
+        ("benchmarks/readme_section.py", "def f():\n    from benchmarks import record", "benchmarks.record"),
+        ("benchmarks/cli.py", "from . import __main__", "benchmarks.__main__"),
+    ],
+)
+def test_planted_import_of_a_command_is_caught(path: str, line: str, command: str):
+    files = flat_files()
+    files[Path(path)] += f"\n{line}\n"
+    assert imported_commands(files) == [f"{module_name(Path(path))} imports {command}"]

@@ -48,8 +48,8 @@ class ArmCache:
         stop = int(positions.max()) + 1
         keys_at = torch.arange(stop, device=tokens.device)
         visible = (keys_at <= positions[..., None])[:, None]  # (rows, 1, count, stop)
-        x = model.transformer["wte"](tokens)  # (rows, count, d_model)
-        for block, (keys, values) in zip(model.transformer["blocks"], self.stored, strict=True):
+        x = model.embedding(tokens)  # (rows, count, d_model)
+        for block, (keys, values) in zip(model.blocks, self.stored, strict=True):
             h = block.attn_norm(x)
             q, k, v = (
                 projection(h).unflatten(-1, (heads, config.head_dim)).transpose(1, 2)  # (rows, heads, count, head_dim)
@@ -72,9 +72,7 @@ class ArmCache:
             x = x + block.attn_out(mixed.transpose(1, 2).flatten(2))
             h = block.ff_norm(x)
             x = x + block.ff_out(F.silu(block.ff_proj(h)) * block.up_proj(h))
-        x = model.transformer["ln_f"](x[rows, last])
-        head = model.transformer["wte"] if config.weight_tying else model.transformer["ff_out"]
-        return F.linear(x, head.weight)
+        return F.linear(model.final_norm(x[rows, last]), model.head_weight)
 
 
 @torch.no_grad()

@@ -136,6 +136,7 @@ class _Generation(Extension):
     """{% generation %} ... {% endgeneration %}: notes what was written between."""
 
     tags = {"generation"}  # noqa: RUF012  jinja2's own declaration
+    environment: _Environment
 
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno

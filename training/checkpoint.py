@@ -13,12 +13,13 @@ import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from training.distributed import World
 
@@ -64,7 +65,7 @@ class Checkpoints:
         self.world.barrier()
         partial = self.folder / f"step-{step:07d}{PARTIAL}"
         options = {"process_group": self._group} if self._group else {"no_dist": True}
-        future = dcp.async_save(state, checkpoint_id=partial, **options)
+        future = cast("Future[Any]", dcp.async_save(state, checkpoint_id=partial, **options))
         self._pending = (partial, dict(record), future)
 
     def poll(self) -> None:
@@ -171,7 +172,8 @@ def stored_tensors(path: Path, parameters: Mapping[str, nn.Parameter]) -> dict[s
         raise CheckpointMismatch(f"{path}: expected a complete checkpoint, found no {RECORD}")
     stored = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
     expected = {f"model.{name}": tuple(parameter.shape) for name, parameter in parameters.items()}
-    found = {key: tuple(value.size) for key, value in stored.items() if key.startswith("model.")}
+    tensors = {key: value for key, value in stored.items() if isinstance(value, TensorStorageMetadata)}
+    found = {key: tuple(value.size) for key, value in tensors.items() if key.startswith("model.")}
     for key in sorted(expected.keys() | found.keys()):
         if expected.get(key) != found.get(key):
             raise CheckpointMismatch(

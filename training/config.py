@@ -12,9 +12,12 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +106,7 @@ def make(kind: type[T], table: Mapping[str, Any], where: str) -> T:
 def _convert(hint: Any, value: Any, where: str) -> Any:
     """`value` as the type `hint` asks for; integers pass as floats, lists as tuples, nothing else changes."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return make(hint, value, where)
     if origin in (Union, types.UnionType):
         errors = []

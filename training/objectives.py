@@ -5,7 +5,7 @@ batches, ranks or both. Per-part means would weigh parts with few hidden tokens 
 """
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,17 +17,20 @@ from training.losses import next_token_losses, token_losses
 from training.masking import Noised, forward_process, forward_process_counted
 from training.model import ModelConfig
 
+Rows = TypeVar("Rows", contravariant=True)  # the kind of batch that an objective takes
 
-class Objective(Protocol):
+
+class Objective(Protocol[Rows]):
     """`unit` names what the loss is measured in, for people who watch a run."""
 
-    unit: str
+    @property
+    def unit(self) -> str: ...
 
-    def count(self, batch: Batch) -> float:
+    def count(self, batch: Rows) -> float:
         """What this part adds to the divisor of the step: tokens, rows or targets."""
         ...
 
-    def loss_sum(self, model: nn.Module, batch: Batch) -> Tensor:
+    def loss_sum(self, model: nn.Module, batch: Rows) -> Tensor:
         """Scalar: the sum of this part's losses."""
         ...
 
@@ -37,7 +40,8 @@ class MaskedObjective:
     """The weighted cross-entropy of hidden tokens: LLaDA's bound on the negative log-likelihood.
 
     normalisation: "tokens", each maskable token counts the same (pre-training: sum of CE / p over batch times length);
-    "answers", each row counts the same, its loss divided by the length of its answer (supervised fine-tuning).
+    "answers", each row counts the same, its loss divided by the length of its answer (supervised fine-tuning); the
+    length counts the answer's EOS padding, as in LLaDA's guidelines.
     counted: exactly l of a row's maskable tokens are hidden instead of each one by itself (masking.py).
     """
 
@@ -77,8 +81,15 @@ class BlockCausalObjective(MaskedObjective):
 
     def noise(self, batch: Batch) -> Noised:
         process = forward_process_counted if self.counted else forward_process
-        options = {"mask_id": self.mask_id, "maskable": batch.maskable, "block_length": self.block_length}
-        return block_noise(process, batch.tokens, batch.times, batch.draws, **options)
+        return block_noise(
+            process,
+            batch.tokens,
+            batch.times,
+            batch.draws,
+            mask_id=self.mask_id,
+            maskable=batch.maskable,
+            block_length=self.block_length,
+        )
 
     def loss_sum(self, model: nn.Module, batch: Batch) -> Tensor:
         noised = self.noise(batch)

@@ -6,6 +6,7 @@ and AdamW for embedding, head and norms. A schedule is a pure function of the st
 
 import math
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ class Muon(torch.optim.Optimizer):
         self.dtype = dtype
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # no use of a closure
         for group in self.param_groups:
             matrices = [matrix for matrix in group["params"] if matrix.grad is not None]
             # As many at a time as there are ranks: what is whole at once stays small.
@@ -67,11 +68,12 @@ class Muon(torch.optim.Optimizer):
         """One orthogonal direction per matrix, sharded as the matrix is. At most as many matrices as ranks."""
         gathered = []
         for matrix in matrices:
-            state = self.state[matrix]
+            gradient, state = matrix.grad, self.state[matrix]
+            assert gradient is not None  # `step` chose those that have one
             if "momentum_buffer" not in state:
-                state["momentum_buffer"] = torch.zeros_like(matrix.grad)
-            buffer = state["momentum_buffer"].lerp_(matrix.grad, 1 - momentum)
-            gathered.append(whole(matrix.grad.lerp(buffer, momentum)))  # Nesterov
+                state["momentum_buffer"] = torch.zeros_like(gradient)
+            buffer = state["momentum_buffer"].lerp_(gradient, 1 - momentum)
+            gathered.append(whole(gradient.lerp(buffer, momentum)))  # Nesterov
         if not isinstance(matrices[0], DTensor):
             return [orthogonalize(update, dtype=self.dtype) for update in gathered]
         rank, results = dist.get_rank(), []
@@ -80,7 +82,8 @@ class Muon(torch.optim.Optimizer):
             results.append(mine)
         for owner, (matrix, result) in enumerate(zip(matrices, results, strict=True)):
             dist.broadcast(result, src=owner)
-            results[owner] = distribute_tensor(result, matrix.device_mesh, matrix.placements, src_data_rank=None)
+            sharded = cast("DTensor", matrix)
+            results[owner] = distribute_tensor(result, sharded.device_mesh, sharded.placements, src_data_rank=None)
         return results
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.data import TIME_STREAM, BatchConfig, RowBatches, generator
+from training.data import TIME_STREAM, BatchConfig, RowVisits, generator
 from training.store import TokenStore
 
 BETTER, WORSE = 0, 1  # place of an answer in its pair
@@ -56,7 +56,7 @@ class PairBatch(NamedTuple):
     sample_ids: Tensor  # (pairs,) int64: which row of the data this is
 
 
-class PairBatches(RowBatches):
+class PairBatches(RowVisits):
     """Rows of a store with two examples each, the better and the worse answer to one question."""
 
     def __init__(
@@ -76,7 +76,7 @@ class PairBatches(RowBatches):
         chosen = self._chosen(step)
         examples = self.store.rows[chosen][:, None] + np.arange(2)  # (pairs of the global batch, 2)
         pad = int(generator(self.seed, TIME_STREAM, step).choice(self.config.pads))
-        length = int(self.store.lengths(examples.reshape(-1)).max()) + pad  # of every part
+        length = int(np.max(self.store.lengths(examples.reshape(-1)))) + pad  # of every part
         own = chosen[rows.start : rows.stop]
         tokens = np.full((len(own), 2, length), self.eos_id, dtype=np.int64)
         maskable = np.ones((len(own), 2, length), dtype=bool)

@@ -1,8 +1,8 @@
 """A recipe and what it makes: data, tokenizer, model, trainer, and in the end the exported folder.
 
-A recipe is a TOML file with the tables [model], [data] (or [verse], the demo's poems), [train], [export] and, if only
-adapters are to learn, [lora]. Each of its fields can be given on the command line too:
-`RECIPE.toml --out DIR --train.lr 1e-3 --data.batches.batch-rows 8`.
+A recipe is a TOML file with the tables [model], [data], [train], [export] and, if only adapters are to learn, [lora].
+A kind of run may have tables of its own (preference_run.py, tasks/verse_run.py). Each field can be given on the command
+line too: `RECIPE.toml --out DIR --train.lr 1e-3 --data.batches.batch-rows 8`.
 """
 
 import contextlib
@@ -20,19 +20,17 @@ from tokenizers import Tokenizer
 
 from training.checkpoint import Checkpoints, load_parameters
 from training.config import TrainConfig, make, nearest, read_toml, to_toml
-from training.data import Batches, VerseBatches, VerseConfig
+from training.data import Batches
 from training.distributed import World
-from training.export import ExportConfig, export_model, read_json, recipes_in_card
 from training.lora import LoraConfig, add_adapters, merge_adapters
 from training.model import LLaDA, ModelConfig
+from training.model_folder import ExportConfig, export_model, read_json, recipes_in_card
 from training.objectives import Objective
 from training.samples import sample_texts
 from training.sources import DataConfig, is_chat
 from training.sources import prepare as prepare_data
 from training.store import TokenStore
-from training.tasks import verse
-from training.tasks.verse import VerseBook
-from training.tokenizer import EOS_TOKEN, MASK_TOKEN, build_tokenizer, read_tokenizer
+from training.tokenization import EOS_TOKEN, MASK_TOKEN, read_tokenizer, token_id
 from training.trainer import NotFinite, Trainer
 from training.vocabulary import Vocabulary, open_vocabulary
 
@@ -60,10 +58,11 @@ class ModelSizes:
         return cls(**{field.name: getattr(config, field.name) for field in dataclasses.fields(cls)})
 
     def config(self, tokenizer: Tokenizer) -> ModelConfig:
-        eos_id = tokenizer.token_to_id(EOS_TOKEN)
+        eos_id = token_id(tokenizer, EOS_TOKEN)
         rows = -(-tokenizer.get_vocab_size() // 16) * 16  # whole tiles of the head
-        ids = {"mask_token_id": tokenizer.token_to_id(MASK_TOKEN), "eos_token_id": eos_id, "pad_token_id": eos_id}
-        return ModelConfig(**dataclasses.asdict(self), **ids, vocab_size=rows)
+        ids = {"mask_token_id": token_id(tokenizer, MASK_TOKEN), "eos_token_id": eos_id, "pad_token_id": eos_id}
+        sizes: dict[str, Any] = dataclasses.asdict(self) | ids
+        return ModelConfig(**sizes, vocab_size=rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +70,7 @@ class RunConfig:
     """One run. What is not given on the command line comes from the recipe, or is the default."""
 
     takes_pairs: typing.ClassVar[bool] = False  # rows with a better and a worse answer, and no others
+    data_tables: typing.ClassVar[tuple[str, ...]] = ("data",)  # a run has exactly one of them
     out: Path  # folder of the run; goes on where it stopped if it holds a checkpoint
     init: Path | None = None  # model folder, published or exported, whose weights the run starts from
     held_out: tuple[str, ...] = ()  # files like those of the data, never trained on; their loss is recorded
@@ -80,22 +80,26 @@ class RunConfig:
     allow_changed_data: bool = False  # resume although the data is not what the run began with
     model: ModelSizes | None = None  # none: the sizes of --init
     data: DataConfig | None = None  # rows of files or of a task
-    verse: VerseConfig | None = None  # or the demo's poems
     train: TrainConfig
     lora: LoraConfig | None = None  # none: all weights learn
     export: ExportConfig
 
     def __post_init__(self) -> None:
-        if (self.data is None) == (self.verse is None):
-            raise ValueError("expected one of the tables [data] and [verse]")
+        if sum(getattr(self, name) is not None for name in self.data_tables) != 1:
+            tables = " and ".join(f"[{name}]" for name in self.data_tables)
+            raise ValueError(f"expected {'one of the tables' if len(self.data_tables) > 1 else 'the table'} {tables}")
         if self.held_out and self.data is None:
-            raise ValueError("held_out expected files of [data]; the demo's poems have none")
+            raise ValueError("held_out expected files like those of [data], and this run has no [data]")
+
+    def own_data(self) -> "Data | None":
+        """The data of a kind of run that brings its own; None: rows as [data] says."""
+        return None
 
 
 Run = TypeVar("Run", bound=RunConfig)
 
 
-def read_command(arguments: Sequence[str], doc: str, kind: type[Run] = RunConfig) -> Run:
+def read_command(arguments: Sequence[str], doc: str, kind: type[Run]) -> Run:
     """RECIPE.toml and overrides -> the resolved configuration. Help and errors end the process, as of a command."""
     spec = sys.modules["__main__"].__spec__
     program = f"python -m {spec.name} RECIPE.toml" if spec else "RECIPE.toml"
@@ -121,7 +125,7 @@ def run_command() -> Iterator[None]:
         raise SystemExit(f"error: {error}") from error
 
 
-def read_recipe(path: Path, out: Path, kind: type[Run] = RunConfig) -> Run:
+def read_recipe(path: Path, out: Path, kind: type[Run]) -> Run:
     """A recipe file as the configuration of a run into `out`. Its tables are the dataclasses among the fields."""
     content = read_toml(path)
     hints = typing.get_type_hints(kind)
@@ -143,7 +147,6 @@ class Data:
     vocabulary: Vocabulary
     facts: Mapping[str, Any]  # for the model card
     store: TokenStore | None = None  # of [data]
-    book: VerseBook | None = None  # of [verse]
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -152,8 +155,8 @@ class Data:
 
 def open_data(config: RunConfig, world: World) -> Data:
     """Rows, tokenizer and batches. On many ranks the first one tokenises and the others wait for it."""
-    if config.verse is not None:
-        return open_verse(config.verse, config.train.seed)
+    if (own := config.own_data()) is not None:
+        return own
     assert config.data is not None
     vocabulary = open_vocabulary(config.init, needs_chat=is_chat(config.data)) if config.init else None
     return open_rows(config, config.data, config.out, vocabulary, world)
@@ -177,17 +180,6 @@ def open_held_out(config: RunConfig, vocabulary: Vocabulary, world: World) -> Ba
     assert config.data is not None
     table = replace(config.data, files=config.held_out, task=None, sha256=None)
     return open_rows(config, table, config.out / "held_out", vocabulary, world).batches
-
-
-def open_verse(table: VerseConfig, seed: int) -> Data:
-    digest = verse.data_hash()
-    if table.sha256 not in (None, digest):
-        raise ValueError(f"verse.jsonl: sha256 expected {table.sha256}, received {digest}")
-    book = VerseBook.select(max_chars=table.max_chars)
-    tokenizer = build_tokenizer((poem.text + poem.title + poem.author for poem in book.poems), verse.PHRASES)
-    batches = VerseBatches.build(book, tokenizer, table, seed)
-    facts = {"poems": len(book.poems), "characters": book.num_chars, "data_sha256": digest}
-    return Data(batches, Vocabulary.of(tokenizer), facts, book=book)
 
 
 def sizes_of(config: RunConfig) -> ModelSizes:

@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 from tokenizers import Tokenizer
 
 from training.chat_form import ChatFormError
-from training.tokenizer import EOT_TOKEN, render_chat
+from training.tokenization import EOT_TOKEN, render_chat
 from training.vocabulary import Vocabulary
 
 HOLE = "_"  # in a template, one character to be filled
@@ -170,7 +170,7 @@ class RowEncoder:
         self.vocabulary, self.config = Vocabulary.of(source), config
         self.tokenizer = self.vocabulary.tokenizer
         if config.chat and not self.has_chat_form:
-            raise ValueError(f"chat rows need {EOT_TOKEN} in the tokenizer; training.tokenizer.complete adds it")
+            raise ValueError(f"chat rows need {EOT_TOKEN} in the tokenizer; training.tokenization.complete adds it")
         self.num_dropped = 0
 
     @property

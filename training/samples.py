@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor, nn
+from torch import Tensor
 
 from training import sampling
 from training.data import Batches
-from training.model import ModelConfig
+from training.model import LLaDA, ModelConfig
 
 NUM_ROWS = 4
 MAX_STEPS = 32  # forward passes of a masked model; an ARM takes one a token
@@ -16,7 +16,7 @@ MAX_TOKENS = 64  # that an ARM writes
 GIVEN = 0.25  # of a row without a prompt
 
 
-def sample_texts(batches: Batches, tokenizer: Tokenizer, config: ModelConfig) -> Callable[[nn.Module], str]:
+def sample_texts(batches: Batches, tokenizer: Tokenizer, config: ModelConfig) -> Callable[[LLaDA], str]:
     """A function of the model. Rows are those of step 0: the same ones every time, so that one sees them get better."""
 
     def text(ids: Tensor) -> str:
@@ -24,7 +24,7 @@ def sample_texts(batches: Batches, tokenizer: Tokenizer, config: ModelConfig) ->
         return tokenizer.decode(shown, skip_special_tokens=False)
 
     @torch.no_grad()
-    def sample(model: nn.Module) -> str:
+    def sample(model: LLaDA) -> str:
         batch = batches.part(0, range(min(NUM_ROWS, batches.num_rows(0))))
         tokens, hidden = batch.tokens, batch.maskable.clone()
         if tokens.dim() == 3:  # preference pairs: the better answer
@@ -47,7 +47,7 @@ def runs(row: Tensor, holes: Tensor) -> list[tuple[bool, Tensor]]:
     return [(bool(hole[0]), ids) for hole, ids in zip(holes.tensor_split(cuts), row.tensor_split(cuts), strict=True)]
 
 
-def fill(model: nn.Module, tokens: Tensor, hidden: Tensor) -> Tensor:
+def fill(model: LLaDA, tokens: Tensor, hidden: Tensor) -> Tensor:
     """All holes in at most MAX_STEPS passes. tokens, hidden: (rows, length), on the CPU; so is the result."""
     device = next(model.parameters()).device
     canvas = tokens.masked_fill(hidden, model.config.mask_token_id).to(device)
@@ -56,7 +56,7 @@ def fill(model: nn.Module, tokens: Tensor, hidden: Tensor) -> Tensor:
     return canvas.cpu()
 
 
-def write_after(model: nn.Module, tokens: Tensor, hidden: Tensor) -> Tensor:
+def write_after(model: LLaDA, tokens: Tensor, hidden: Tensor) -> Tensor:
     """The tokens from each row's first hole on, the likeliest one each time. Plain passes, so that shards work too."""
     device = next(model.parameters()).device
     made, rows = tokens.to(device, copy=True), torch.arange(len(tokens), device=device)

@@ -15,6 +15,7 @@ import sys
 from training.distributed import join
 from training.objectives import choose_objective
 from training.recipe import RunConfig, read_command, run_command, train_and_export
+from training.tasks.verse_run import VerseRun
 
 
 def check(config: RunConfig) -> None:
@@ -24,7 +25,7 @@ def check(config: RunConfig) -> None:
 
 
 def main() -> None:
-    config = read_command(sys.argv[1:], __doc__)
+    config = read_command(sys.argv[1:], __doc__, VerseRun)
     with run_command(), join(config.device) as world:
         check(config)
         train_and_export(config, lambda model: choose_objective(model, config.train, "answers"), world)

@@ -12,7 +12,7 @@ from training.data import BatchConfig, Batches, PackedBatches, RowBatches
 from training.rows import DataError, Row, RowConfig, RowEncoder, read_records
 from training.store import TokenStore, store_key
 from training.tasks import find_task
-from training.tokenizer import build_tokenizer, load_tokenizer, texts_in
+from training.tokenization import build_tokenizer, load_tokenizer, texts_in
 from training.vocabulary import Vocabulary
 
 

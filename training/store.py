@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from tokenizers import Tokenizer
 
 from training.rows import Row
-from training.tokenizer import tokenizer_hash
+from training.tokenization import tokenizer_hash
 
 VERSION = 1
 CHUNK_TOKENS = 1 << 20  # kept in memory while writing
@@ -178,7 +178,7 @@ def _write(rows: Iterable[Row], tokenizer: Tokenizer, streams: Mapping[str, Bina
     hashes = {name: hashlib.sha256() for name in _STREAMS}
     counts = dict.fromkeys(_STREAMS, 0)
     pending: dict[str, list[int]] = {name: [] for name in _STREAMS}
-    types = {"tokens": dtype, "holes": np.uint8, "examples": np.int64, "rows": np.int64}
+    types: dict[str, DTypeLike] = {"tokens": dtype, "holes": np.uint8, "examples": np.int64, "rows": np.int64}
     place = num_examples = 0
     has_templates = False
 

@@ -25,7 +25,7 @@ from training.checkpoint import CheckpointMismatch, Checkpoints
 from training.config import TrainConfig
 from training.data import Batch, Batches
 from training.distributed import World, local, shard, share, whole
-from training.model import Block
+from training.model import Block, LLaDA
 from training.objectives import Objective
 from training.optim import learning_rate_factor, make_optimizers, set_learning_rates
 from training.progress import Progress
@@ -48,7 +48,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: LLaDA,
         batches: Batches,
         objective: Objective,
         config: TrainConfig,
@@ -57,7 +57,7 @@ class Trainer:
         facts: Mapping[str, Any] | None = None,
         world: World | None = None,
         held_out: Batches | None = None,
-        samples: Callable[[nn.Module], str] | None = None,
+        samples: Callable[[LLaDA], str] | None = None,
         tensorboard: bool = False,
     ) -> None:
         self.world = world or World()
@@ -67,7 +67,8 @@ class Trainer:
         blocks = [module for module in model.modules() if isinstance(module, Block)]
         for block in blocks:
             if config.activation_checkpointing:
-                block.forward = partial(recompute, block.forward, use_reentrant=False, preserve_rng_state=False)
+                run = partial(recompute, block.forward, use_reentrant=False, preserve_rng_state=False)
+                block.forward = run  # type: ignore[method-assign]
             if config.compile:
                 block.compile()
         if self.world.size > 1:
@@ -369,7 +370,7 @@ def _stop_signal() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def ask(number: int, frame: Any) -> None:
         asked.set()

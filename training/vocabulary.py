@@ -16,13 +16,14 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from training.chat_form import ChatForm, ChatFormError, find_template, named_tokens
-from training.tokenizer import (
+from training.tokenization import (
     CHAT_TEMPLATE,
     EOS_TOKEN,
     EOT_TOKEN,
     MASK_TOKEN,
     complete,
     read_tokenizer,
+    token_id,
     tokenizer_hash,
 )
 
@@ -47,14 +48,16 @@ class Vocabulary:
         """A vocabulary as it is; of a tokenizer, the ids by LLaDA's names."""
         if isinstance(source, Vocabulary):
             return source
-        ids = {token: source.token_to_id(token) for token in (MASK_TOKEN, EOS_TOKEN, EOT_TOKEN)}
-        if missing := [token for token in (MASK_TOKEN, EOS_TOKEN) if ids[token] is None]:
-            raise ValueError(f"the tokenizer lacks {missing}; training.tokenizer.complete adds them")
-        return cls(source, ids[MASK_TOKEN], ids[EOS_TOKEN], ids[EOT_TOKEN])
+        if missing := [token for token in (MASK_TOKEN, EOS_TOKEN) if source.token_to_id(token) is None]:
+            raise ValueError(f"the tokenizer lacks {missing}; training.tokenization.complete adds them")
+        return cls(source, token_id(source, MASK_TOKEN), token_id(source, EOS_TOKEN), source.token_to_id(EOT_TOKEN))
 
     @property
     def mask_token(self) -> str:
-        return self.tokenizer.id_to_token(self.mask_id)
+        token = self.tokenizer.id_to_token(self.mask_id)
+        if token is None:
+            raise ValueError(f"mask {self.mask_id}: expected a token of the tokenizer, which has none of that id")
+        return token
 
     @property
     def chat_form(self) -> str:
@@ -97,9 +100,9 @@ def open_vocabulary(folder: Path, *, needs_chat: bool = False, tokenizer: Tokeni
     mask_id, eos_id = (_first_id(config, name, folder) for name in ("mask_token_id", "eos_token_id"))
     template = find_template(folder)
     if template is not None and template != CHAT_TEMPLATE:
-        added = tokenizer.get_added_tokens_decoder().values()
+        known = tokenizer.get_added_tokens_decoder().values()
         # Some tokenizers do not call the marks of turns special: those look like it.
-        marks = [token.content for token in added if token.special or re.fullmatch(r"[<\[].+[>\]]", token.content)]
+        marks = [token.content for token in known if token.special or re.fullmatch(r"[<\[].+[>\]]", token.content)]
         named = named_tokens(folder)
         mask = tokenizer.id_to_token(mask_id)
         ends = {*marks, *(named[name] for name in ("eos_token", "eot_token") if name in named)} - {mask}

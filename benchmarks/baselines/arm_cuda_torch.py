@@ -15,7 +15,7 @@ class GraphedArm:
     def __init__(self, model: LLaDA, length: int) -> None:
         config = model.config
         self.model, self.length = model, length
-        weight = model.transformer["wte"].weight
+        weight = model.embedding.weight
         shape = (config.n_layers, 2, 1, config.n_kv_heads, length, config.head_dim)
         self.cache = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
         angles = rope_angles(length, config.head_dim, config.rope_theta, weight.device)
@@ -34,9 +34,14 @@ class GraphedArm:
             self._record()
         written = [self.token.clone()]
         for _ in range(num_tokens - 1):
-            self.graph.replay()  # type: ignore[union-attr]
+            self.replay()
             written.append(self.token.clone())
         return torch.cat(written, dim=1)[0].tolist()
+
+    def replay(self) -> None:
+        """One more token, by the graph that the first answer recorded."""
+        assert self.graph is not None
+        self.graph.replay()
 
     def _record(self) -> None:
         token, at = self.token.clone(), self.at.clone()
@@ -62,8 +67,8 @@ class GraphedArm:
         model, config = self.model, self.model.config
         cos, sin = self.cos[positions], self.sin[positions]  # (count, head_dim)
         visible = torch.arange(self.length, device=positions.device) <= positions[:, None]  # (count, length)
-        x = model.transformer["wte"](tokens)  # (1, count, d_model)
-        for block, (keys, values) in zip(model.transformer["blocks"], self.cache, strict=True):
+        x = model.embedding(tokens)  # (1, count, d_model)
+        for block, (keys, values) in zip(model.blocks, self.cache, strict=True):
             h = block.attn_norm(x)
             q, k, v = (
                 projection(h).unflatten(-1, (-1, config.head_dim)).transpose(1, 2)  # (1, heads, count, head_dim)
@@ -78,5 +83,4 @@ class GraphedArm:
             x = x + block.attn_out(mixed.transpose(1, 2).flatten(2))
             h = block.ff_norm(x)
             x = x + block.ff_out(F.silu(block.ff_proj(h)) * block.up_proj(h))
-        head = model.transformer["wte"] if config.weight_tying else model.transformer["ff_out"]
-        return F.linear(model.transformer["ln_f"](x[:, -1:]), head.weight).argmax(-1)
+        return F.linear(model.final_norm(x[:, -1:]), model.head_weight).argmax(-1)

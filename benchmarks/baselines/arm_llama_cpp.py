@@ -11,12 +11,12 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 
 from benchmarks.baselines.contract import Answer, Kind, NotInstalled, Question, check_room, cut
-from benchmarks.baselines.gguf_export import GgufType, export_gguf
+from benchmarks.baselines.gguf_file import GgufType, export_gguf
 from training.model import ModelConfig
 
 WeightType = Literal[GgufType, "q4_k_m"]
@@ -45,7 +45,9 @@ class LlamaCppArm:
         self.lib, self.threads, self.stop_ids = llama_cpp, threads, tuple(stop_ids)
         self.config = ModelConfig.from_json(folder / "config.json")
         self.kv_type = llama_cpp.GGML_TYPE_F32 if gguf_type == "f32" else llama_cpp.GGML_TYPE_F16
-        self.context, self.batch, self.num_rows, self.capacity, self.room = None, None, 0, 0, 0
+        self.context: Any = None
+        self.batch: Any = None
+        self.num_rows = self.capacity = self.room = 0
         _silence(llama_cpp)
         llama_cpp.llama_backend_init()
         with tempfile.TemporaryDirectory() as name:
@@ -58,7 +60,7 @@ class LlamaCppArm:
 
     def _file(self, folder: Path, target: Path, weight_type: WeightType) -> Path:
         if weight_type in get_args(GgufType):
-            return export_gguf(folder, target / "model.gguf", weight_type)
+            return export_gguf(folder, target / "model.gguf", cast("GgufType", weight_type))
         if weight_type not in get_args(WeightType):
             raise ValueError(f"type expected one of {', '.join(get_args(WeightType))}, received {weight_type!r}")
         whole, small = export_gguf(folder, target / "whole.gguf", "f32"), target / "model.gguf"
@@ -159,15 +161,18 @@ class LlamaCppArm:
     def _best(self, index: int) -> int:
         """The likeliest token after the batch's entry `index`."""
         logits = self.lib.llama_get_logits_ith(self.context, index)
-        return int(np.ctypeslib.as_array(logits, shape=(self.config.vocab_size,)).argmax())
+        return int(np.argmax(np.ctypeslib.as_array(logits, shape=(self.config.vocab_size,))))
 
 
-def _silence(llama_cpp) -> None:
+_KEPT: list[object] = []  # called from C as long as the process lives
+
+
+def _silence(llama_cpp: Any) -> None:
     """Its log goes to stderr by the hundred lines; what fails raises."""
 
     @llama_cpp.llama_log_callback
     def drop(level: int, text: bytes, data: ctypes.c_void_p) -> None:
         pass
 
-    _silence.keep = drop  # called from C as long as the process lives
+    _KEPT.append(drop)
     llama_cpp.llama_log_set(drop, None)

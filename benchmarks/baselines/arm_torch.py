@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.baselines.contract import Answer, Kind, Question, check_room, cut
-from training.model import LLaDA, rope_angles
+from training.model import Block, LLaDA, rope_angles
 
 
 class TorchArm:
@@ -39,7 +39,9 @@ class TorchArm:
         self.name = f"torch {str(dtype).removeprefix('torch.')}"
         self.config, self.dtype, self.stop_ids = model.config, dtype, tuple(stop_ids)
         self.weights = FusedWeights(model)
-        angles = rope_angles(self.config.max_sequence_length, self.config.head_dim, self.config.rope_theta, "cpu")
+        angles = rope_angles(
+            self.config.max_sequence_length, self.config.head_dim, self.config.rope_theta, torch.device("cpu")
+        )
         self.cos, self.sin = angles.cos(), angles.sin()  # (max_sequence_length, head_dim) float32
         self.sin[:, : self.config.head_dim // 2] *= -1  # so that a rotation needs no negation
         self.eps = torch.tensor(self.config.rms_norm_eps)
@@ -143,19 +145,17 @@ class FusedWeights:
     """The weights of a model as a step reads them: matrices joined where they read the same input, and packed."""
 
     class Layer:
-        def __init__(self, block: torch.nn.Module) -> None:
+        def __init__(self, block: Block) -> None:
             self.attn_norm, self.ff_norm = block.attn_norm.weight.detach(), block.ff_norm.weight.detach()
             self.qkv = _pack(torch.cat([block.q_proj.weight, block.k_proj.weight, block.v_proj.weight]))
             self.gate_up = _pack(torch.cat([block.ff_proj.weight, block.up_proj.weight]))
             self.attn_out, self.ff_out = _pack(block.attn_out.weight), _pack(block.ff_out.weight)
 
     def __init__(self, model: LLaDA) -> None:
-        transformer = model.transformer
-        head = transformer["wte"] if model.config.weight_tying else transformer["ff_out"]
-        self.embedding = transformer["wte"].weight.detach()  # (vocab_size, d_model)
-        self.head = _pack(head.weight)
-        self.ln_f = transformer["ln_f"].weight.detach()
-        self.layers = [self.Layer(block) for block in transformer["blocks"]]
+        self.embedding = model.embedding.weight.detach()  # (vocab_size, d_model)
+        self.head = _pack(model.head_weight)
+        self.ln_f = model.final_norm.weight.detach()
+        self.layers = [self.Layer(block) for block in model.blocks]
 
 
 def _pack(weight: Tensor) -> Tensor:

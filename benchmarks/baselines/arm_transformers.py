@@ -6,6 +6,7 @@ Prompts of unequal length are padded on the left with an attention mask; rows ru
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -91,7 +92,8 @@ class StepClock:
     """A streamer of `generate`, called with the prompt, then with each step's tokens. Notes when."""
 
     def __init__(self, num_rows: int) -> None:
-        self.began, self.seconds = time.perf_counter(), []
+        self.began = time.perf_counter()
+        self.seconds: list[float] = []
         self._has_prompt = False
 
     def put(self, tokens: torch.Tensor) -> None:
@@ -103,7 +105,7 @@ class StepClock:
         pass
 
 
-def llama(model: LLaDA, transformers) -> torch.nn.Module:
+def llama(model: LLaDA, transformers: Any) -> Any:
     """An ARM of model.py as transformers' Llama, sharing its weights."""
     config: ModelConfig = model.config
     if not config.causal:
@@ -123,14 +125,16 @@ def llama(model: LLaDA, transformers) -> torch.nn.Module:
         eos_token_id=None,
         pad_token_id=config.pad_token_id,
     )
-    transformer = model.transformer
-    weights = {"model.embed_tokens": transformer["wte"], "model.norm": transformer["ln_f"]}
-    weights["lm_head"] = transformer["wte" if config.weight_tying else "ff_out"]
-    for index, block in enumerate(transformer["blocks"]):
-        weights |= {f"model.layers.{index}.{theirs}": getattr(block, ours) for ours, theirs in NAMES.items()}
+    weights: dict[str, torch.Tensor] = {
+        "model.embed_tokens": model.embedding.weight,
+        "model.norm": model.final_norm.weight,
+        "lm_head": model.head_weight,
+    }
+    for index, block in enumerate(model.blocks):
+        weights |= {f"model.layers.{index}.{theirs}": getattr(block, ours).weight for ours, theirs in NAMES.items()}
     with torch.device("meta"):
         theirs = transformers.LlamaForCausalLM(sizes)
-    state = {f"{name}.weight": module.weight.detach() for name, module in weights.items()}
+    state = {f"{name}.weight": weight.detach() for name, weight in weights.items()}
     theirs.load_state_dict(state, strict=True, assign=True)
     theirs.model.rotary_emb = type(theirs.model.rotary_emb)(sizes)  # not a weight, so still without values
     return theirs.eval()

@@ -13,6 +13,7 @@ from benchmarks.baselines.llada_torch import FullLoop
 from benchmarks.baselines.padded_batch import PaddedBatch
 from benchmarks.shapes import BLOCK_LENGTH, PROMPT_LENGTH, Shape
 from llada_rt import Engine, SamplingParams
+from llada_rt.options.types import Cache
 from training.model import LLaDA
 
 TINY = Shape("tiny", d_model=128, n_layers=2, mlp_hidden_size=192, vocab_size=512)
@@ -26,11 +27,12 @@ def check_baselines(*, compile: bool = False) -> None:
         model = LLaDA.from_folder(folder, dtype=torch.float32)
         prompts = [[(7 * i + j * j) % 500 for j in range(PROMPT_LENGTH)] for i in range(NUM_PROMPTS)]
         with Engine(folder, compute_type="float32", threads=1) as engine:
-            answers = {cache: engine.generate(prompts, _params(cache)) for cache in ("none", "dual")}
+            caches: tuple[Cache, ...] = ("none", "dual")
+            answers = {cache: engine.generate(prompts, _params(cache)) for cache in caches}
     span = (PROMPT_LENGTH, PROMPT_LENGTH + BLOCK_LENGTH)
     for index, prompt in enumerate(prompts):
         canvas = [*prompt, *[TINY.config.mask_token_id] * BLOCK_LENGTH]
-        loops = {
+        loops: dict[str, tuple[Cache, FullLoop | DualCacheLoop]] = {
             "LLaDA": ("none", FullLoop(model, canvas, TINY.config.mask_token_id)),
             "Fast-dLLM": ("dual", DualCacheLoop(model, canvas, span, lean=False, compile=compile)),
             "lean": ("dual", DualCacheLoop(model, canvas, span, lean=True, compile=compile)),
@@ -61,7 +63,7 @@ def check_padded_batch(num_steps: int) -> None:
             raise SystemExit(f"padded batch, lean {lean}: tokens differ from the engine's: nothing is timed")
 
 
-def _params(cache: str, gen_length: int = BLOCK_LENGTH, steps: int | None = None) -> SamplingParams:
+def _params(cache: Cache, gen_length: int = BLOCK_LENGTH, steps: int | None = None) -> SamplingParams:
     return SamplingParams(
         preset="quality",
         gen_length=gen_length,

@@ -12,14 +12,14 @@ from collections.abc import Callable, Sequence
 from functools import cache
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.baselines.rules import Rule, schedule, top
-from training.model import LLaDA, rope_angles, rotate
+from training.model import Block, LLaDA, rope_angles, rotate
 
 
-def project(block: nn.Module, x: Tensor, cos: Tensor, sin: Tensor, rotate_keys: bool) -> tuple[Tensor, Tensor, Tensor]:
+def project(block: Block, x: Tensor, cos: Tensor, sin: Tensor, rotate_keys: bool) -> tuple[Tensor, Tensor, Tensor]:
     """What a layer does before its cache.
 
     x: (batch, rows, d_model). Returns Q rotated, K, V, (batch, heads, rows, head_dim).
@@ -33,7 +33,7 @@ def project(block: nn.Module, x: Tensor, cos: Tensor, sin: Tensor, rotate_keys: 
     return rotate(q, cos, sin), rotate(k, cos, sin) if rotate_keys else k, v
 
 
-def finish(block: nn.Module, x: Tensor, mixed: Tensor) -> Tensor:
+def finish(block: Block, x: Tensor, mixed: Tensor) -> Tensor:
     """What it does after its attention. mixed: (batch, heads, rows, head_dim)."""
     x = x + block.attn_out(mixed.transpose(1, 2).flatten(2))
     h = block.ff_norm(x)
@@ -63,12 +63,13 @@ class DualCacheLoop:
     ) -> None:
         config = model.config
         self.model, self.block, self.lean = model, block, lean
-        self.project, self.finish = (compiled(f) if compile else f for f in (project, finish))
+        self.project: Callable[..., tuple[Tensor, Tensor, Tensor]] = compiled(project) if compile else project
+        self.finish: Callable[..., Tensor] = compiled(finish) if compile else finish
         self.canvas = torch.atleast_2d(torch.tensor(canvas))  # (batch, length)
         batch, length = self.canvas.shape
         angles = rope_angles(length, config.head_dim, config.rope_theta, self.canvas.device)
         self.cos, self.sin = angles.cos(), angles.sin()  # (length, head_dim)
-        dtype = model.transformer["wte"].weight.dtype
+        dtype = model.embedding.weight.dtype
         shape = (batch, config.n_kv_heads, length, config.head_dim)
         self.keys = [torch.zeros(shape, dtype=dtype) for _ in range(config.n_layers)]
         self.values = [torch.zeros(shape, dtype=dtype) for _ in range(config.n_layers)]
@@ -84,7 +85,8 @@ class DualCacheLoop:
     def step(self, block: tuple[int, int], index: int, rule: Rule) -> None:
         """Commits what the rule takes of the block's masks; the first step of a block (index 0) is a refresh."""
         self.block = block
-        self._step(*(self.refined_rows() if index else (0, self.canvas.shape[1])), rule)
+        start, stop = self.refined_rows() if index else (0, self.canvas.shape[1])
+        self._step(start, stop, rule)
 
     def refresh(self, count: int) -> None:
         self.step(self.block, 0, top(count))
@@ -108,10 +110,10 @@ class DualCacheLoop:
         self.num_rows += stop - start
 
     def _blocks(self, start: int, stop: int) -> Tensor:
-        config, transformer = self.model.config, self.model.transformer
-        x = transformer["wte"](self.canvas[:, start:stop])
+        config = self.model.config
+        x = self.model.embedding(self.canvas[:, start:stop])
         cos, sin = self.cos[start:stop], self.sin[start:stop]
-        for layer, block in enumerate(transformer["blocks"]):
+        for layer, block in enumerate(self.model.blocks):
             q, k, v = self.project(block, x, cos, sin, self.lean)
             k, v = self._store(layer, start, stop, k, v)
             grouped = config.n_kv_heads != config.n_heads
@@ -144,9 +146,7 @@ class DualCacheLoop:
         return masked.long().masked_scatter(masked, token), confidence
 
     def _head(self, hidden: Tensor) -> Tensor:
-        transformer = self.model.transformer
-        head = transformer["wte"] if self.model.config.weight_tying else transformer["ff_out"]
-        return F.linear(transformer["ln_f"](hidden), head.weight)
+        return F.linear(self.model.final_norm(hidden), self.model.head_weight)
 
 
 class PrefixCacheLoop(DualCacheLoop):

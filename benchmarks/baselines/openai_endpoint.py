@@ -87,7 +87,7 @@ class OpenAIEndpoint:
         body = json.dumps({**self.request, "prompt": prompt, "max_tokens": question.max_new_tokens})
         https = self.parts.scheme == "https"
         connect = http.client.HTTPSConnection if https else http.client.HTTPConnection
-        connection = connect(self.parts.hostname, self.parts.port, timeout=self.timeout_s)
+        connection = connect(self.parts.hostname or "", self.parts.port, timeout=self.timeout_s)
         try:
             connection.request("POST", self.path, body, self.headers)
             response = connection.getresponse()
@@ -98,7 +98,8 @@ class OpenAIEndpoint:
             connection.close()
 
     def _read(self, chunks: Iterator[dict[str, Any]], began: float) -> Answer:
-        text, ids, first_s, usage = "", [], None, None
+        ids: list[int] = []
+        text, first_s, usage = "", None, None
         last_s = 0.0
         for chunk in chunks:
             usage = chunk.get("usage") or usage

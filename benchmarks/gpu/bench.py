@@ -3,7 +3,9 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from benchmarks.gpu.flight import Flight
 from benchmarks.gpu.rig import PREPARED_ROUNDS, Rig, Samples
@@ -39,7 +41,7 @@ class Bench:
     def open(self, compute_type: str, tier: str = "default") -> Rig:
         """With K/V for a canvas and a bit; the load is recorded."""
         rig = Rig(self.flight, self.folder, self.table, compute_type, tier)
-        fields = {"seconds": rig.load_s, "weight_bytes": rig.runtime.weight_bytes}
+        fields: dict[str, Any] = {"seconds": rig.load_s, "weight_bytes": rig.runtime.weight_bytes}
         fields |= {"free_bytes_before": rig.free_before, "free_bytes_after": rig.runtime.free_device_bytes}
         self.flight.record("load", compute_type=compute_type, tier=tier, **fields)
         rig.reserve(2, self.sizes)
@@ -99,12 +101,15 @@ def measure_answers(bench: Bench, rig: Rig, batch: int, ks: Sequence[float]) -> 
     for k in ks:
         samples, asked = Samples(), gen_length // sizes.block * num_steps(sizes.block, k)
 
+        def take(samples: Samples, whole: Callable[[], None]) -> None:
+            samples.taken.append(rig.timed(whole))
+
         def whole(k: float = k, asked: int = asked) -> None:
             ran = answer(rig.runtime, bench.shape, k, gen_length=gen_length, batch=batch, sizes=sizes)
             assert ran == asked, f"{ran} steps, {asked} asked"
 
         whole()  # its second block records what its later ones replay
-        repeat(bench.flight, lambda samples=samples, whole=whole: samples.taken.append(rig.timed(whole)))
+        repeat(bench.flight, partial(take, samples, whole))
         answer_s = samples.wall_s
         share = answer_share(
             bench.shape, bench.roofs, rig.compute_type, k=k, batch=batch, sizes=sizes, answer_s=answer_s

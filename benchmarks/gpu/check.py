@@ -43,7 +43,7 @@ class Stage:
 
 
 def sanitizer(tool: str) -> Stage:
-    around = ("compute-sanitizer", "--tool", tool, "--error-exitcode", "1", "--launch-timeout", "0")
+    around: tuple[str, ...] = ("compute-sanitizer", "--tool", tool, "--error-exitcode", "1", "--launch-timeout", "0")
     around += ("--kernel-name", "kernel_substring=llada")
     own_kernels = {"LLADA_CUDA_PRODUCTS": "plain"} if tool == "racecheck" else {}
     return Stage(tool, 150, around, "small", own_kernels)

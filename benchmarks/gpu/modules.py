@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.gpu.sources import sources_hash
+from benchmarks.gpu.sources_hash import sources_hash
 
 
 def hash_of(site: Path) -> str | None:

@@ -1,17 +1,8 @@
-"""The hash of everything that is compiled: the same as cmake/SourceHashes.cmake puts into the modules."""
+"""Print the hash of everything that is compiled:  python -m benchmarks.gpu.sources"""
 
-import hashlib
 from pathlib import Path
 
-
-def sources_hash(root: Path) -> str:
-    """The hash of the checkout at `root`, 16 hexadecimal digits."""
-    paths = [path for path in (root / "csrc").rglob("*") if path.is_file()]
-    paths += [*(root / "cmake").rglob("*.cmake"), root / "CMakeLists.txt"]
-    names = sorted(path.relative_to(root).as_posix() for path in paths)
-    listed = "".join(f"{name} {hashlib.sha256((root / name).read_bytes()).hexdigest()}\n" for name in names)
-    return hashlib.sha256(listed.encode()).hexdigest()[:16]
-
+from benchmarks.gpu.sources_hash import sources_hash
 
 if __name__ == "__main__":
     print(sources_hash(Path(__file__).resolve().parents[2]))

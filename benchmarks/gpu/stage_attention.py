@@ -41,8 +41,8 @@ def torch_attention(q: Tensor, k: Tensor, v: Tensor, dtype: torch.dtype) -> Tens
     """(rows, heads, head_dim), computed in dtype."""
     groups = q.shape[1] // k.shape[1]
     k, v = (t.repeat_interleave(groups, dim=1) for t in (k, v))
-    heads_first = (t.to(dtype).transpose(0, 1).unsqueeze(0) for t in (q, k, v))
-    return F.scaled_dot_product_attention(*heads_first)[0].transpose(0, 1).float()
+    q, k, v = (t.to(dtype).transpose(0, 1).unsqueeze(0) for t in (q, k, v))  # heads first
+    return F.scaled_dot_product_attention(q, k, v)[0].transpose(0, 1).float()
 
 
 def check(flight: Flight, ops: "_core.Ops", heads: Heads, rows: int, keys: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.flight import Flight
-from benchmarks.gpu.sources import sources_hash
+from benchmarks.gpu.sources_hash import sources_hash
 from llada_rt import _core
 from llada_rt.runtime import device
 

@@ -26,13 +26,13 @@ def open_runtime(flight: Flight, compute_type: str = "bfloat16", **asked: str) -
 @torch.no_grad()
 def true_logits(model: LLaDA, tokens: Tensor) -> Tensor:
     """(length, vocabulary) in float32, a layer at a time, so that the card need not hold the weights in both types."""
-    x = model.transformer["wte"](tokens).float()
+    x = model.embedding(tokens).float()
     config = model.config
     angles = rope_angles(tokens.shape[1], config.head_dim, config.rope_theta, x.device)
-    for block in model.transformer["blocks"]:
+    for block in model.blocks:
         x = deepcopy(block).float()(x, angles.cos(), angles.sin())
-    x = deepcopy(model.transformer["ln_f"]).float()(x)
-    return (x @ model.transformer["ff_out"].weight.float().T)[0]
+    x = deepcopy(model.final_norm).float()(x)
+    return (x @ model.head_weight.float().T)[0]
 
 
 class Canvas:

@@ -106,7 +106,7 @@ def logits_difference(bench: Bench, one: Rig, other: Rig) -> float:
 
 def some_logits(bench: Bench, rig: Rig, length: int) -> np.ndarray:
     """(a block's number of positions, vocabulary), spread over a random text of that length."""
-    positions = np.arange(0, length, length // bench.sizes.block, np.int32)
+    positions = np.arange(0, length, length // bench.sizes.block, dtype=np.int32)
     slot = rig.runtime.open_slot(np.array(bench.shape.text(length), np.int32))
     try:
         return rig.runtime.logits(slot, np.array([(0, length, length)], _core.SPAN_DTYPE), positions)

@@ -6,6 +6,7 @@ plain tier, and all of CUTLASS's.
 """
 
 import os
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,7 +94,7 @@ class Case:
             with self.flight.attempt(f"product {kernel} {where}"):
                 got = self.run(kernel, rows)
                 excess = ((got.float() - want).abs() / allowed).nan_to_num(nan=float("inf")).max()
-                facts = {**where, "kernel": str(kernel), "error_over_allowed": float(excess)}
+                facts: dict[str, Any] = {**where, "kernel": str(kernel), "error_over_allowed": float(excess)}
                 if kernel.tier in first:
                     facts["equal_bits"] = torch.equal(got, first[kernel.tier])
                 elif first:

@@ -119,7 +119,10 @@ def measure_arm(flight: Flight, model: LLaDA, prompt: list[int], sizes: Sizes) -
 
     def steps() -> None:
         for _ in range(num_tokens - 1):
-            arm._step() if flight.dry else arm.graph.replay()
+            if flight.dry:
+                arm._step()
+            else:
+                arm.replay()
 
     samples = samples_of(flight, steps, before=lambda: arm.at.fill_(len(prompt)))
     named = {"who": ARM, "compute_type": "bfloat16", "batch": 1}

@@ -73,7 +73,7 @@ def _write(flight: Flight, path: Path, begin: int) -> None:
         def carry(piece: Tensor, at: int) -> None:
             carrier = carriers.get()
             try:
-                write_at(file.fileno(), memoryview(carrier.land(piece)), at)
+                write_at(file.fileno(), carrier.land(piece).data, at)
             finally:
                 carriers.put(carrier)
 

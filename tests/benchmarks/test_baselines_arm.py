@@ -12,7 +12,7 @@ from benchmarks.baselines.arm_llama_cpp import LlamaCppArm
 from benchmarks.baselines.arm_torch import TorchArm
 from benchmarks.baselines.arm_transformers import TransformersArm
 from benchmarks.baselines.contract import NotInstalled, Question, cut
-from benchmarks.baselines.gguf_export import export_gguf, halves_to_pairs
+from benchmarks.baselines.gguf_file import export_gguf, halves_to_pairs
 from tests.data.make_goldens import CHECKPOINT
 from training import arm
 from training.model import LLaDA, ModelConfig

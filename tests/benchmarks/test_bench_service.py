@@ -4,12 +4,12 @@ import importlib.util
 
 import pytest
 
-from benchmarks import bench_service
-from benchmarks.bench_service import COLUMNS, memory_findings
+from benchmarks import service
 from benchmarks.harness import Clock
 from benchmarks.plan import Plan
 from benchmarks.readme_section import details
 from benchmarks.report import markdown
+from benchmarks.service import COLUMNS, memory_findings
 from tests.benchmarks.test_readme_section import ENVIRONMENT
 
 NEEDED = ("fastapi", "uvicorn", "httpx")
@@ -25,21 +25,21 @@ def plan(monkeypatch) -> Plan:
 
 
 @pytest.fixture
-def servers(monkeypatch) -> list[bench_service.Server]:
+def servers(monkeypatch) -> list[service.Server]:
     """Those that were started."""
-    started, begin = [], bench_service.Server.__init__
+    started, begin = [], service.Server.__init__
 
     def noted(server, options) -> None:
         started.append(server)
         begin(server, options)
 
-    monkeypatch.setattr(bench_service.Server, "__init__", noted)
+    monkeypatch.setattr(service.Server, "__init__", noted)
     return started
 
 
 @needs_packages
 def test_a_run(plan, servers):
-    report = bench_service.run(plan, (1, 3), 6)
+    report = service.run(plan, (1, 3), 6)
     assert [(row["clients"], row["requests"], row["rounds"]) for row in report.rows] == [(1, 6, 2), (3, 6, 2)]
     for row in report.rows:
         assert row["requests_per_s"] == pytest.approx(6 / row["wall_s"])
@@ -57,16 +57,16 @@ def test_a_run(plan, servers):
 
 @needs_packages
 def test_an_interrupted_run_keeps_its_rounds(plan, servers, monkeypatch):
-    ask, rounds = bench_service.ask_round, iter(range(100))
+    ask, rounds = service.ask_round, iter(range(100))
 
     async def stopped(*arguments):
         if next(rounds) == 2 + 3:  # two that warm up, then the second one with three clients is not whole
             raise KeyboardInterrupt
         return await ask(*arguments)
 
-    monkeypatch.setattr(bench_service, "ask_round", stopped)
+    monkeypatch.setattr(service, "ask_round", stopped)
     with pytest.raises(KeyboardInterrupt):
-        bench_service.run(plan, (1, 3), 6)
+        service.run(plan, (1, 3), 6)
     assert [(row["clients"], row["rounds"]) for row in plan.under_way.rows] == [(1, 2), (3, 1)]
     assert {row["partial"] for row in plan.under_way.rows} == {"interrupted after 3 of 4 rounds"}
     assert servers[0].process.poll() is not None
@@ -74,13 +74,13 @@ def test_an_interrupted_run_keeps_its_rounds(plan, servers, monkeypatch):
 
 @needs_packages
 def test_a_wrong_answer_is_not_timed(plan, servers, monkeypatch):
-    class Other(bench_service.Engine):
+    class Other(service.Engine):
         def chat(self, messages, params):
             return super().chat([{"role": "user", "content": "春眠不觉晓的下一句是什么？ 直接输出句子即可。"}])
 
-    monkeypatch.setattr(bench_service, "Engine", Other)
+    monkeypatch.setattr(service, "Engine", Other)
     with pytest.raises(SystemExit, match="expected the answer"):
-        bench_service.run(plan, (1,), 2)
+        service.run(plan, (1,), 2)
     assert plan.under_way.rows == []
     assert servers[0].process.poll() is not None
 
@@ -105,6 +105,6 @@ def test_memory_that_is_not_known():
 
 
 def test_a_service_that_cannot_start_says_what_it_needs(monkeypatch):
-    monkeypatch.setattr(bench_service.sys, "executable", "/bin/false")
-    with pytest.raises(bench_service.ConfigError, match="ended with exit code 1"):
-        bench_service.Server({})
+    monkeypatch.setattr(service.sys, "executable", "/bin/false")
+    with pytest.raises(service.ConfigError, match="ended with exit code 1"):
+        service.Server({})

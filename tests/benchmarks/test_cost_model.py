@@ -16,7 +16,7 @@ from benchmarks.cost_model import (
     step_cost,
     tokens_per_second,
 )
-from benchmarks.predictions import GPUS, H100, H200, LLADA_8B, cpu, predict, table
+from benchmarks.llada_8b import GPUS, H100, H200, LLADA_8B, cpu, predict, table
 from tests.tolerance import COST_TABLE
 
 FP8 = Machine("H100 fp8", 1979e12, 3.35e12, weight_bytes=1, kv_element_bytes=1)

@@ -13,7 +13,7 @@ from benchmarks.gpu import check as gpu_check
 from benchmarks.gpu import record
 from benchmarks.gpu.check import Check, Stage
 from benchmarks.gpu.flight import Flight, read_results
-from benchmarks.gpu.sources import sources_hash
+from benchmarks.gpu.sources_hash import sources_hash
 from llada_rt import _core
 
 ROOT = Path(__file__).resolve().parents[2]

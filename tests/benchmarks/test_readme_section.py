@@ -4,10 +4,10 @@ import subprocess
 
 import pytest
 
-from benchmarks import readme_section, record
+from benchmarks import readme_section, recording
 from benchmarks.harness import ROOT
 from benchmarks.readme_section import BEGIN, END, details, replaced, section
-from benchmarks.record import rounded
+from benchmarks.recording import rounded
 from benchmarks.report import Report, load_report
 from tests.benchmarks.test_figures import LIMITS, SETTINGS, row
 
@@ -103,18 +103,18 @@ def test_stored_floats_are_short():
 
 def test_a_recorded_part_is_kept_until_the_code_changes(tmp_path, monkeypatch):
     path = tmp_path / "roof.json"
-    assert not record.is_recorded(path)
+    assert not recording.is_recorded(path)
     head = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     if head.returncode:
         pytest.skip("not a git checkout")
     asked = []
-    monkeypatch.setattr(record.subprocess, "run", lambda command, **_: asked.append(command) or done(0))
+    monkeypatch.setattr(recording.subprocess, "run", lambda command, **_: asked.append(command) or done(0))
     Report("roof", "", ENVIRONMENT | {"commit": "abc+"}).save(tmp_path, lines=False)
     assert load_report(path).environment["commit"] == "abc+"
-    assert record.is_recorded(path)
+    assert recording.is_recorded(path)
     assert "abc" in asked[0]
-    monkeypatch.setattr(record.subprocess, "run", lambda command, **_: done(1))
-    assert not record.is_recorded(path)
+    monkeypatch.setattr(recording.subprocess, "run", lambda command, **_: done(1))
+    assert not recording.is_recorded(path)
 
 
 def done(code: int) -> subprocess.CompletedProcess:

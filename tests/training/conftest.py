@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from training.config import TrainConfig
-from training.data import VerseConfig
 from training.model import LLaDA, ModelConfig
 from training.objectives import MaskedObjective
 from training.tasks.verse import PHRASES, VerseBook
-from training.tokenizer import MASK_TOKEN, build_tokenizer
+from training.tasks.verse_batches import VerseBatches, VerseConfig
+from training.tokenization import MASK_TOKEN, build_tokenizer
 from training.trainer import Trainer
 
 
@@ -46,7 +46,6 @@ def small_model(seed: int = 0, **changes) -> LLaDA:
 @pytest.fixture
 def make_trainer(book, tokenizer, tmp_path):
     """make_trainer(folder name, **training options) -> a Trainer on eight short poems."""
-    from training.data import VerseBatches
 
     def make(name: str = "run", **changes) -> Trainer:
         kinds = {"plain": 0.4, "lines": 0.4, "recite": 0.2}

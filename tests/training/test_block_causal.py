@@ -6,7 +6,7 @@ import torch
 from tests.tolerance import FORWARD_FLOOR
 from tests.training.conftest import small_model
 from training.block_causal import block_causal_logits, block_noise, block_times, training_visible
-from training.losses import pretrain_loss
+from training.losses import token_losses
 from training.masking import forward_process, forward_process_counted
 from training.sampling import generate, generate_block_causal
 
@@ -77,7 +77,7 @@ def test_blocks_of_one_are_an_autoregressive_likelihood():
             forward_process_counted, tokens, t, draws, mask_id=MASK, maskable=tokens > 0, block_length=1
         )
         assert noised.masked.all()
-        losses.append(pretrain_loss(block_causal_logits(model, noised, tokens, 1), tokens, noised))
+        losses.append(token_losses(block_causal_logits(model, noised, tokens, 1), tokens, noised))
     assert torch.equal(*losses)
 
 

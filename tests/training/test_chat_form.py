@@ -14,10 +14,10 @@ from llada_rt import Engine, SamplingParams
 from tests.training.conftest import small_model
 from training import export, sft
 from training.chat_form import ChatForm, ChatFormError, find_template
-from training.evaluate import load_items
-from training.export import CHAT_TEMPLATE
+from training.evaluation import load_items
+from training.model_folder import CHAT_TEMPLATE, DTYPES
 from training.rows import DataError, RowConfig, RowEncoder
-from training.tokenizer import EOT_TOKEN, SPECIAL_TOKENS
+from training.tokenization import EOT_TOKEN, SPECIAL_TOKENS
 from training.vocabulary import open_vocabulary
 from training.weights import save_weights
 
@@ -130,7 +130,7 @@ def write_checkpoint(
     folder.mkdir(parents=True)
     config = json.loads(model.config.to_json("float32")) | {"eos_token_id": [eos, eos]}
     (folder / "config.json").write_text(json.dumps(config))
-    save_weights(model.state_dict(), folder, export.DTYPES["float32"])
+    save_weights(model.state_dict(), folder, DTYPES["float32"])
     backend.save(str(folder / "tokenizer.json"))
     settings = {"eos_token": family.eos, "tokenizer_class": "PreTrainedTokenizerFast", "padding_side": "left"}
     if family.bos is not None:

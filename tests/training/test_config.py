@@ -9,10 +9,11 @@ import torch
 from tests.training.conftest import small_model
 from training.config import to_toml
 from training.distributed import World
-from training.export import ExportConfig, export_model
 from training.model import ModelConfig
+from training.model_folder import ExportConfig, export_model
 from training.objectives import choose_objective
-from training.recipe import DECIDED, ModelSizes, prepare, read_command, read_recipe
+from training.recipe import DECIDED, ModelSizes, RunConfig, prepare, read_command, read_recipe
+from training.tasks.verse_run import VerseRun
 
 RECIPES = Path(__file__).resolve().parents[2] / "training" / "recipes"
 RECIPE = RECIPES / "verse.toml"
@@ -24,14 +25,14 @@ def prepared(config):
 
 @pytest.mark.parametrize("name", ["verse", "verse_holes"])
 def test_a_committed_recipe_reads_and_its_resolved_form_reads_back(tmp_path, name):
-    config = read_recipe(RECIPES / f"{name}.toml", tmp_path)
+    config = read_recipe(RECIPES / f"{name}.toml", tmp_path, VerseRun)
     (tmp_path / "resolved.toml").write_text(to_toml(config))
-    assert read_recipe(tmp_path / "resolved.toml", tmp_path) == config
+    assert read_recipe(tmp_path / "resolved.toml", tmp_path, VerseRun) == config
 
 
 def test_the_command_line_goes_over_the_recipe(tmp_path):
-    config = read_command([str(RECIPE), "--out", str(tmp_path), "--train.lr", "1e-3", "--train.no-bf16"], "")
-    expected = read_recipe(RECIPE, tmp_path)
+    config = read_command([str(RECIPE), "--out", str(tmp_path), "--train.lr", "1e-3", "--train.no-bf16"], "", VerseRun)
+    expected = read_recipe(RECIPE, tmp_path, VerseRun)
     assert config == replace(expected, train=replace(expected.train, lr=1e-3, bf16=False))
 
 
@@ -45,14 +46,14 @@ def test_the_command_line_goes_over_the_recipe(tmp_path):
 )
 def test_a_wrong_option_says_what_is_wrong(tmp_path, capsys, arguments, message):
     with pytest.raises(SystemExit) as exit:
-        read_command([str(RECIPE), "--out", str(tmp_path), *arguments], "")
+        read_command([str(RECIPE), "--out", str(tmp_path), *arguments], "", VerseRun)
     captured = capsys.readouterr()
     assert message in captured.out + captured.err + str(exit.value)
 
 
 def test_help_explains_every_field(capsys):
     with pytest.raises(SystemExit):
-        read_command([str(RECIPE), "--help"], "what it does")
+        read_command([str(RECIPE), "--help"], "what it does", VerseRun)
     text = capsys.readouterr().out
     assert "what it does" in text
     for words in ("--train.lr", "--model.d-model", "--verse.max-chars", "--init", "width of the residual stream"):
@@ -64,8 +65,8 @@ def test_the_sizes_of_a_recipe_are_those_of_a_model():
 
 
 def test_the_committed_recipe_makes_the_committed_shapes(tmp_path):
-    trainer, data = prepared(read_recipe(RECIPE, tmp_path))
-    assert len(data.book.poems) >= 300
+    trainer, data = prepared(read_recipe(RECIPE, tmp_path, VerseRun))
+    assert data.facts["poems"] >= 300
     assert trainer.model.config.vocab_size >= data.tokenizer.get_vocab_size()
     assert 3e6 <= 2 * trainer.num_parameters <= 12e6  # bytes in bf16
 
@@ -92,7 +93,7 @@ def test_a_wrong_recipe_says_what_is_wrong(tmp_path, old, new, message):
     path = tmp_path / "recipe.toml"
     path.write_text(text.replace(old, new, 1))
     with pytest.raises(ValueError, match=message):
-        read_recipe(path, tmp_path)
+        read_recipe(path, tmp_path, VerseRun)
 
 
 def test_a_missing_table_is_named(tmp_path):
@@ -102,18 +103,31 @@ def test_a_missing_table_is_named(tmp_path):
         begin, end = text.index(f"[{name}]"), text.find("\n[", text.index(f"[{name}]"))
         path.write_text(text[:begin] + (text[end:] if end > 0 else ""))
         with pytest.raises(ValueError, match=rf"\[{name}\], which is missing"):
-            read_recipe(path, tmp_path)
+            read_recipe(path, tmp_path, VerseRun)
+
+
+def test_a_run_has_one_of_the_tables_that_say_what_it_learns(tmp_path):
+    path = tmp_path / "both.toml"
+    path.write_text(RECIPE.read_text() + '\n[data]\nfiles = ["rows.jsonl"]\n')
+    with pytest.raises(ValueError, match=r"expected one of the tables \[data\] and \[verse\]"):
+        read_recipe(path, tmp_path, VerseRun)
+    with pytest.raises(ValueError, match=r"unknown table \[verse\]"):
+        read_recipe(RECIPE, tmp_path, RunConfig)  # of a kind that knows no verse
+    neither = tmp_path / "neither.toml"
+    neither.write_text('[train]\nseed = 0\nsteps = 1\nlr = 0.1\n[export]\nname = "none"\n')
+    with pytest.raises(ValueError, match=r"expected the table \[data\]"):
+        read_recipe(neither, tmp_path, RunConfig)
 
 
 def test_other_data_than_the_recipes_is_refused(tmp_path):
     path = tmp_path / "recipe.toml"
     path.write_text(RECIPE.read_text().replace("4765df5f", "00000000"))
     with pytest.raises(ValueError, match="sha256 expected 00000000"):
-        prepared(read_recipe(path, tmp_path))
+        prepared(read_recipe(path, tmp_path, VerseRun))
 
 
 def test_a_run_can_go_on_from_an_exported_model(tmp_path):
-    config = read_recipe(RECIPE, tmp_path / "first")
+    config = read_recipe(RECIPE, tmp_path / "first", VerseRun)
     first, data = prepared(config)
     export_model(first.model, data.tokenizer, tmp_path / "model", config.export)
     second, _ = prepared(replace(config, out=tmp_path / "second", init=tmp_path / "model"))
@@ -126,7 +140,7 @@ def test_a_run_can_go_on_from_an_exported_model(tmp_path):
 def test_a_checkpoint_of_another_shape_is_not_a_start(tmp_path, tokenizer):
     model = small_model(vocab_size=tokenizer.get_vocab_size() + 3, weight_tying=True)
     export_model(model, tokenizer, tmp_path / "model", ExportConfig(name="a model", dtype="float32"))
-    config = replace(read_recipe(RECIPE, tmp_path / "run"), init=tmp_path / "model")
+    config = replace(read_recipe(RECIPE, tmp_path / "run", VerseRun), init=tmp_path / "model")
     with pytest.raises(ValueError, match="another shape"):
         prepared(config)
     with pytest.raises(ValueError, match="another vocabulary"):

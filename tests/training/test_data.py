@@ -13,7 +13,7 @@ from training.data import BatchConfig, Noise, PackedBatches, RowBatches, generat
 from training.rows import DataError, RowConfig, RowEncoder
 from training.sources import DataConfig, prepare
 from training.store import TokenStore
-from training.tokenizer import (
+from training.tokenization import (
     EOS_TOKEN,
     MASK_TOKEN,
     SPECIAL_TOKENS,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from training.evaluate import torch_sampler
+from training.evaluation import torch_sampler
 from training.model import LLaDA
 from training.tasks.items import ask
 from training.tasks.verse import VerseBook, data_hash, verse_items

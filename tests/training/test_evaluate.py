@@ -13,15 +13,17 @@ from tests.training.conftest import small_config, small_model
 from training import evaluate as command
 from training import sampling
 from training.arm import generate
-from training.evaluate import evaluate, evaluate_likelihood, load_items, parse_options
-from training.export import ExportConfig, export_model
+from training.evaluate import parse_options
+from training.evaluation import EngineSampler, evaluate, evaluate_likelihood, load_items
 from training.likelihood import bound, hidden_losses, hidden_sets
 from training.model import LLaDA
+from training.model_folder import ExportConfig, export_model
 from training.rows import DataError, RowConfig
 from training.tasks import find_task
 from training.tasks.items import Item, Tally, make_items
 from training.tasks.verse import Poem, VerseBook, verse_items
-from training.tokenizer import EOS_TOKEN, EOT_TOKEN, MASK_TOKEN, build_tokenizer
+from training.tasks.verse_evaluation import line_rows
+from training.tokenization import EOS_TOKEN, EOT_TOKEN, MASK_TOKEN, build_tokenizer
 
 TOKENIZER = build_tokenizer(find_task("addition").texts)
 EOS, EOT, MASK = (TOKENIZER.token_to_id(token) for token in (EOS_TOKEN, EOT_TOKEN, MASK_TOKEN))
@@ -216,9 +218,9 @@ def test_infilling_through_the_runtime_is_that_of_the_torch_loop(folders):
     from llada_rt import Engine
 
     with Engine(str(folders["mdm"]), compute_type="float32") as engine:
-        filled = command.EngineSampler(engine, {})(items)
+        filled = EngineSampler(engine, {})(items)
         assert filled == [own[item.canvas] for item in items]
-        fast = command.EngineSampler(engine, {"threshold": 0.01})
+        fast = EngineSampler(engine, {"threshold": 0.01})
         fast(items)
         assert fast.tokens_per_forward == 3.0  # every hole at once
 
@@ -292,7 +294,7 @@ def test_the_command_asks_a_file_and_says_what_is_wrong(monkeypatch, capsys, fol
 def test_line_questions_have_a_likelihood():
     book = VerseBook((Poem("甲", "某", "词", ("春来，", "花开。"), ""),))
     tokenizer = build_tokenizer([poem.text for poem in book.poems])
-    rows = command.line_rows(verse_items(book, tokenizer, gen_length=4), tokenizer)
+    rows = line_rows(verse_items(book, tokenizer, gen_length=4), tokenizer)
     assert [tokenizer.decode(list(answer), skip_special_tokens=False) for _, answer in rows] == [
         f"花开{EOT_TOKEN}",
         f"春来{EOT_TOKEN}",

@@ -12,10 +12,10 @@ from tokenizers import Tokenizer, models
 
 from llada_rt import Engine, SamplingParams, UnsupportedModelError
 from tests.training.conftest import small_model
-from training import export
-from training.export import ExportConfig, export_model, recipes_in_card, write_results
+from training import model_folder
 from training.model import LLaDA
-from training.tokenizer import CHAT_TEMPLATE, EOS_TOKEN, MASK_TOKEN
+from training.model_folder import ExportConfig, export_model, recipes_in_card, write_results
+from training.tokenization import CHAT_TEMPLATE, EOS_TOKEN, MASK_TOKEN
 
 CONFIG = ExportConfig(name="a model", dtype="float32", gen_length=8, steps=4, block_length=8)
 
@@ -88,7 +88,7 @@ def test_the_engine_reads_shards_as_it_reads_one_file(tmp_path, model, tokenizer
     for a, b, trained in zip(one.parameters(), many.parameters(), model.parameters(), strict=True):
         assert a.dtype == torch.float32  # masters for a further stage
         assert torch.equal(a, b)
-        assert torch.equal(a, trained.to(export.DTYPES[dtype]).float())
+        assert torch.equal(a, trained.to(model_folder.DTYPES[dtype]).float())
 
 
 def test_decoding_options_are_the_runtimes_defaults(tmp_path, model, tokenizer):
@@ -170,7 +170,7 @@ def test_an_export_that_fails_leaves_the_older_model(tmp_path, model, tokenizer,
         raise OSError("no space left on device")
 
     if when == "writing":
-        monkeypatch.setattr(export, "save_weights", full)
+        monkeypatch.setattr(model_folder, "save_weights", full)
     else:
         rename = os.rename
         monkeypatch.setattr(os, "rename", lambda a, b: full() if str(a).endswith(".partial") else rename(a, b))

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from training import export, sft
-from training.export import recipes_in_card
 from training.model import LLaDA
+from training.model_folder import recipes_in_card
 from training.weights import weight_files
 
 RECIPE = """

@@ -42,11 +42,21 @@ def test_sums_over_counts_are_the_recorded_losses(folder, parts):
             objective = MaskedObjective(model.config.mask_token_id, normalisation)
             batch = recorded_batch(case, noisy, model.config.mask_token_id)
             assert objective.noise(batch).tokens.tolist() == case[noisy]
+            torch.testing.assert_close(mask_probability(batch.times), torch.tensor(case["p_mask"]))
             cuts = zip(*(field.chunk(parts) for field in batch), strict=True)
             with torch.no_grad():
                 pairs = [(objective.loss_sum(model, Batch(*cut)), objective.count(Batch(*cut))) for cut in cuts]
             loss = sum(total for total, _ in pairs) / sum(count for _, count in pairs)
             assert loss.item() == pytest.approx(case[name], rel=1e-5)
+
+
+def test_rows_that_are_all_answer_have_the_loss_of_plain_text():
+    """Of one length, with nothing given: a row's share of the fine-tuning loss is its share of pre-training's."""
+    model = small_model()
+    batch = batch_of(torch.randint(3, 60, (6, 10)).tolist(), [0] * 6)
+    tokens, answers = (MaskedObjective(2, normalisation) for normalisation in ("tokens", "answers"))
+    plain = tokens.loss_sum(model, batch) / tokens.count(batch)
+    torch.testing.assert_close(answers.loss_sum(model, batch) / answers.count(batch), plain)
 
 
 def batch_of(rows: list[list[int]], prompts: list[int]) -> Batch:

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from training import pair
 from training.config import to_toml
-from training.recipe import read_recipe
+from training.experiments import pair
+from training.recipe import RunConfig, read_recipe
 
 RECIPE = """
 [model]
@@ -91,11 +91,11 @@ def test_what_is_not_a_comparison_is_refused(monkeypatch, tmp_path):
 def test_the_committed_pairs_are_pairs(tmp_path):
     from pathlib import Path
 
-    folder = Path(pair.__file__).parent / "recipes"
+    folder = Path(pair.__file__).parents[1] / "recipes"
     pairs = sorted(folder.glob("*_pair"))
     assert pairs
     for recipes in pairs:
-        configs = {kind: read_recipe(recipes / f"{kind}.toml", tmp_path) for kind in pair.KINDS}
+        configs = {kind: read_recipe(recipes / f"{kind}.toml", tmp_path, RunConfig) for kind in pair.KINDS}
         pair.check_pair(configs)
         assert configs["mdm"].train == configs["arm"].train
         assert "causal = true" in to_toml(configs["arm"])

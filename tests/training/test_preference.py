@@ -11,15 +11,16 @@ import torch
 from tests.tolerance import FORWARD_FLOOR
 from tests.training.conftest import small_model
 from training import preference, sft
-from training.data import BatchConfig
-from training.export import ExportConfig, export_model
+from training.data import Batch, BatchConfig
+from training.experiments.ranking import rank, read_pairs
 from training.lora import LoraConfig, add_adapters
-from training.losses import preference_losses, row_bounds, sft_loss
+from training.losses import preference_losses, row_bounds
 from training.masking import forward_process_counted
 from training.model import LLaDA
-from training.preference import PreferenceObjective
+from training.model_folder import ExportConfig, export_model
+from training.objectives import MaskedObjective
+from training.preference_objective import PreferenceObjective
 from training.preference_pairs import BETTER, WORSE, PairBatch, PairBatches, PreferenceConfig
-from training.ranking import rank, read_pairs
 from training.rows import RowConfig, RowEncoder
 from training.store import TokenStore
 
@@ -136,7 +137,9 @@ def test_row_bounds_are_the_fine_tuning_losses_with_the_other_sign(policy):
     logits = policy(noised.tokens, noised.masked)
     bounds = row_bounds(logits, tokens, noised)
     assert bounds[3] == 0
-    torch.testing.assert_close(-bounds[:3].sum() / 5 / 4, sft_loss(logits, tokens, noised, maskable))
+    batch = Batch(tokens, maskable, torch.empty(0), torch.empty(0), torch.arange(4))  # its noise is `noised`
+    fine_tuning = MaskedObjective(MASK, "answers").noised_loss_sum(logits, batch, noised)
+    torch.testing.assert_close(-bounds[:3].sum() / 5, fine_tuning)
 
 
 def test_policy_and_reference_cancel_exactly_where_they_agree_and_draws_are_shared(store, policy):

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.training.conftest import small_model
-from training import ranking
+from training.experiments import ranking
+from training.experiments.ranking import measure_noise, rank, read_pairs
 from training.likelihood import bound
 from training.preference_pairs import PreferenceConfig
-from training.ranking import measure_noise, rank, read_pairs
 from training.store import TokenStore
 from training.tasks import is_held_out, slips
 

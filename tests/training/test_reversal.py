@@ -6,10 +6,11 @@ import sys
 import pytest
 import torch
 
-from training import reversal, sampling
+from training import sampling
 from training.config import make, read_toml
 from training.data import BatchConfig, RowBatches
-from training.reversal import (
+from training.experiments import reversal
+from training.experiments.reversal import (
     NAT,
     NEXT,
     PREV,
@@ -28,10 +29,10 @@ from training.reversal import (
     segments,
     shares_right,
 )
-from training.reversal_report import ROWS, table, write_report
+from training.experiments.reversal_report import ROWS, table, write_report
 from training.rows import RowConfig, RowEncoder
 from training.store import TokenStore
-from training.tokenizer import EOS_TOKEN, MASK_TOKEN
+from training.tokenization import EOS_TOKEN, MASK_TOKEN
 
 SMALL = {"num_couplets": 4, "seeds": (0,), "epochs": 4, "num_evaluations": 2, "batch_rows": 8}
 SMALL |= {"d_model": 32, "n_layers": 1, "n_heads": 2, "mlp_hidden_size": 32}

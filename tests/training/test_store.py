@@ -8,7 +8,7 @@ import pytest
 
 from training.rows import DataError, Example, RowConfig, RowEncoder, read_records
 from training.store import StoreError, TokenStore, store_key
-from training.tokenizer import EOS_TOKEN, EOT_TOKEN, MASK_TOKEN, build_tokenizer, encode_chat, train_bpe
+from training.tokenization import EOS_TOKEN, EOT_TOKEN, MASK_TOKEN, build_tokenizer, encode_chat, train_bpe
 
 TOKENIZER = build_tokenizer(["0123456789+=."])
 EOS, EOT, MASK = (TOKENIZER.token_to_id(token) for token in (EOS_TOKEN, EOT_TOKEN, MASK_TOKEN))

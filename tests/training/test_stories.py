@@ -22,7 +22,7 @@ from training.tasks.stories import (
     tell_facts,
     tell_story,
 )
-from training.tokenizer import build_tokenizer
+from training.tokenization import build_tokenizer
 
 TASKS = ("facts_infill", "stories_infill", "stories", "stories_lessons")
 

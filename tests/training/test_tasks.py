@@ -11,7 +11,7 @@ from training.rows import FORMS, RowConfig, RowEncoder
 from training.tasks import HELD_OUT, TASK_NAMES, Task, find_task, is_held_out
 from training.tasks.countdown import COUNTDOWN
 from training.tasks.sudoku import LARGE, MIDDLE, SMALL, Board
-from training.tokenizer import build_tokenizer
+from training.tokenization import build_tokenizer
 
 NUM = {"sudoku9": 4, "sudoku9_infill": 4, "sudoku6": 12, "sudoku6_infill": 12}
 

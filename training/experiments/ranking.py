@@ -1,6 +1,6 @@
 """How a model ranks right and wrong answers, and how noisy a preference loss is.
 
-    python -m training.ranking MODEL_DIR PAIRS.jsonl [--reference MODEL_DIR --variance]
+    python -m training.experiments.ranking MODEL_DIR PAIRS.jsonl [--reference MODEL_DIR --variance]
 
 Rows are {"prompt", "chosen", "rejected"}. The first table: how often the better answer has the higher bound of its
 log-likelihood (win rate), and the bounds themselves. With --variance, what each of VRPO's reductions
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from training.data import BatchConfig
 from training.likelihood import hidden_losses, hidden_sets
 from training.model import LLaDA
-from training.preference import PreferenceObjective
+from training.preference_objective import PreferenceObjective
 from training.preference_pairs import BETTER, WORSE, PairBatches, PreferenceConfig
 from training.rows import Row, RowConfig, RowEncoder, read_records
 from training.store import TokenStore
@@ -149,7 +149,7 @@ def main() -> None:
     print("\n| noise of the loss | difference, nats² | loss | gradient |\n" + "| --- " * 4 + "|")
     for name, config in REDUCTIONS.items():
         gradient_rounds = max(2, arguments.rounds // 4)
-        n = measure_noise(*models, store, config, rounds=arguments.rounds, gradient_rounds=gradient_rounds)
+        n = measure_noise(models[0], models[1], store, config, rounds=arguments.rounds, gradient_rounds=gradient_rounds)
         print(f"| {name} | {n.difference:.4g} | {n.loss:.3g} | {n.gradient:.3g} |", flush=True)
 
 

@@ -77,7 +77,7 @@ def draw(results: Sequence[dict[str, Any]], out: Path) -> None:
             continue
         epochs = [point["epoch"] for point in runs[0]]
         points = [[100 * run[i]["right"][surface] for run in runs] for i in range(len(epochs))]  # (epochs, seeds)
-        style = {"dashes": dashes} if dashes else {}
+        style: dict[str, Any] = {"dashes": dashes} if dashes else {}
         axes.plot(epochs, [sum(p) / len(p) for p in points], color=color, label=label, linewidth=1.8, **style)
         axes.fill_between(epochs, [min(p) for p in points], [max(p) for p in points], color=color, alpha=0.15, lw=0)
     axes.set(xscale="log", xlabel="epochs", ylabel="answered exactly, %", ylim=(-3, 103))
