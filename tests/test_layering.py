@@ -105,7 +105,7 @@ def module_graph(files: Mapping[Path, str]) -> dict[str, set[str]]:
         module = module_name(path)
         prefixes = ({name, name.rpartition(".")[0]} for name in imports(text, ".".join(path.parts[:-1])))
         # `from a.b import c` is the module a.b.c if there is one, else a name in a.b.
-        graph[module] = {max(known & both, key=len) for both in prefixes if known & both}
+        graph[module] = {max(known & both, key=len) for both in prefixes if known & both} - {module}
     return graph
 
 
