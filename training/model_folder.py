@@ -76,13 +76,15 @@ def export_model(
     recipes: Sequence[str] = (),
     tokenizer_config: Mapping[str, Any] | None = None,
     keep: Path | None = None,
+    is_chat: bool = True,
 ) -> None:
     """Write the folder, whole or not at all; a model that is there stays unless `overwrite`.
 
     Weights must be finite and the tokenizer must fit. facts, recipes: what the model card says of the data and of the
     stages of the run; `write_results` adds the results. tokenizer_config: of the checkpoint that the run began with;
     what it says beside special tokens and chat template is kept. keep: a checkpoint in whose own chat form the model
-    was trained; tokenizer, template and special tokens are its own, file by file. An ARM or a block-causal model is
+    was trained; tokenizer, template and special tokens are its own, file by file. is_chat: whether the model was
+    trained on conversations; a chat template makes every caller ask in that form. An ARM or a block-causal model is
     marked in config.json, so that the runtime refuses what it does not serve.
     """
     check_target(folder, overwrite=overwrite)
@@ -90,7 +92,9 @@ def export_model(
     texts = {
         "config.json": model.config.to_json(config.dtype),
         "tokenizer.json": tokenizer.to_str(pretty=False),
-        "tokenizer_config.json": as_json({**(tokenizer_config or {}), **make_tokenizer_config(model, tokenizer)}),
+        "tokenizer_config.json": as_json(
+            {**(tokenizer_config or {}), **make_tokenizer_config(model, tokenizer, is_chat=is_chat)}
+        ),
         "generation_config.json": as_json(generation_config(model, tokenizer, config)),
         "README.md": model_card(model, config, facts or {}, recipes),
     }
@@ -144,7 +148,7 @@ def as_json(value: Mapping[str, Any]) -> str:
     return json.dumps(value, indent=1, ensure_ascii=False)
 
 
-def make_tokenizer_config(model: LLaDA, tokenizer: Tokenizer) -> dict[str, Any]:
+def make_tokenizer_config(model: LLaDA, tokenizer: Tokenizer, *, is_chat: bool) -> dict[str, Any]:
     """Special tokens by the ids of the configuration; others, and the chat template, where the tokenizer has them."""
     config = model.config
     optional = {"bos_token": BOS_TOKEN, "eot_token": EOT_TOKEN}
@@ -159,7 +163,7 @@ def make_tokenizer_config(model: LLaDA, tokenizer: Tokenizer) -> dict[str, Any]:
         **{name: token for name, token in optional.items() if tokenizer.token_to_id(token) is not None},
         "clean_up_tokenization_spaces": False,
         "model_max_length": config.max_sequence_length,
-        **({} if None in map(tokenizer.token_to_id, of_chat) else {"chat_template": CHAT_TEMPLATE}),
+        **({"chat_template": CHAT_TEMPLATE} if is_chat and None not in map(tokenizer.token_to_id, of_chat) else {}),
     }
 
 
@@ -268,4 +272,5 @@ def convert(source: Path, folder: Path, changes: Mapping[str, Any], *, overwrite
         recipes=recipes_in_card(source),
         tokenizer_config=read_json(source / "tokenizer_config.json"),
         keep=None if find_template(source) in (None, CHAT_TEMPLATE) else source,
+        is_chat=find_template(source) is not None,
     )

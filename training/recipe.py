@@ -319,6 +319,7 @@ def export_run(
         recipes=recipes,
         tokenizer_config=start,
         keep=vocabulary.folder if vocabulary.form is not None else None,
+        is_chat=config.data is None or "chat form" in facts or "chat_template" in (start or {}),
     )
 
 

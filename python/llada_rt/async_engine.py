@@ -254,9 +254,9 @@ class EventStream(AsyncIterator[Given]):
         self._close()
 
     def _close(self) -> None:
-        self._is_closed = True
-        if self._job is not None:
+        if not self._is_closed and self._job is not None:
             self._dispatcher.drop(self._job)
+        self._is_closed = True
 
 
 class _Bell:

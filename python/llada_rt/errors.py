@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from .excerpt import shown
+
 
 class LladaRtError(Exception):
     """Base of every error this package raises on purpose.
@@ -29,10 +31,10 @@ class LladaRtError(Exception):
     code: ClassVar[str] = "error"
 
     def __init__(self, message: str = "", *, param: str | None = None, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = shown(message)
+        super().__init__(self.message)
         self.param = param
-        self.hint = hint
+        self.hint = None if hint is None else shown(hint)
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message

@@ -10,12 +10,17 @@ MOST_CHARACTERS = 100
 _UNSHOWN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
+def shown(text: str) -> str:
+    """All of a text of several lines, without what a terminal would obey or hide."""
+    return "\n".join("".join(map(_shown, line)) for line in text.split("\n"))
+
+
 def excerpt(text: str, most: int = MOST_CHARACTERS) -> str:
     """The first `most` characters or so, "..." for the rest. What a terminal would obey or hide is written as \\xNN or
     \\uNNNN.
     """
-    shown = "".join(map(_shown, text[:most]))
-    return shown if len(text) <= most and len(shown) <= 2 * most else shown[: 2 * most] + "..."
+    begun = "".join(map(_shown, text[:most]))
+    return begun if len(text) <= most and len(begun) <= 2 * most else begun[: 2 * most] + "..."
 
 
 def excerpt_of(value: object, most: int = MOST_CHARACTERS) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from .json_values import JsonValue
 from .params import SamplingParams
@@ -66,11 +66,12 @@ class TokenLogprob(JsonValue):
     step: int | None  # the request's forward that committed it, from 0
     block: int | None
     confidence: float | None  # by the request's `remasking` score
+    is_special: bool = False  # the text does not show it: an end token, another control token
 
 
 @dataclass(frozen=True, slots=True)
 class DiffusionStats(JsonValue):
-    """What a request has cost."""
+    """What a response has cost, and what became of the positions that were to be decoded."""
 
     nfe: int  # forwards; with guidance a pair counts once
     num_blocks: int
@@ -150,6 +151,23 @@ class CompletionOutput(JsonValue):
     audit: CacheAudit | None = None  # with `audit`
     holes: list[FilledHole] | None = None  # of an infill, in order
     token_logprobs: list[TokenLogprob] | None = None  # with logprobs, one for each of token_ids
+
+    def openai_logprobs(self) -> dict[str, Any] | None:
+        """`logprobs` of a choice in an OpenAI response: {"content": [...]}, an entry for each token of the text.
+
+        Control tokens, which the text does not show, have none. A token that was given (a fixed position of a template, a
+        pinned token) is certain: its logprob is 0. None without the option `logprobs`.
+        """
+        if self.token_logprobs is None:
+            return None
+        shown = ("token", "logprob", "bytes", "top_logprobs")
+        content = [
+            {name: known[name] for name in shown} | {"logprob": 0.0 if known["logprob"] is None else known["logprob"]}
+            for known in (each.to_dict() for each in self.token_logprobs if not each.is_special)
+        ]
+        for entry in content:
+            entry["top_logprobs"] = [{name: top[name] for name in shown[:3]} for top in entry["top_logprobs"]]
+        return {"content": content}
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import itertools
 import json
 import signal
 import subprocess
+import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -224,6 +225,25 @@ def test_what_cannot_be_begun(run, folder, tmp_path, arguments, code, words):
     assert "Traceback" not in err
     assert (tmp_path / "in.txt").read_text() == "abc\n"
     assert (tmp_path / "out").read_text() == "earlier results"
+
+
+def test_standard_input_beside_an_output_that_is_there(folder, tmp_path):
+    """Twice, as whoever runs a pipe again; not, where standard input is that very file."""
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text('{"prompt": [3]}\n')
+    command = [sys.executable, "-m", "llada_rt", "generate", "-m", folder, "--gen-length", "2", "--input", "-"]
+    command += ["--input-format", "jsonl", "--output"]
+    for _ in range(2):
+        with source.open() as given:
+            subprocess.run([*command, str(out)], stdin=given, check=True, timeout=60, env=ENVIRONMENT)
+        assert len(out.read_text().splitlines()) == 1
+    with source.open() as given:
+        run = subprocess.run(
+            [*command, str(source)], stdin=given, capture_output=True, text=True, timeout=60, env=ENVIRONMENT
+        )
+    assert run.returncode == 2
+    assert "is the input" in run.stderr
+    assert source.read_text() == '{"prompt": [3]}\n'
 
 
 def test_earlier_results_outlive_a_model_that_is_not_there(run, folder, tmp_path):

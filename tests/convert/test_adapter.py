@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from llada_rt import Engine, ModelError, ModelFormatError, ModelNotFoundError, UnsupportedModelError
+from llada_rt import ConfigError, Engine, ModelError, ModelFormatError, ModelNotFoundError, UnsupportedModelError
 from llada_rt.tools.convert import convert_model
 from tests.data.make_goldens import CHECKPOINT
 from tests.engine.models import write_folder
@@ -196,6 +196,27 @@ def test_tensors_that_do_not_fit_are_named(tmp_path, name, to, kind):
     spoil(tmp_path / "adapter", name, to=to)
     with pytest.raises(kind, match="adapter_model"):
         convert_model(tmp_path / "adapter", tmp_path / "out", base=CHECKPOINT, compute_type="float32")
+
+
+@pytest.mark.parametrize("other", ["lora_B.default.weight", "under another prefix"])
+def test_a_matrix_named_twice_is_refused(tmp_path, other):
+    write_adapter(tmp_path / "adapter")
+    path = tmp_path / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(path)
+    some = next(name for name in tensors if name.endswith("lora_B.weight"))
+    again = some.replace("lora_B.weight", other)
+    if other.startswith("under"):
+        again = some.replace("base_model.model.model.", "base_model.model.", 1)
+    assert again not in tensors
+    save_file({**tensors, again: tensors[some].clone()}, path)
+    with pytest.raises(ModelFormatError, match="expected one lora_B"):
+        convert_model(tmp_path / "adapter", tmp_path / "out", compute_type="float32", base=CHECKPOINT)
+
+
+@pytest.mark.parametrize("target", ["x" * 300, "a\0b"], ids=["long", "nul"])
+def test_a_target_that_no_file_system_takes(tmp_path, target):
+    with pytest.raises(ConfigError, match="expected a folder that can be written"):
+        convert_model(CHECKPOINT, tmp_path / target, compute_type="float32")
 
 
 def test_an_adapter_alone_says_what_to_do(tmp_path):

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import logging
 import os
 import random
 import signal
@@ -19,8 +20,9 @@ from tests.data.make_goldens import CHECKPOINT, IDS
 from tests.engine.conftest import check_idle, held
 
 PARAMS = SamplingParams(gen_length=8, block_length=4, preset="quality", seed=1)
-PACKAGE = str(Path(llada_rt.__file__).parent) + os.sep
-ROOMS = {PACKAGE + name for name in ("dispatcher.py", "engine.py", "intake.py", "stepper.py", "jobs.py")}
+PACKAGE = Path(llada_rt.__file__).parent
+_RUNTIME = ("dispatcher", "intake", "stepper", "jobs")
+ROOMS = {str(PACKAGE / name) for name in ("engine.py", *(f"runtime/{each}.py" for each in _RUNTIME))}
 
 
 def whole_stream(engine: Engine) -> None:
@@ -247,3 +249,28 @@ def test_a_request_ends_with_the_frame_that_wanted_it(small: Engine, monkeypatch
         gc.collect()
         check_idle(small)
     assert small.generate([[1]], PARAMS)
+
+
+def test_a_handler_may_call_while_somebody_logs(small: Engine):
+    """The thread that steps waits for no lock of logging, which the interrupted caller may have."""
+    logger, seen = logging.getLogger("llada_rt"), []
+
+    class Slow(logging.Handler):
+        def emit(self, record):
+            seen.append(record.getMessage())
+            if len(seen) == 1:
+                signal.setitimer(signal.ITIMER_REAL, 0.001)
+                time.sleep(0.05)  # the lock of this handler is held
+
+    before = signal.signal(signal.SIGALRM, lambda *_: small.generate([[1]], PARAMS))
+    handler = Slow()
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    try:
+        assert small.generate([[1], [2]], PARAMS)
+    finally:
+        logger.setLevel(logging.NOTSET)
+        logger.removeHandler(handler)
+        signal.signal(signal.SIGALRM, before)
+    assert sum("has finished" in line for line in seen) == 3
+    check_idle(small)

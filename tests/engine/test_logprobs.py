@@ -235,3 +235,23 @@ def test_the_demo_spells_its_bytes():
     assert shown.decode("utf-8", "replace") == demo.tokenizer.decode(
         output.outputs[0].token_ids, skip_special_tokens=False
     )
+
+
+@pytest.mark.parametrize("preset", ["reference", "fast"])
+@pytest.mark.parametrize("rule", [{}, {"regex": "[a-c]{2}x"}, {"stop": ["b"]}])
+def test_an_openai_object_holds_the_tokens_of_the_text(speaker, preset, rule):
+    params = SamplingParams(gen_length=16, preset=preset, logprobs=2, seed=1, **rule)
+    for prompt in ("abc", "z", {"prompt": "abc", "pinned": {1: speaker.tokenizer.encode("q")[0]}}):
+        if rule.get("regex") and not isinstance(prompt, str):
+            continue
+        (output,) = speaker.generate(prompt, params)
+        completion = output.outputs[0]
+        content = completion.openai_logprobs()["content"]
+        spelt = b"".join(bytes(entry["bytes"]) for entry in content).decode()
+        assert spelt.startswith(completion.text)
+        assert len(content) <= len(completion.token_ids)
+        for entry in content:
+            assert list(entry) == ["token", "logprob", "bytes", "top_logprobs"]
+            assert isinstance(entry["logprob"], float)
+            assert all(list(top) == ["token", "logprob", "bytes"] for top in entry["top_logprobs"])
+    assert speaker.generate("abc", SamplingParams(gen_length=4))[0].outputs[0].openai_logprobs() is None

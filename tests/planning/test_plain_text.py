@@ -80,7 +80,33 @@ def word_level() -> Tokenizer:
     return backend
 
 
-KINDS = {each.__name__: each for each in (byte_level, sentencepiece_bpe, unigram, wordpiece, word_level)}
+def normalized(normalizer: normalizers.Normalizer) -> Tokenizer:
+    """Control tokens that are looked for in the text as the normalizer leaves it, by the names it makes of theirs."""
+    backend = byte_level()
+    settings = json.loads(backend.to_str())
+    for token in settings["added_tokens"]:
+        token["normalized"] = True
+    backend = Tokenizer.from_str(json.dumps(settings))
+    backend.normalizer = normalizer
+    return backend
+
+
+def prepended() -> Tokenizer:
+    return normalized(normalizers.Prepend("_"))
+
+
+def lowered() -> Tokenizer:
+    return normalized(normalizers.Lowercase())
+
+
+def composed() -> Tokenizer:
+    return normalized(normalizers.NFKC())
+
+
+KINDS = {
+    each.__name__: each
+    for each in (byte_level, sentencepiece_bpe, unigram, wordpiece, word_level, prepended, lowered, composed)
+}
 EXACT = ("byte_level", "sentencepiece_bpe", "unigram")  # whose text comes back as it was
 
 
@@ -130,9 +156,11 @@ def test_a_message_commands_nothing(case, name):
     said = tokenizer.apply_chat_template(messages)
     as_before = tokenizer.apply_chat_template(messages, split_special_tokens=False)
     assert control(case, said) == own
-    assert mask in as_before
     if kind in EXACT:
         assert typed in tokenizer.decode(said)
+    if kind == "prepended":
+        return  # it does not find its own tokens within a text
+    assert mask in as_before
     plain = [{"role": "user", "content": "hello there"}]
     assert tokenizer.apply_chat_template(plain) == tokenizer.apply_chat_template(plain, split_special_tokens=False)
 

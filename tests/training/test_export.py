@@ -119,6 +119,16 @@ def test_of_a_tokenizer_config_that_came_along_the_rest_is_kept(tmp_path, model,
     assert settings["chat_template"] == CHAT_TEMPLATE
 
 
+def test_a_model_that_saw_no_conversation_gets_no_template(tmp_path, model, tokenizer):
+    """A template makes every caller ask in that form, and such a model answers nonsense there."""
+    export_model(model, tokenizer, tmp_path, CONFIG, is_chat=False)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert "chat_template" not in settings
+    assert settings["eot_token"] == "<|eot_id|>"
+    with Engine(tmp_path) as engine:
+        assert not engine.has_chat_template
+
+
 def test_a_tokenizer_without_chat_tokens_gets_no_template(tmp_path):
     special = [EOS_TOKEN, MASK_TOKEN]
     vocabulary = {token: index for index, token in enumerate([*special, *"abc"])}

@@ -258,7 +258,7 @@ def run_one(config: ReversalConfig, seed: int, kind: Kind, folder: Path) -> dict
     final = dict(curve[-1]["right"])
     if kind == "mdm":
         export = ExportConfig(name=f"reversal, seed {seed}", dtype="float32", gen_length=8, steps=8, block_length=8)
-        export_model(model, tokenizer, folder / "model", export, overwrite=True)
+        export_model(model, tokenizer, folder / "model", export, overwrite=True, is_chat=False)
         final = shares_right(questions, tokenizer, mask_id, partial(fill_by_runtime, folder / "model"))
     else:
         final["ranking"] = ranking(model, experiment, tokenizer)

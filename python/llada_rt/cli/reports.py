@@ -42,6 +42,16 @@ def _completion(output: CompletionOutput) -> dict[str, Any]:
     return {name: value for name, value in known.items() if value is not None or name == "stop_reason"}
 
 
+def _is_same(path: str, input_path: str) -> bool:
+    """Whether a file is the one that is read; `-`: standard input, if that is a file."""
+    if input_path != "-":
+        return os.path.samefile(path, input_path)
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(sys.stdin.fileno()))
+    except (OSError, ValueError, AttributeError):  # there is none, or none with a number
+        return False
+
+
 class JsonLines:
     """A file to which objects are written as they come, a line each. Raises OutputError where that cannot be.
 
@@ -51,7 +61,7 @@ class JsonLines:
     def __init__(self, path: str, *, input_path: str | None = None) -> None:
         self._path = path
         try:
-            if input_path is not None and os.path.exists(path) and os.path.samefile(path, input_path):
+            if input_path is not None and os.path.exists(path) and _is_same(path, input_path):
                 raise ConfigError(f"--output: {path[:200]}: is the input", param="output")
             self._file = open(path, "ab")  # noqa: SIM115 (closed by __exit__)
         except (OSError, ValueError) as error:

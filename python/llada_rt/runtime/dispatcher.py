@@ -278,10 +278,13 @@ class Dispatcher:
         return True
 
     def drop(self, job: Job) -> None:
-        """Take out a job that nobody waits for any more. Waits for nothing."""
+        """A caller is done with a job: take it out if it has not ended."""
         if (claim := job.claim) is not None:
             job.is_dropped = True
             self._mail.put(claim)
+        elif job.has_ended:
+            # Here, for the thread that steps must wait for no lock, and a handler of logging has one.
+            logger.debug("request %s has finished: %s", job.request_id, job.error or job.finish_reason)
 
     def _send(self, letter: Job | _Errand[Any]) -> None:
         """A letter that somebody waits for. Raises what keeps the thread from having read it."""

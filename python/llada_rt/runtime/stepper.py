@@ -12,7 +12,6 @@ from typing import Literal
 
 from ..config import EngineConfig
 from ..errors import InternalError, ModelError, OutOfMemoryError
-from ..log import logger
 from ..outputs import EngineStats
 from ..planning.plan import SequencePlan, SequenceResult, StepPlan, StepResult
 from ..planning.scheduler import Member, PlanError, Scheduler
@@ -269,9 +268,10 @@ class Stepper:
                 self._finished[job.finish_reason] += 1
             else:
                 self._num["failed"] += 1
-            logger.debug("request %s has finished: %s", job.request_id, job.error or job.finish_reason)
-            self._forget(job)
-            job.has_ended = True
+            try:
+                self._forget(job)
+            finally:
+                job.has_ended = True
         if job.notify is not None and (job.has_ended or job.has_events):
             job.notify()
 

@@ -14,6 +14,7 @@ def token_logprobs(
     sequence: Sequence, tokens: Iterable[tuple[int, int]], tokenizer: Tokenizer | None
 ) -> list[TokenLogprob]:
     """Of each (canvas position, id) in order. A position that no step has filled has no numbers."""
+    special = tokenizer.control_ids if tokenizer else frozenset[int]()
     told = []
     for position, token in tokens:
         text, spelt = _spelt(token, tokenizer)
@@ -29,6 +30,7 @@ def token_logprobs(
                 step=placed.step if placed else None,
                 block=placed.block if placed else None,
                 confidence=placed.confidence if placed else None,
+                is_special=token in special,
             )
         )
     return told

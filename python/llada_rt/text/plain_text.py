@@ -55,9 +55,11 @@ class PlainText:
 
     def __init__(self, backend: tokenizers.Tokenizer, control_ids: Collection[int]) -> None:
         self._backend = backend
-        names = {token: backend.id_to_token(token) for token in control_ids}
+        by_id = backend.get_added_tokens_decoder()
+        # Of an added token its content: `id_to_token` gives the name that a normalizer has made of that.
+        names = {token: by_id[token].content if token in by_id else backend.id_to_token(token) for token in control_ids}
         self._control = {name: token for token, name in names.items() if name}
-        added = {token.content: token for token in backend.get_added_tokens_decoder().values() if token.content}
+        added = {token.content: token for token in by_id.values() if token.content}
         # What the tokenizer finds in a text before it looks at anything else, and what its vocabulary finds.
         read = [name for name, token in self._control.items() if name not in added and token in encode(backend, name)]
         self._named = re.compile("|".join(map(re.escape, sorted([*added, *read], key=len, reverse=True))) or r"(?!)")

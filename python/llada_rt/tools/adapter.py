@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ModelFormatError, ModelNotFoundError, UnsupportedModelError
-from ..excerpt import excerpt_of
+from ..excerpt import excerpt, excerpt_of
 from ..folder.checkpoint import StoredTensor, read_file_tensors
 from ..folder.model_files import ADAPTER_CONFIG, check_exists, read_json, resolve_file
 
+MOST_ALPHA = 1e9
 WEIGHTS_FILE = "adapter_model.safetensors"
 PREFIX = "base_model.model."  # before the name that a matrix has in its model
 
@@ -70,7 +71,8 @@ class Adapter:
         rank, alpha = settings.get("r"), settings.get("lora_alpha")
         if type(rank) is not int or not 1 <= rank <= 1 << 20:
             raise ModelFormatError(f"{ADAPTER_CONFIG}: r: expected a positive integer, got {excerpt_of(rank)}")
-        if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
+        # The bounds keep a NaN out too.
+        if not isinstance(alpha, (int, float)) or isinstance(alpha, bool) or not -MOST_ALPHA <= alpha <= MOST_ALPHA:
             raise ModelFormatError(f"{ADAPTER_CONFIG}: lora_alpha: expected a number, got {excerpt_of(alpha)}")
         scale = alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
         if resolve_file(folder, WEIGHTS_FILE) is None:
@@ -84,9 +86,14 @@ class Adapter:
             match = re.fullmatch(rf"{re.escape(PREFIX)}(.+)\.lora_([AB])(?:\.default)?\.weight", name)
             if match is None:
                 raise UnsupportedModelError(
-                    f"{WEIGHTS_FILE}: {name[:120]}: expected lora_A or lora_B of a matrix, which is all of plain LoRA"
+                    f"{WEIGHTS_FILE}: {excerpt(name)}: expected lora_A or lora_B of a matrix, as plain LoRA has"
                 )
-            halves.setdefault(_target(match[1], shapes), {})[match[2]] = tensor
+            pair = halves.setdefault(_target(match[1], shapes), {})
+            if match[2] in pair:
+                raise ModelFormatError(
+                    f"{WEIGHTS_FILE}: {excerpt(name)}: expected one lora_{match[2]} of the matrix, got another before"
+                )
+            pair[match[2]] = tensor
         if not halves:
             raise ModelFormatError(f"{WEIGHTS_FILE}: expected matrices of an adapter, got none")
         return {name: self._delta(name, pair, shapes[name]) for name, pair in halves.items()}
@@ -115,14 +122,14 @@ def _check_plain(settings: Mapping[str, Any]) -> None:
     start = settings.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(_CHANGING_STARTS):
         raise UnsupportedModelError(
-            f"{ADAPTER_CONFIG}: init_lora_weights: {start[:40]} changes the base's weights too; expected an adapter to "
-            "the base as it is",
+            f"{ADAPTER_CONFIG}: init_lora_weights: {excerpt(start)} changes the base's weights too; expected an "
+            "adapter to the base as it is",
             hint="PEFT's path_initial_model_for_weight_conversion saves it as a plain one",
         )
     for key, value in settings.items():
         if key not in _HARMLESS and value:  # nothing, false, 0 and empty ask for nothing
             raise UnsupportedModelError(
-                f"{ADAPTER_CONFIG}: {key[:60]}: expected nothing, as plain LoRA has, got {excerpt_of(value)}"
+                f"{ADAPTER_CONFIG}: {excerpt(key)}: expected nothing, as plain LoRA has, got {excerpt_of(value)}"
             )
 
 
@@ -131,4 +138,4 @@ def _target(name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
     for candidate in (f"{name}.weight", f"model.{name}.weight"):
         if candidate in shapes:
             return candidate
-    raise ModelFormatError(f"{WEIGHTS_FILE}: {name[:120]}: not a matrix of the base model")
+    raise ModelFormatError(f"{WEIGHTS_FILE}: {excerpt(name)}: not a matrix of the base model")

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ..config import StoredType, parse_size
 from ..errors import ConfigError, LladaRtError, ModelFormatError, OutputError, UnsupportedModelError
-from ..excerpt import excerpt_of
+from ..excerpt import excerpt, excerpt_of
 from ..folder import quantize
 from ..folder.checkpoint import (
     INDEX_FILE,
@@ -122,6 +122,19 @@ def convert_model(
 
 def check_target(source: Path, target: Path, *, overwrite: bool) -> None:
     """The target is new, or a model folder that may be replaced; and it is not the source."""
+    try:
+        _check_place(source, target, overwrite=overwrite)
+    except (OSError, ValueError) as error:
+        if isinstance(error, LladaRtError):
+            raise
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        place = excerpt(str(target))
+        raise ConfigError(f"expected a folder that can be written, got {place}: {reason}", param="target") from error
+
+
+def _check_place(source: Path, target: Path, *, overwrite: bool) -> None:
+    if "\0" in str(target):
+        raise ValueError("it holds a NUL")
     if target.exists() or target.is_symlink():
         if target.resolve() == source.resolve() or target.resolve() in source.resolve().parents:
             raise ConfigError(f"expected another folder than the source, got {target}", param="target")
