@@ -155,6 +155,33 @@ def test_includes_point_down(path: Path):
     assert include_faults(folder, path.read_text()) == []
 
 
+def included(name: str) -> set[str]:
+    """All that a file of csrc includes, by itself or through others, by the name after csrc/."""
+    found: set[str] = set()
+    waiting = [name]
+    while waiting:
+        text = (ROOT / "csrc" / waiting.pop()).read_text()
+        new = set(re.findall(r'^\s*#\s*include\s+"([^"]+)"', text, re.MULTILINE)) - found
+        found |= new
+        waiting += new
+    return found
+
+
+def test_a_plan_knows_the_batch_and_nothing_else_of_the_model():
+    assert {name for name in included("denoise/plan.h") if name.startswith("model/")} == {"model/batch.h"}
+
+
+def test_families_are_data():
+    """They know the configuration and the records; only the configuration knows them."""
+    users = {path.relative_to(ROOT / "csrc") for path in (ROOT / "csrc").rglob("*.[hc]*") if path.is_file()}
+    naming = {str(path) for path in users if '"model/families/' in (ROOT / "csrc" / path).read_text()}
+    assert {name for name in naming if not name.startswith("model/families/")} == {"model/config.h"}
+    for path in (ROOT / "csrc/model/families").glob("*"):
+        known = {"model/config.h", "model/config_fields.h", "model/tensor_records.h", "model/families/registry.h"}
+        own = set(re.findall(r'#include "(model/[^"]+)"', path.read_text()))
+        assert own <= known, f"{path.name} includes {own - known}"
+
+
 @pytest.mark.parametrize("path", sources("python", "*.py") + sources("training", "*.py"))
 def test_imports_point_down(path: Path):
     relative = path.relative_to(ROOT)

@@ -22,6 +22,9 @@ RECORDED_LIKELIHOOD = {"reference": 1e-5, "engine": 1e-4}
 # Whole forward: floor of the rule "twice torch", relative to the largest logit; one token rounds only a few times.
 FORWARD_FLOOR = {"float32": 1e-6, "bfloat16": 2.0**-7}
 
+# Logits of small models with layers of any kind, all below 1: torch in float32 against numpy in float64.
+LAYER_LOGITS = 1e-6
+
 # Confidences reported by the float32 engine against the float64 reference.
 CONFIDENCE = 1e-4
 

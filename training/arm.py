@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.model import LLaDA, rope_angles, rotate
+from training.model import LLaDA, rope_angles
 
 
 class ArmCache:
@@ -32,8 +32,8 @@ class ArmCache:
         shape = (config.n_layers, 2, num_rows, config.n_kv_heads, length, config.head_dim)
         self.model, self.length = model, length
         self.stored = torch.zeros(shape, dtype=parameter.dtype, device=parameter.device)
-        angles = rope_angles(length, config.head_dim, config.rope_theta, parameter.device)
-        self.cos, self.sin = angles.cos(), angles.sin()  # (length, head_dim)
+        angles = rope_angles(length, config.rotary_dim, config.rope_theta, parameter.device)
+        self.cos, self.sin = angles.cos(), angles.sin()  # (length, rotary_dim)
 
     @torch.no_grad()
     def forward(self, tokens: Tensor, positions: Tensor, last: Tensor) -> Tensor:
@@ -44,22 +44,13 @@ class ArmCache:
         """
         model, config = self.model, self.model.config
         rows = torch.arange(len(tokens), device=tokens.device)
-        cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]  # (rows, 1, count, head_dim)
+        cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]  # (rows, 1, count, rotary_dim)
         stop = int(positions.max()) + 1
         keys_at = torch.arange(stop, device=tokens.device)
         visible = (keys_at <= positions[..., None])[:, None]  # (rows, 1, count, stop)
         x = model.embedding(tokens)  # (rows, count, d_model)
         for block, (keys, values) in zip(model.blocks, self.stored, strict=True):
-            h = block.attn_norm(x)
-            q, k, v = (
-                projection(h).unflatten(-1, (heads, config.head_dim)).transpose(1, 2)  # (rows, heads, count, head_dim)
-                for projection, heads in (
-                    (block.q_proj, config.n_heads),
-                    (block.k_proj, config.n_kv_heads),
-                    (block.v_proj, config.n_kv_heads),
-                )
-            )
-            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+            q, k, v = block.project(block.attn_norm(x), cos, sin)  # (rows, heads, count, head_dim)
             keys[rows[:, None], :, positions] = k.transpose(1, 2)
             values[rows[:, None], :, positions] = v.transpose(1, 2)
             mixed = F.scaled_dot_product_attention(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.config_keys import check_keys
+from training.layer_config import LayerConfig
 from training.weights import load_weights
 
 # Fields of the published config.json that this definition has only one value for; what a foreign one may say is in
@@ -74,6 +75,7 @@ class ModelConfig:
     # Not published fields, written only when set:
     causal: bool = False  # an ARM
     attention_block_length: int | None = None  # a position sees its block of so many positions and those before
+    layers: tuple[LayerConfig, ...] | None = None  # a record for each layer, where a layer is not LLaDA's
 
     def __post_init__(self) -> None:
         if self.attention_block_length is not None and (self.attention_block_length < 1 or self.causal):
@@ -81,25 +83,57 @@ class ModelConfig:
                 f"attention_block_length expected a positive number and causal false, "
                 f"received {self.attention_block_length} and causal {self.causal}"
             )
-        if self.d_model % self.n_heads or (self.d_model // self.n_heads) % 2:
+        if self.layers is None and (self.d_model % self.n_heads or (self.d_model // self.n_heads) % 2):
             raise ValueError(f"d_model {self.d_model} does not split into {self.n_heads} heads of even size")
         if self.n_heads % self.n_kv_heads:
             raise ValueError(f"n_heads {self.n_heads} is not a multiple of n_kv_heads {self.n_kv_heads}")
+        if self.layers is not None:
+            self._check_layers(self.layers)
+
+    def _check_layers(self, layers: tuple[LayerConfig, ...]) -> None:
+        if len(layers) != self.n_layers:
+            raise ValueError(f"layers expected {self.n_layers} entries, one for each layer, received {len(layers)}")
+        attention = "block_causal" if self.attention_block_length else "full"
+        for index, layer in enumerate(layers):
+            layer.check_dense()
+            # One table of rotation angles, and one rule of who sees whom, serve all layers.
+            expected = {"head_dim": layers[0].head_dim, "rotary_dim": layers[0].rotary_dim, "attention": attention}
+            for name, value in expected.items():
+                if getattr(layer, name) != value:
+                    raise ValueError(f"layer {index}: {name} expected {value}, received {getattr(layer, name)}")
+
+    @property
+    def layer_configs(self) -> tuple[LayerConfig, ...]:
+        """One for each layer."""
+        if self.layers is not None:
+            return self.layers
+        head_dim = self.d_model // self.n_heads
+        attention = "block_causal" if self.attention_block_length else "full"
+        layer = LayerConfig(
+            head_dim=head_dim, rotary_dim=head_dim, mlp_hidden_size=self.mlp_hidden_size, attention=attention
+        )
+        return (layer,) * self.n_layers
 
     @property
     def head_dim(self) -> int:
-        return self.d_model // self.n_heads
+        return self.layer_configs[0].head_dim
+
+    @property
+    def rotary_dim(self) -> int:
+        return self.layer_configs[0].rotary_dim
 
     @property
     def model_type(self) -> str:
         """The published name, or one of its own, so that no one serves another attention as full attention."""
+        if self.layers is not None:
+            return "llada_layers"
         return "llada_arm" if self.causal else "llada_block_causal" if self.attention_block_length else "llada"
 
     @classmethod
     def from_json(cls, path: Path) -> "ModelConfig":
         """Read a published config.json. A field that asks for another network is refused by name."""
         published = json.loads(path.read_text(encoding="utf-8"))
-        optional = {"causal", "attention_block_length", "n_kv_heads"}
+        optional = {"causal", "attention_block_length", "layers", "n_kv_heads"}
         if missing := [f.name for f in fields(cls) if f.name not in published and f.name not in optional]:
             raise ValueError(f"{path}: expected the keys {missing}, which are missing")
         check_keys(published, path)
@@ -108,6 +142,8 @@ class ModelConfig:
         known = {field.name: published[field.name] for field in fields(cls) if field.name in published}
         ends = known["eos_token_id"]  # one, or several, of which the first stands for all
         known["eos_token_id"] = ends[0] if isinstance(ends, list) and ends else ends
+        if known.get("layers") is not None:
+            known["layers"] = tuple(LayerConfig.read(each) for each in known["layers"])
         config = cls(**{**known, "vocab_size": rows, "n_kv_heads": kv_heads})
         if published.get("model_type") != config.model_type:
             raise ValueError(
@@ -117,7 +153,7 @@ class ModelConfig:
 
     def to_json(self, torch_dtype: str) -> str:
         own = asdict(self)
-        for name in ("causal", "attention_block_length"):
+        for name in ("causal", "attention_block_length", "layers"):
             if not own[name]:
                 del own[name]
         rest = {"embedding_size": self.vocab_size, "torch_dtype": torch_dtype}
@@ -146,10 +182,14 @@ def rope_angles(length: int, head_dim: int, theta: float, device: torch.device) 
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding in float32, back in x's type. x: (batch, heads, length, head_dim)."""
-    wide = x.float()
+    """Rotary embedding in float32, back in x's type. x: (batch, heads, length, head_dim).
+
+    cos, sin: (..., length, rotary_dim); dimensions beyond them pass through.
+    """
+    wide = x[..., : cos.shape[-1]].float()
     first, second = wide.chunk(2, dim=-1)
-    return (wide * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
+    rotated = (wide * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
+    return rotated if rotated.shape == x.shape else torch.cat([rotated, x[..., cos.shape[-1] :]], dim=-1)
 
 
 def block_causal_visible(positions: Tensor, block_length: int) -> Tensor:
@@ -176,36 +216,52 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, visible: Tensor 
 
 
 class Block(nn.Module):
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layer: LayerConfig) -> None:
         super().__init__()
-        d_model, hidden, kv_size = config.d_model, config.mlp_hidden_size, config.n_kv_heads * config.head_dim
-        self.config = config
+        d_model, hidden = config.d_model, layer.mlp_hidden_size
+        q_size, kv_size = config.n_heads * layer.head_dim, config.n_kv_heads * layer.head_dim
+        self.config, self.layer = config, layer
         self.attn_norm = RMSNorm(d_model, config.rms_norm_eps)
-        self.q_proj = nn.Linear(d_model, d_model, bias=False)
-        self.k_proj = nn.Linear(d_model, kv_size, bias=False)
-        self.v_proj = nn.Linear(d_model, kv_size, bias=False)
-        self.attn_out = nn.Linear(d_model, d_model, bias=False)
+        self.q_proj = nn.Linear(d_model, q_size, bias=layer.qkv_bias)
+        self.k_proj = nn.Linear(d_model, kv_size, bias=layer.qkv_bias)
+        self.v_proj = nn.Linear(d_model, kv_size, bias=layer.qkv_bias)
+        if layer.qk_norm != "none":
+            sizes = (q_size, kv_size) if layer.qk_norm == "whole" else (layer.head_dim, layer.head_dim)
+            self.q_norm, self.k_norm = (RMSNorm(size, config.rms_norm_eps) for size in sizes)
+        self.attn_out = nn.Linear(q_size, d_model, bias=False)
         self.ff_norm = RMSNorm(d_model, config.rms_norm_eps)
         self.ff_proj = nn.Linear(d_model, hidden, bias=False)  # the gate
         self.up_proj = nn.Linear(d_model, hidden, bias=False)
         self.ff_out = nn.Linear(hidden, d_model, bias=False)  # the down projection
 
+    def project(self, h: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Q and K, normed and rotated as the layer has it, and V. h: (batch, length, d_model), after attn_norm.
+
+        Each is (batch, heads, length, head_dim).
+        """
+        layer = self.layer
+        q, k, v = (
+            projection(h).unflatten(-1, (-1, layer.head_dim)).transpose(1, 2)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        if layer.qk_norm == "none":
+            return rotate(q, cos, sin), rotate(k, cos, sin), v
+        if layer.qk_norm_place == "before_rope":
+            return rotate(self._norm(self.q_norm, q), cos, sin), rotate(self._norm(self.k_norm, k), cos, sin), v
+        return self._norm(self.q_norm, rotate(q, cos, sin)), self._norm(self.k_norm, rotate(k, cos, sin)), v
+
+    def _norm(self, norm: RMSNorm, x: Tensor) -> Tensor:
+        """Over each head, or over all heads of a position. x: (batch, heads, length, head_dim)."""
+        if self.layer.qk_norm == "per_head":
+            return norm(x)
+        return norm(x.transpose(1, 2).flatten(2)).unflatten(-1, (-1, x.shape[-1])).transpose(1, 2)
+
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, select: Tensor | None = None, visible: Tensor | None = None
     ) -> Tensor:
         """x: (batch, length, d_model). With `select`, bool (batch, length), the result is (num_selected, d_model)."""
-        config = self.config
-        h = self.attn_norm(x)  # (batch, length, d_model)
-        q, k, v = (
-            projection(h).unflatten(-1, (heads, config.head_dim)).transpose(1, 2)  # (batch, heads, length, head_dim)
-            for projection, heads in (
-                (self.q_proj, config.n_heads),
-                (self.k_proj, config.n_kv_heads),
-                (self.v_proj, config.n_kv_heads),
-            )
-        )
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        mixed = attention(q, k, v, causal=config.causal, visible=visible)
+        q, k, v = self.project(self.attn_norm(x), cos, sin)  # (batch, heads, length, head_dim)
+        mixed = attention(q, k, v, causal=self.config.causal, visible=visible)
         mixed = mixed.transpose(1, 2).flatten(2)  # (batch, length, d_model)
         if select is not None:
             x, mixed = x[select], mixed[select]  # (num_selected, d_model)
@@ -226,7 +282,7 @@ class LLaDA(nn.Module):
         self.transformer = nn.ModuleDict(
             {
                 "wte": nn.Embedding(config.vocab_size, config.d_model),
-                "blocks": nn.ModuleList(Block(config) for _ in range(config.n_layers)),
+                "blocks": nn.ModuleList(Block(config, layer) for layer in config.layer_configs),
                 "ln_f": RMSNorm(config.d_model, config.rms_norm_eps),
             }
         )
@@ -253,12 +309,17 @@ class LLaDA(nn.Module):
         return cast("nn.Linear", self.transformer["wte" if self.config.weight_tying else "ff_out"]).weight
 
     def initialize(self, generator: torch.Generator) -> None:
-        """Normal weights, deviation 0.02; the matrices that write to the residual are scaled by 1/sqrt(2 layers)."""
+        """Normal weights, deviation 0.02; the matrices that write to the residual are scaled by 1/sqrt(2 layers).
+
+        Biases are zeros.
+        """
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
                 writes_residual = name.endswith(("attn_out.weight", "ff_out.weight")) and ".blocks." in name
                 deviation = 0.02 / math.sqrt(2 * self.config.n_layers) if writes_residual else 0.02
                 nn.init.normal_(parameter, std=deviation, generator=generator)
+            elif name.endswith(".bias"):
+                nn.init.zeros_(parameter)
 
     def forward(
         self,
@@ -279,7 +340,7 @@ class LLaDA(nn.Module):
             positions = torch.arange(tokens.shape[1], device=tokens.device)
         if visible is None and config.attention_block_length is not None:
             visible = block_causal_visible(positions, config.attention_block_length)
-        angles = rope_angles(tokens.shape[1], config.head_dim, config.rope_theta, tokens.device)[positions]
+        angles = rope_angles(tokens.shape[1], config.rotary_dim, config.rope_theta, tokens.device)[positions]
         cos, sin = angles.cos(), angles.sin()
         *blocks, last = self.blocks
         for block in blocks:

@@ -1,14 +1,18 @@
 // _core.Runtime: a loaded model, its slots and the denoising loop. The GIL is released while the engine works.
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <memory>
 #include <optional>
+#include <string>
+#include <tuple>
 #include <utility>
+#include <vector>
 
 #include "bindings/convert.h"
 #include "bindings/dlpack.h"
 #include "denoise/runtime.h"
-#include "model/tensor_names.h"
+#include "model/tensor_records.h"
 
 namespace llada {
 namespace {
@@ -35,23 +39,51 @@ class RuntimeHandle {
 
 py::object optional_id(std::int64_t id) { return id < 0 ? py::object(py::none()) : py::object(py::int_(id)); }
 
+// The weights as they lie in memory: (vector, table, matrix or paired, how many, outputs, inputs) of each shape.
+py::list weight_shapes(const ModelConfig& config) {
+  constexpr const char* kForms[] = {"vector", "table", "matrix"};
+  std::vector<std::tuple<std::string, std::int64_t, std::int64_t>> shapes;
+  std::vector<std::int64_t> counts;
+  for (const WeightGroup& group : weight_groups(config)) {
+    const char* form = group.is_paired() ? "paired" : kForms[static_cast<int>(group.first().kind)];
+    const std::tuple shape(std::string(form), group.num_out(), group.num_in());
+    const auto found = std::find(shapes.begin(), shapes.end(), shape);
+    const auto index = static_cast<std::size_t>(found - shapes.begin());
+    if (found == shapes.end()) {
+      shapes.push_back(shape);
+      counts.push_back(0);
+    }
+    ++counts[index];
+  }
+  py::list all;
+  for (std::size_t i = 0; i < shapes.size(); ++i) {
+    const auto& [form, num_out, num_in] = shapes[i];
+    all.append(py::make_tuple(form, counts[i], num_out, num_in));
+  }
+  return all;
+}
+
 py::dict config_dict(const ModelConfig& c) {
+  const LayerConfig& first = c.layer(0);
+  std::int64_t mlp_hidden_size = 0;
+  for (const LayerConfig& layer : c.layers) mlp_hidden_size = std::max(mlp_hidden_size, layer.mlp_hidden_size);
   py::dict d;
   d["d_model"] = c.d_model;
-  d["num_layers"] = c.num_layers;
+  d["num_layers"] = c.num_layers();
   d["num_heads"] = c.num_heads;
   d["num_kv_heads"] = c.num_kv_heads;
-  d["head_dim"] = c.head_dim;
-  d["mlp_hidden_size"] = c.mlp_hidden_size;
+  d["head_dim"] = first.head_dim;          // layers share it, see model/supported.cc
+  d["mlp_hidden_size"] = mlp_hidden_size;  // the largest
   d["vocab_size"] = c.vocab_size;
   d["max_sequence_length"] = c.max_sequence_length;
   d["rope_theta"] = c.rope_theta;
   d["rms_norm_eps"] = c.rms_norm_eps;
-  d["weight_tying"] = c.weight_tying;
+  d["weight_tying"] = c.tied_head;
   d["mask_token_id"] = optional_id(c.mask_token_id);
   d["eos_token_id"] = optional_id(c.eos_token_id);
   d["pad_token_id"] = optional_id(c.pad_token_id);
   d["unknown_keys"] = c.unknown_keys;
+  d["weights"] = weight_shapes(c);
   return d;
 }
 
@@ -67,10 +99,11 @@ py::tuple describe_model(const std::string& path) {
   const ModelConfig config = load_config(path);
   py::list tensors;
   for (const TensorRecord& record : tensor_records(config)) {
+    if (record.is_tied) continue;
     py::list shape;
-    if (!record.is_norm()) shape.append(record.rows);
+    if (record.kind != WeightKind::kVector) shape.append(record.rows);
     shape.append(record.cols);
-    tensors.append(py::make_tuple(record.name, record.layer, py::tuple(shape)));
+    tensors.append(py::make_tuple(record.stored_names.front(), record.layer, py::tuple(shape)));
   }
   return py::make_tuple(config_dict(config), tensors);
 }
@@ -271,7 +304,7 @@ void bind_runtime(py::module_& module) {
       .def_property_readonly("compute_type", [](const RuntimeHandle& h) { return h.get()->weights().type.name; })
       .def_property_readonly("table", [](const RuntimeHandle& h) { return h.get()->ops().name; })
       .def_property_readonly("num_threads", [](const RuntimeHandle& h) { return h.get()->num_threads(); })
-      .def_property_readonly("num_parameters", [](const RuntimeHandle& h) { return h.get()->weights().num_parameters; })
+      .def_property_readonly("num_parameters", [](const RuntimeHandle& h) { return num_parameters(h.get()->config()); })
       .def_property_readonly("weight_bytes", [](const RuntimeHandle& h) { return h.get()->weights().num_bytes; })
       .def_property_readonly("kv_bytes_per_token", [](const RuntimeHandle& h) { return h.get()->kv_bytes_per_token(); })
       .def(

@@ -196,7 +196,7 @@ std::int64_t DenoisingLoop::add_sequence(const StepPlan& plan, std::int64_t s, b
   for (std::int32_t i = begin; i < end; ++i) {
     choose_positions(sequence, s, plan.spans[i], first);
     num_rows += static_cast<std::int64_t>(positions_.size());
-    batch_.begin(slot, plan.spans[i].visible);
+    batch_.begin(slot.view(), plan.spans[i].visible);
     for (const std::int32_t position : positions_) {
       const std::int64_t row = batch_.add(position);
       const std::int32_t target = is_scored(sequence) ? plan.targets[sequence.targets_begin + position] : -1;
@@ -223,7 +223,7 @@ std::int64_t DenoisingLoop::add_sequence(const StepPlan& plan, std::int64_t s, b
 
 // Adds positions_ of the guide, whose hidden states go to the candidates there, from `candidate` on.
 void DenoisingLoop::add_guide(const Slot& guide, std::int64_t visible, std::size_t& candidate) {
-  batch_.begin(guide, visible);
+  batch_.begin(guide.view(), visible);
   for (const std::int32_t position : positions_) {
     const std::int64_t row = batch_.add(position);
     if (candidate == rows_.size() || rows_[candidate].position != position) continue;

@@ -6,13 +6,13 @@
 
 #include "denoise/plan.h"
 #include "model/kv_pool.h"
-#include "model/llada.h"
+#include "model/transformer.h"
 
 namespace llada {
 
 class DenoisingLoop {
  public:
-  DenoisingLoop(Llada& model, KvPool& pool, const Weights& weights, const Ops& ops)
+  DenoisingLoop(Transformer& model, KvPool& pool, const Weights& weights, const Ops& ops)
       : model_(model), pool_(pool), weights_(weights), ops_(ops) {}
 
   // Runs steps until at least one sequence is done or max_steps have run. Throws InvalidRequestError for a plan that
@@ -27,7 +27,7 @@ class DenoisingLoop {
   void find_candidates(Stream stream);
   std::int32_t bad_position(const CommitGroup& group) const;
 
-  Llada& model_;
+  Transformer& model_;
   KvPool& pool_;
   const Weights& weights_;
   const Ops& ops_;

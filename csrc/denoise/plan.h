@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "model/llada.h"
+#include "model/batch.h"
 #include "ops/ops.h"
 
 namespace llada {

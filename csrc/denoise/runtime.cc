@@ -142,7 +142,7 @@ ConstTensor Runtime::hidden_states(const Slot& slot, const std::vector<QuerySpan
     check(from <= span.start && span.start < span.stop && span.stop <= span.visible && span.visible <= length,
           ErrorKind::kInvalidRequest, "expected ascending spans with start < stop <= visible <= ", length);
     from = span.stop;
-    batch.begin(slot, span.visible);
+    batch.begin(slot.view(), span.visible);
     for (std::int32_t position = span.start; position < span.stop; ++position) {
       const std::int64_t row = batch.add(position);
       if (wanted == positions.end() || *wanted != position) continue;

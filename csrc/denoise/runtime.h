@@ -10,7 +10,7 @@
 #include "denoise/loop.h"
 #include "model/config.h"
 #include "model/kv_pool.h"
-#include "model/llada.h"
+#include "model/transformer.h"
 #include "model/weights.h"
 #include "ops/memory.h"
 #include "ops/trace.h"
@@ -119,7 +119,7 @@ class Runtime {
   Stream stream_;
   const Weights weights_;
   KvPool kv_;
-  Llada model_;
+  Transformer model_;
   DenoisingLoop loop_;
 };
 

@@ -56,17 +56,17 @@ const Rule kRms{
 const Rule kRotary{"rope", [](const Json& value, const Facts&) { return is_one_of(value, {"rope", "rotary"}); }};
 const Rule kDefault{"default", [](const Json& value, const Facts&) { return is_one_of(value, {"default"}); }};
 const Rule kDModel{"d_model", [](const Json& value, const Facts& f) { return equals(value, f.config.d_model); }};
-const Rule kLayers{"n_layers", [](const Json& value, const Facts& f) { return equals(value, f.config.num_layers); }};
+const Rule kLayers{"n_layers", [](const Json& value, const Facts& f) { return equals(value, f.config.num_layers()); }};
 const Rule kHeads{"n_heads", [](const Json& value, const Facts& f) { return equals(value, f.config.num_heads); }};
 const Rule kKvHeads{"n_kv_heads",
                     [](const Json& value, const Facts& f) { return equals(value, f.config.num_kv_heads); }};
 const Rule kHeadDim{"d_model / n_heads",
-                    [](const Json& value, const Facts& f) { return equals(value, f.config.head_dim); }};
+                    [](const Json& value, const Facts& f) { return equals(value, f.config.layer(0).head_dim); }};
 const Rule kMlpSize{"mlp_hidden_size",
-                    [](const Json& value, const Facts& f) { return equals(value, f.config.mlp_hidden_size); }};
+                    [](const Json& value, const Facts& f) { return equals(value, f.config.layer(0).mlp_hidden_size); }};
 const Rule kEps{"rms_norm_eps", [](const Json& value, const Facts& f) { return equals(value, f.config.rms_norm_eps); }};
 const Rule kScoreScale{"1 / sqrt(d_model / n_heads)", [](const Json& value, const Facts& f) {
-                         return equals(value, 1 / std::sqrt(static_cast<double>(f.config.head_dim)));
+                         return equals(value, 1 / std::sqrt(static_cast<double>(f.config.layer(0).head_dim)));
                        }};
 const Rule kEmpty{"nothing in it", [](const Json& value, const Facts&) {
                     if (value.is_array()) return value.as_array("").empty();
@@ -119,16 +119,13 @@ const std::vector<Entry>& table() {
        "no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids num_return_sequences output_scores "
        "return_dict_in_generate forced_bos_token_id forced_eos_token_id remove_invalid_values "
        "exponential_decay_length_penalty suppress_tokens begin_suppress_tokens"},
-      // Of training, of kernels, and of what another key switches off. weight_tying says whether the head is tied: the
-      // published code does not look at tie_word_embeddings. mlp_ratio counts without mlp_hidden_size only.
+      // Of training, of kernels, and of what another key switches off.
       {kAnything,
        "attention_dropout embedding_dropout residual_dropout hidden_dropout hidden_dropout_prob "
        "attention_probs_dropout_prob resid_pdrop embd_pdrop attn_pdrop output_dropout dropout "
-       "classifier_dropout initializer_range init_cutoff_factor init_device init_fn init_std precision "
-       "gradient_checkpointing pretraining_tp flash_attention use_flash_attn use_flash_attention_2 bf16 "
-       "fp16 fp32 fuse_cross_entropy alibi_bias_max attention_layer_norm_with_affine "
-       "max_position_embeddings original_max_position_embeddings max_window_layers output_router_logits "
-       "router_aux_loss_coef tie_word_embeddings mlp_ratio"},
+       "classifier_dropout initializer_range gradient_checkpointing pretraining_tp flash_attention "
+       "use_flash_attn use_flash_attention_2 bf16 fp16 fp32 max_position_embeddings "
+       "original_max_position_embeddings max_window_layers output_router_logits router_aux_loss_coef"},
       {kFalse,
        "alibi attention_layer_norm bias_for_layer_norm include_bias include_qkv_bias input_emb_norm "
        "scale_logits norm_after attention_bias mlp_bias qkv_bias use_bias use_qkv_bias bias lm_head_bias "

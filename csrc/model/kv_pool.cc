@@ -19,8 +19,9 @@ void check_tokens(const std::vector<std::int32_t>& canvas, std::int64_t vocab_si
 }  // namespace
 
 std::int64_t kv_bytes_per_token(const ModelConfig& config, DType dtype) {
-  const std::int64_t per_head = config.head_dim + round_up(config.head_dim, 16);
-  return config.num_layers * config.num_kv_heads * per_head * size_of(dtype);
+  std::int64_t per_head = 0;
+  for (const LayerConfig& layer : config.layers) per_head += layer.head_dim + round_up(layer.head_dim, 16);
+  return config.num_kv_heads * per_head * size_of(dtype);
 }
 
 std::int64_t kv_slot_bytes(const ModelConfig& config, DType dtype, std::int64_t length) {
@@ -41,11 +42,9 @@ std::int32_t KvPool::open(std::vector<std::int32_t> canvas) {
   check_tokens(canvas, config_.vocab_size);
   if (!arena_) reserve(kDefaultArenaBytes);
   const std::int64_t capacity = round_up(length, 64);
-  const std::int64_t k_bytes = config_.num_kv_heads * capacity * config_.head_dim * size_of(dtype_);
-  const std::int64_t v_bytes = config_.num_kv_heads * capacity * round_up(config_.head_dim, 16) * size_of(dtype_);
   Slot slot;
   slot.canvas = std::move(canvas);
-  slot.layers.reserve(static_cast<std::size_t>(config_.num_layers));
+  slot.layers.reserve(config_.layers.size());
   const std::int32_t id = next_id_++;
   Slot& kept = slots_.emplace(id, std::move(slot)).first->second;
   try {
@@ -54,9 +53,12 @@ std::int32_t KvPool::open(std::vector<std::int32_t> canvas) {
     slots_.erase(id);
     throw;
   }
-  for (std::int64_t layer = 0; layer < config_.num_layers; ++layer) {
-    char* k = kept.memory + layer * (k_bytes + v_bytes);
-    kept.layers.push_back({k, k + k_bytes, capacity});
+  char* k = kept.memory;
+  for (const LayerConfig& layer : config_.layers) {
+    const std::int64_t element_bytes = config_.num_kv_heads * capacity * size_of(dtype_);  // of one head dimension
+    char* const v = k + element_bytes * layer.head_dim;
+    kept.layers.push_back({k, v, capacity});
+    k = v + element_bytes * round_up(layer.head_dim, 16);
   }
   return id;
 }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/arena.h"
+#include "model/batch.h"
 #include "model/config.h"
 #include "ops/memory.h"
 
@@ -20,6 +21,8 @@ struct Slot {
   std::vector<std::int32_t> canvas;
   std::vector<KvView> layers;
   char* memory = nullptr;
+
+  SlotView view() const { return {canvas.data(), layers.data()}; }
 };
 
 class KvPool {

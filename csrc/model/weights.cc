@@ -3,14 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <initializer_list>
-#include <map>
 
 #include "core/check.h"
 #include "core/parallel.h"
-#include "core/text.h"
-#include "model/safetensors.h"
-#include "model/tensor_names.h"
+#include "model/tensor_records.h"
+#include "model/weight_source.h"
 
 namespace llada {
 namespace {
@@ -20,103 +17,81 @@ constexpr std::int64_t kPanel = 64;               // outputs of a packed panel o
 constexpr std::int64_t kPieceBytes = 2 << 20;     // of a matrix, read and packed at a time: it stays in a core's cache
 constexpr std::int64_t kReadBytes = 256 << 10;    // that one worker reads at a time
 
-std::string text_of(const std::vector<std::int64_t>& shape) {
-  std::string text = "(";
-  for (std::size_t i = 0; i < shape.size(); ++i) text += (i > 0 ? ", " : "") + std::to_string(shape[i]);
-  return text + ")";
-}
-
-// The checkpoint's tensors by record, after a check that the two lists agree.
-class Source {
- public:
-  Source(const std::string& folder, const ModelConfig& config) : checkpoint_(folder) {
-    std::map<std::string, bool> known;
-    for (const TensorRecord& record : tensor_records(config)) {
-      const bool quantized = record.is_matrix() && !config.quantization.empty();
-      const DType dtype = !quantized ? DType::kFloat32 : config.quantization == "int8" ? DType::kInt8 : DType::kInt4;
-      const std::int64_t stored_cols = dtype == DType::kInt4 ? bytes_of(dtype, record.cols) : record.cols;
-      std::vector<std::int64_t> shape{record.rows, stored_cols};
-      if (record.is_norm()) shape = {record.cols};
-      Matrix matrix{record.name, &find(record.name, dtype, shape), nullptr, record.rows, record.cols};
-      known[record.name] = true;
-      if (quantized) {
-        const std::string name = record.name + ".scales";
-        shape = {record.rows};
-        if (dtype == DType::kInt4) shape.push_back(num_scale_groups(dtype, record.cols));
-        matrix.scales = &find(name, DType::kFloat32, shape);
-        check(matrix.scales->dtype == DType::kFloat32, ErrorKind::kUnsupportedModel, name, ": expected dtype F32, got ",
-              name_of(matrix.scales->dtype));
-        known[name] = true;
-      }
-      matrices_[{record.kind, record.layer}] = matrix;
-    }
-    for (const auto& [name, tensor] : checkpoint_.tensors())
-      check(known.count(name) > 0, ErrorKind::kUnsupportedModel, excerpt(tensor.file), ": ", excerpt(name),
-            ": a tensor that this forward pass does not use (expected the published LLaDA layout",
-            config.weight_tying ? " with tied weights)" : ")");
-  }
-
-  // A matrix in the files; a vector is one of a single row.
-  struct Matrix {
-    std::string name;
-    const StoredTensor* values = nullptr;
-    const StoredTensor* scales = nullptr;  // of a quantised one
-    std::int64_t rows = 0;
-    std::int64_t cols = 0;
-
-    DType dtype() const { return values->dtype; }
-  };
-  const Matrix& at(WeightKind kind, std::int64_t layer) const { return matrices_.at({kind, layer}); }
-
- private:
-  // kFloat32 stands for any of the float types.
-  const StoredTensor& find(const std::string& name, DType dtype, const std::vector<std::int64_t>& shape) const {
-    const auto found = checkpoint_.tensors().find(name);
-    check(found != checkpoint_.tensors().end(), ErrorKind::kModelFormat, "expected the tensor ", name,
-          ", which is missing");
-    const StoredTensor& stored = found->second;
-    const bool right_type = is_float(dtype) ? is_float(stored.dtype) : stored.dtype == dtype;
-    check(right_type, ErrorKind::kUnsupportedModel, excerpt(stored.file), ": ", name, ": expected dtype ",
-          is_float(dtype)         ? "F32, BF16 or F16"
-          : dtype == DType::kInt8 ? "I8"
-                                  : "U8",
-          ", got ", name_of(stored.dtype));
-    check(stored.shape == shape, ErrorKind::kModelFormat, excerpt(stored.file), ": ", name, ": expected shape ",
-          text_of(shape), " from config.json, got ", text_of(stored.shape));
-    return stored;
-  }
-
-  const Checkpoint checkpoint_;
-  std::map<std::pair<WeightKind, std::int64_t>, Matrix> matrices_;
-};
-
 // Some rows of a matrix.
 struct Rows {
-  const Source::Matrix* matrix;
+  const StoredMatrix* matrix;
   std::int64_t begin;
   std::int64_t count;
 };
 
 class Loader {
  public:
-  Loader(const Source& source, const Ops& ops, const Memory& memory, Stream stream, Weights& weights)
+  Loader(const WeightSource& source, const Ops& ops, const Memory& memory, Stream stream, Weights& weights)
       : source_(source), ops_(ops), memory_(memory), stream_(stream), weights_(weights) {}
 
+  // Fills the weights, in the order of the records.
+  void load(const ModelConfig& config) {
+    weights_.layers.resize(config.layers.size());
+    const std::int64_t joined = joined_row_bytes(weights_.type, config.d_model, ops_);
+    for (const WeightGroup& group : weight_groups(config)) {
+      const TensorRecord& first = group.first();
+      if (first.kind == WeightKind::kVector) {
+        vector_at(first) = vector(source_.at(first));
+      } else if (first.kind == WeightKind::kTable) {
+        weights_.embedding = table(source_.at(first));
+      } else if (joined > 0 && first.name == WeightName::kKey) {
+        load_joined(group, joined, layer_at(first));
+      } else if (joined == 0 || first.name != WeightName::kQuery) {  // else Q comes with K and V
+        matrix_at(first) = packed(matrices_of(group), group.is_paired(), /*as_rows=*/first.is_tied);
+      }
+    }
+  }
+
+ private:
+  LayerWeights& layer_at(const TensorRecord& record) { return weights_.layers[static_cast<std::size_t>(record.layer)]; }
+
+  // Where a weight goes that begins with this record.
+  ConstTensor& vector_at(const TensorRecord& record) {
+    if (record.name == WeightName::kNorm) return weights_.norm;
+    return record.name == WeightName::kAttnNorm ? layer_at(record).attn_norm : layer_at(record).mlp_norm;
+  }
+  PackedWeight& matrix_at(const TensorRecord& record) {
+    switch (record.name) {
+      case WeightName::kHead:
+        return weights_.head;
+      case WeightName::kQuery:
+        return layer_at(record).query;
+      case WeightName::kKey:
+        return layer_at(record).key_value;
+      case WeightName::kAttnOut:
+        return layer_at(record).attn_out;
+      case WeightName::kGate:
+        return layer_at(record).gate_up;
+      case WeightName::kDown:
+        return layer_at(record).down;
+      default:
+        fail(ErrorKind::kInternal, record.stored_names.front(), ": expected the first part of a weight");
+    }
+  }
+
+  std::vector<const StoredMatrix*> matrices_of(const WeightGroup& group) const {
+    std::vector<const StoredMatrix*> matrices;
+    for (const TensorRecord& part : group.parts) matrices.push_back(&source_.at(part));
+    return matrices;
+  }
+
   // A norm weight: float32, but rounded to T.
-  ConstTensor vector(WeightKind kind, std::int64_t layer) {
-    const Source::Matrix& matrix = source_.at(kind, layer);
+  ConstTensor vector(const StoredMatrix& matrix) {
     std::vector<float> rounded(static_cast<std::size_t>(matrix.cols));
     copy_row(matrix.name, read({&matrix, 0, 1}).values, 0, DType::kFloat32, reinterpret_cast<char*>(rounded.data()));
     if (weights_.type.rows == DType::kBFloat16)
       for (float& value : rounded) value = bf16_to_float(float_to_bf16(value));
     char* out = allot(matrix.cols * 4);
     memory_.upload(rounded.data(), matrix.cols * 4, out);
-    weights_.num_parameters += matrix.cols;
     return {out, DType::kFloat32, 1, matrix.cols};
   }
 
-  ConstTensor table(WeightKind kind) {
-    const Source::Matrix& matrix = source_.at(kind, -1);
+  ConstTensor table(const StoredMatrix& matrix) {
     const DType dtype = weights_.type.rows;
     const std::int64_t step = row_bytes(dtype, matrix.cols);
     char* out = allot(matrix.rows * step);
@@ -125,52 +100,30 @@ class Loader {
       if (memory_.is_host()) return copy_rows(matrix.name, read(rows).values, dtype, out + begin * step);
       memory_.upload(rounded(rows).values.data, count * step, out + begin * step);
     });
-    weights_.num_parameters += matrix.rows * matrix.cols;
     return {out, dtype, matrix.rows, matrix.cols};
   }
 
-  // One packed matrix of the outputs of several tensors, one after the other.
-  PackedWeight packed(std::initializer_list<WeightKind> kinds, std::int64_t layer, bool paired = false) {
-    std::vector<const Source::Matrix*> parts;
-    for (const WeightKind kind : kinds) parts.push_back(&source_.at(kind, layer));
-    const PackedWeight form = packed(parts, paired, /*as_rows=*/false);
-    weights_.num_parameters += form.num_out * form.num_in;
-    return form;
-  }
-
-  // K, V and Q: one weight where rows of it can be taken alone, else two.
-  void load_attention(std::int64_t layer, LayerWeights& w) {
-    PackedWeight form;
-    form.dtype = weights_.type.weight;
-    form.num_in = source_.at(WeightKind::kQuery, layer).cols;
-    const std::int64_t row_bytes = ops_.rope_kvq != nullptr ? ops_.packed_row_bytes(form) : 0;
-    if (row_bytes == 0) {
-      w.query = packed({WeightKind::kQuery}, layer);
-      w.key_value = packed({WeightKind::kKey, WeightKind::kValue}, layer);
-      return;
-    }
-    w.key_value_query = packed({WeightKind::kKey, WeightKind::kValue, WeightKind::kQuery}, layer);
+  // K, V and Q as one weight, whose rows can be taken alone.
+  void load_joined(const WeightGroup& key_value, std::int64_t step, LayerWeights& w) {
+    std::vector<const StoredMatrix*> parts = matrices_of(key_value);
+    const StoredMatrix& query = source_.at(WeightName::kQuery, key_value.first().layer);
+    parts.push_back(&query);
+    w.key_value_query = packed(parts, /*paired=*/false, /*as_rows=*/false);
     w.key_value = w.query = w.key_value_query;
-    w.query.num_out = source_.at(WeightKind::kQuery, layer).rows;
-    w.key_value.num_out -= w.query.num_out;
-    w.query.data = static_cast<const char*>(w.key_value_query.data) + w.key_value.num_out * row_bytes;
+    w.query.num_out = query.rows;
+    w.key_value.num_out -= query.rows;
+    w.query.data = static_cast<const char*>(w.key_value_query.data) + w.key_value.num_out * step;
   }
 
-  // A tied head is the embedding once more, as a weight: the two are read in different ways. Rounded to T first, as the
-  // embedding is.
-  PackedWeight packed_embedding() {
-    return packed({&source_.at(WeightKind::kEmbedding, -1)}, /*paired=*/false, /*as_rows=*/true);
-  }
-
- private:
-  // In pieces of whole panels on the processor, where a panel knows nothing of the others; else in one.
-  PackedWeight packed(const std::vector<const Source::Matrix*>& parts, bool paired, bool as_rows) {
+  // One packed matrix of the outputs of several tensors, one after the other. as_rows: rounded to T first. In pieces of
+  // whole panels on the processor, where a panel knows nothing of the others; else in one.
+  PackedWeight packed(const std::vector<const StoredMatrix*>& parts, bool paired, bool as_rows) {
     PackedWeight form;
     form.dtype = weights_.type.weight;
     form.num_in = parts[0]->cols;
     form.paired = paired;
     std::string names;
-    for (const Source::Matrix* part : parts) {
+    for (const StoredMatrix* part : parts) {
       form.num_out += part->rows;
       names += (names.empty() ? "" : " or ") + part->name;
     }
@@ -191,11 +144,11 @@ class Loader {
   }
 
   // Outputs [begin, begin + count) of matrices one after the other.
-  static std::vector<Rows> rows_of(const std::vector<const Source::Matrix*>& parts, std::int64_t begin,
+  static std::vector<Rows> rows_of(const std::vector<const StoredMatrix*>& parts, std::int64_t begin,
                                    std::int64_t count) {
     std::vector<Rows> rows;
     std::int64_t first = 0;  // of a part
-    for (const Source::Matrix* part : parts) {
+    for (const StoredMatrix* part : parts) {
       const std::int64_t from = std::max(begin, first), to = std::min(begin + count, first + part->rows);
       if (from < to) rows.push_back({part, from - first, to - from});
       first += part->rows;
@@ -204,7 +157,7 @@ class Loader {
   }
 
   // Of a pair a piece has as many of one as of the other.
-  static std::vector<Rows> rows_of_pair(const std::vector<const Source::Matrix*>& parts, std::int64_t begin,
+  static std::vector<Rows> rows_of_pair(const std::vector<const StoredMatrix*>& parts, std::int64_t begin,
                                         std::int64_t count) {
     return {{parts[0], begin / 2, count / 2}, {parts[1], begin / 2, count / 2}};
   }
@@ -248,7 +201,7 @@ class Loader {
 
   // Rows as their file has them. Valid until the next call.
   StoredWeight read(const Rows& rows) {
-    const Source::Matrix& matrix = *rows.matrix;
+    const StoredMatrix& matrix = *rows.matrix;
     const char* values = read(*matrix.values, rows, bytes_of(matrix.dtype(), matrix.cols), read_values_);
     const char* scales = nullptr;
     if (matrix.scales != nullptr)
@@ -275,7 +228,7 @@ class Loader {
   }
 
   // Whole panels, at least one.
-  static std::int64_t rows_in_piece(const Source::Matrix& matrix) {
+  static std::int64_t rows_in_piece(const StoredMatrix& matrix) {
     return std::max<std::int64_t>(1, kPieceBytes / kPanel / bytes_of(matrix.dtype(), matrix.cols)) * kPanel;
   }
 
@@ -344,7 +297,7 @@ class Loader {
     if (not_finite_bits != 0) not_finite(name);
   }
 
-  const Source& source_;
+  const WeightSource& source_;
   const Ops& ops_;
   const Memory& memory_;
   const Stream stream_;
@@ -355,47 +308,44 @@ class Loader {
 
 }  // namespace
 
+std::int64_t joined_row_bytes(const ComputeType& type, std::int64_t num_in, const Ops& ops) {
+  return ops.rope_kvq == nullptr ? 0 : ops.packed_row_bytes({nullptr, type.weight, 0, num_in, /*paired=*/false});
+}
+
 std::int64_t num_weight_bytes(const ModelConfig& config, const ComputeType& type, const Ops& ops) {
-  const std::int64_t d = config.d_model, q_size = config.num_heads * config.head_dim;
-  const auto packed = [&](std::int64_t num_out, std::int64_t num_in, bool paired = false) {
-    return ops.packed_bytes({nullptr, type.weight, num_out, num_in, paired});
-  };
-  const std::int64_t norm = d * size_of(DType::kFloat32);
-  const std::int64_t layer = packed(q_size, d) + packed(2 * config.num_kv_heads * config.head_dim, d) +
-                             packed(d, q_size) + packed(2 * config.mlp_hidden_size, d, /*paired=*/true) +
-                             packed(d, config.mlp_hidden_size) + 2 * norm;
-  return config.num_layers * layer + config.vocab_size * row_bytes(type.rows, d) + packed(config.vocab_size, d) + norm;
+  std::int64_t num_bytes = 0;
+  for (const WeightGroup& group : weight_groups(config)) {
+    const std::int64_t num_out = group.num_out(), num_in = group.num_in();
+    switch (group.first().kind) {
+      case WeightKind::kVector:
+        num_bytes += num_in * size_of(DType::kFloat32);
+        break;
+      case WeightKind::kTable:
+        num_bytes += num_out * row_bytes(type.rows, num_in);
+        break;
+      case WeightKind::kMatrix:
+        num_bytes += ops.packed_bytes({nullptr, type.weight, num_out, num_in, group.is_paired()});
+    }
+  }
+  return num_bytes;
 }
 
 const ComputeType& compute_type_of(const std::string& folder, const ModelConfig& config,
                                    const std::string& compute_type, const Ops& ops) {
-  const Source source(folder, config);
-  return find_compute_type(compute_type, config.quantization, source.at(WeightKind::kEmbedding, -1).dtype(), ops);
+  const WeightSource source(folder, config);
+  return find_compute_type(compute_type, config.quantization, source.embedding_dtype(), ops);
 }
 
 Weights load_weights(const std::string& folder, const ModelConfig& config, const std::string& compute_type,
                      const Ops& ops, const Memory& memory, Stream stream) {
-  const Source source(folder, config);
+  const WeightSource source(folder, config);
   Weights weights;
-  weights.checkpoint_dtype = source.at(WeightKind::kEmbedding, -1).dtype();
+  weights.checkpoint_dtype = source.embedding_dtype();
   weights.type = find_compute_type(compute_type, config.quantization, weights.checkpoint_dtype, ops);
   const std::int64_t needed = num_weight_bytes(config, weights.type, ops), free_bytes = memory.free_bytes();
   check(memory.is_host() || needed <= free_bytes, ErrorKind::kOutOfMemory, "expected ", needed,
         " bytes of free device memory for the weights as ", weights.type.name, ", got ", free_bytes);
-  Loader loader(source, ops, memory, stream, weights);
-  weights.embedding = loader.table(WeightKind::kEmbedding);
-  for (std::int64_t layer = 0; layer < config.num_layers; ++layer) {
-    LayerWeights w;
-    w.attn_norm = loader.vector(WeightKind::kAttnNorm, layer);
-    loader.load_attention(layer, w);
-    w.attn_out = loader.packed({WeightKind::kAttnOut}, layer);
-    w.mlp_norm = loader.vector(WeightKind::kMlpNorm, layer);
-    w.gate_up = loader.packed({WeightKind::kGate, WeightKind::kUp}, layer, /*paired=*/true);
-    w.down = loader.packed({WeightKind::kDown}, layer);
-    weights.layers.push_back(w);
-  }
-  weights.norm = loader.vector(WeightKind::kNorm, -1);
-  weights.head = config.weight_tying ? loader.packed_embedding() : loader.packed({WeightKind::kHead}, -1);
+  Loader(source, ops, memory, stream, weights).load(config);
   return weights;
 }
 

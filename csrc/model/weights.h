@@ -30,10 +30,12 @@ struct Weights {
   std::vector<LayerWeights> layers;
   ConstTensor norm;
   PackedWeight head;  // (vocab_size, d_model)
-  std::int64_t num_parameters = 0;
   std::int64_t num_bytes = 0;
   std::vector<Block> memory;
 };
+
+// From row to row of a weight that has K, V and Q as one; 0 where the table lets no rows of a weight be taken alone.
+std::int64_t joined_row_bytes(const ComputeType& type, std::int64_t num_in, const Ops& ops);
 
 // Bytes of all weights in a table's memory.
 std::int64_t num_weight_bytes(const ModelConfig& config, const ComputeType& type, const Ops& ops);

@@ -155,8 +155,8 @@ class CompletionOutput(JsonValue):
     def openai_logprobs(self) -> dict[str, Any] | None:
         """`logprobs` of a choice in an OpenAI response: {"content": [...]}, an entry for each token of the text.
 
-        Control tokens, which the text does not show, have none. A token that was given (a fixed position of a template, a
-        pinned token) is certain: its logprob is 0. None without the option `logprobs`.
+        Control tokens, which the text does not show, have none. A token that was given (a fixed position of a template,
+        a pinned token) is certain: its logprob is 0. None without the option `logprobs`.
         """
         if self.token_logprobs is None:
             return None

@@ -3,9 +3,13 @@
 import numpy as np
 
 
-def rope(x: np.ndarray, positions: np.ndarray, theta: float) -> np.ndarray:
-    """x: (n, heads, head_dim); positions: (n,). Returns the rotated rows."""
+def rope(x: np.ndarray, positions: np.ndarray, theta: float, rotary_dim: int | None = None) -> np.ndarray:
+    """x: (n, heads, head_dim); positions: (n,). Returns the rotated rows; of each head the first `rotary_dim`
+    dimensions are rotated, by default all.
+    """
     x = np.asarray(x, np.float64)
+    if rotary_dim is not None:
+        return np.concatenate([rope(x[..., :rotary_dim], positions, theta), x[..., rotary_dim:]], -1)
     half = x.shape[-1] // 2
     angle = np.asarray(positions, np.float64)[:, None, None] * theta ** (-np.arange(half) / half)  # (n, 1, half)
     first, second = x[..., :half], x[..., half:]

@@ -1,5 +1,5 @@
 """What a model needs in memory, term by term: weights, K/V, workspace. The same arithmetic as the engine's own buffers
-(csrc/model/weights.cc, kv_pool.cc, llada.cc, the candidates op; on a GPU csrc/cuda/pack.h and session.h), so that it
+(csrc/model/weights.cc, kv_pool.cc, transformer.cc, the candidates op; on a GPU csrc/cuda/pack.h and session.h), so that it
 can be said before anything is loaded.
 """
 
@@ -113,15 +113,18 @@ def _device_bytes(dtype: str, num_out: int, num_in: int, *, paired: bool = False
 
 def weight_bytes(model: Mapping[str, Any], compute_type: str, *, gpu: bool = False) -> int:
     """Packed matrices, norms as float32, the embedding by rows; a tied head is a second, packed copy."""
-    _packed = _device_bytes if gpu else _packed_bytes
-    d, heads = model["d_model"], model["num_heads"] * model["head_dim"]
-    kv, mlp = model["num_kv_heads"] * model["head_dim"], model["mlp_hidden_size"]
+    packed_bytes = _device_bytes if gpu else _packed_bytes
     kind = GPU_COMPUTE_TYPES[compute_type]
-    matrices = ((heads, d), (2 * kv, d), (d, heads), (d, mlp))
-    layer = sum(_packed(kind.weight, *matrix) for matrix in matrices)
-    layer += _packed(kind.weight, 2 * mlp, d, paired=True) + 2 * 4 * d
-    vocabulary = model["vocab_size"] * d * _SIZE[kind.rows] + _packed(kind.weight, model["vocab_size"], d)
-    return int(model["num_layers"] * layer + vocabulary + 4 * d)
+    total = 0
+    for form, count, num_out, num_in in model["weights"]:
+        if form == "vector":
+            num_bytes = 4 * num_in
+        elif form == "table":
+            num_bytes = num_out * num_in * _SIZE[kind.rows]
+        else:
+            num_bytes = packed_bytes(kind.weight, num_out, num_in, paired=form == "paired")
+        total += count * num_bytes
+    return total
 
 
 def kv_bytes_per_token(model: Mapping[str, Any], compute_type: str) -> int:

@@ -1,43 +1,15 @@
-// The transformer: published LLaDA forward pass over a ragged batch, writing K/V into the slots as it goes. It computes
-// hidden states; what becomes of them is the business of denoise/.
+// The transformer: the forward pass over a ragged batch, writing K/V into the slots as it goes. What a layer is, its
+// LayerConfig says. It computes hidden states; what becomes of them is the business of denoise/.
 #pragma once
 
 #include <vector>
 
+#include "model/batch.h"
 #include "model/config.h"
-#include "model/kv_pool.h"
 #include "model/weights.h"
 #include "ops/memory.h"
 
 namespace llada {
-
-// Positions [start, stop) of a slot, recomputed in this forward; they see [0, visible).
-struct QuerySpan {
-  std::int32_t start = 0;
-  std::int32_t stop = 0;
-  std::int32_t visible = 0;
-};
-
-// The rows of one forward, part by part. Only the rows in `wanted` need a hidden state; the others matter
-// for their K and V.
-struct ForwardBatch {
-  std::vector<std::int32_t> tokens;     // (num_rows)
-  std::vector<std::int32_t> positions;  // (num_rows)
-  std::vector<std::int64_t> wanted;     // (num_wanted) ascending row indices
-  struct Part {
-    std::int64_t row_begin;
-    std::int64_t row_end;
-    std::int64_t visible;
-    const Slot* slot;
-  };
-  std::vector<Part> parts;
-
-  void clear();
-  // Begins a part: rows of one slot that see [0, visible).
-  void begin(const Slot& slot, std::int64_t visible);
-  // Appends a row to the part, its token from the slot's canvas. Returns the row.
-  std::int64_t add(std::int32_t position);
-};
 
 // Bytes that forwards of `num_rows` work in once they have run, on the table's side.
 std::int64_t forward_bytes(const ModelConfig& config, const ComputeType& type, const Ops& ops, std::int64_t num_rows);
@@ -45,9 +17,9 @@ std::int64_t forward_bytes(const ModelConfig& config, const ComputeType& type, c
 // Bytes of the rotation angles once a canvas of `length` has been computed.
 std::int64_t angle_bytes(const ModelConfig& config, std::int64_t length);
 
-class Llada {
+class Transformer {
  public:
-  Llada(const ModelConfig& config, const Weights& weights, const Ops& ops, const Memory& memory);
+  Transformer(const ModelConfig& config, const Weights& weights, const Ops& ops, const Memory& memory);
 
   // Final normed hidden states of the wanted rows: (num_wanted or more, d_model), ready for the head, valid until the
   // next call.
@@ -56,8 +28,10 @@ class Llada {
  private:
   void need_angles(std::int64_t num_positions);
   void attention_block(Stream stream, std::int64_t layer, const ForwardBatch& batch, bool last);
-  void attend(Stream stream, const LayerWeights& w, const Tensor& queries);
-  void mlp_block(Stream stream, const LayerWeights& w);
+  void attend(Stream stream, std::int64_t layer, const Tensor& queries);
+  void mlp_block(Stream stream, std::int64_t layer);
+  HeadShape head_shape(std::int64_t layer) const;
+  const LayerWeights& weights_of(std::int64_t layer) const;
   Tensor as_operand(Stream stream, const Tensor& rows);
   Tensor tensor(Block& block, DType dtype, std::int64_t rows, std::int64_t cols);
   void fill_spans(const ForwardBatch& batch, std::int64_t layer, bool only_wanted);
@@ -67,9 +41,8 @@ class Llada {
   const Weights& weights_;
   const Ops& ops_;
   const Memory& memory_;
-  const HeadShape shape_;
   Block angle_memory_;
-  ConstTensor angles_;  // (positions so far, head_dim): cos, then sin; made as they are needed
+  ConstTensor angles_;  // (positions so far, rotary_dim): cos, then sin; made as they are needed
 
   // Workspace, grown to the largest batch seen. residual: float32; rows and heads in the compute type.
   Block residual_, normed_, projected_, queries_, attended_, activated_, quantized_;
