@@ -29,7 +29,8 @@ OF_CORE = ["core/pages.cc", "core/parallel.cc", "core/tensor.cc", "core/env.cc",
 def sources() -> list[Path]:
     """What is compiled: everything but the calls of the CUDA runtime and the kernels that are CUTLASS's."""
     csrc = ROOT / "csrc"
-    backend = [path for path in sorted((csrc / "cuda").glob("*.c[uc]")) if '#include "cutlass' not in path.read_text()]
+    own = [path for path in sorted((csrc / "cuda").rglob("*.c[uc]")) if path.parent.name != "cutlass"]
+    backend = [path for path in own if path != csrc / "cuda/device/api.cu"]
     imitation = sorted((ROOT / "tests/cpp/cuda_host").glob("*.cc"))
     return [*backend, *(csrc / name for name in OF_CORE), *imitation]
 
@@ -41,7 +42,7 @@ def _run(*command: str) -> None:
 
 
 def _compile(compiler: str, source: Path, folder: Path) -> Path:
-    out = folder / f"{source.name}.o"
+    out = folder / f"{source.relative_to(ROOT).as_posix().replace('/', '-')}.o"
     standard = "-std=c++17" if source.suffix == ".cu" else "-std=c++20"
     _run(compiler, standard, *FLAGS, "-x", "c++", "-c", str(source), "-o", str(out))
     return out

@@ -122,7 +122,7 @@ def test_imports_point_down(path: Path):
     [
         ("core", '#include "ops/ops.h"'),
         ("cpu", '#  include "cuda/device.cuh"'),
-        ("model", '#include "cpu/gemm.h"'),
+        ("model", '#include "cpu/matmul.h"'),
         ("denoise", '#include "bindings/convert.h"'),
     ],
 )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tests.cuda.products import CUTLASS_TILES, DTYPES, ENDS, OPERANDS, TIERS, TILES, TILES_OF, DeviceCall
+from tests.cuda.matmul_doors import CUTLASS_TILES, DTYPES, ENDS, OPERANDS, TIERS, TILES, TILES_OF, DeviceCall
 from tests.cuda_host import doors
 
 GROUP = 32  # inputs that share a scale of int4

@@ -10,7 +10,7 @@
 #include "bindings/build_facts.h"
 #include "bindings/convert.h"
 #include "core/env.h"
-#include "cpu/cpu_ops.h"
+#include "cpu/tables.h"
 #include "ops/registry.h"
 
 namespace llada {

@@ -4,10 +4,10 @@
 
 #include "bindings/build_facts.h"
 #include "core/check.h"
-#include "cuda/cuda_ops.h"
 #include "cuda/device/facts.h"
-#include "cuda/options.h"
-#include "cuda/peak.h"
+#include "cuda/device/options.h"
+#include "cuda/measure_peak.h"
+#include "cuda/table.h"
 
 namespace py = pybind11;
 

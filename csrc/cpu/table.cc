@@ -1,6 +1,6 @@
 // One table of CPU ops: compiled once for each instruction set.
-#include "cpu/cpu_ops.h"
 #include "cpu/kernels.h"
+#include "cpu/tables.h"
 
 #define LLADA_TEXT(x) #x
 #define LLADA_NAME(x) LLADA_TEXT(x)

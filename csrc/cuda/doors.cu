@@ -4,11 +4,11 @@
 #include <exception>
 
 #include "core/parallel.h"
+#include "cuda/device/session.h"
 #include "cuda/kernels.h"
+#include "cuda/matmul/matmul.h"
+#include "cuda/measure_peak.h"
 #include "cuda/pack.h"
-#include "cuda/peak.h"
-#include "cuda/product.h"
-#include "cuda/session.h"
 
 namespace {
 

@@ -7,7 +7,7 @@
 #include <cutlass/epilogue/collective/detail.hpp>
 #include <cutlass/epilogue/dispatch_policy.hpp>
 
-#include "cuda/gemm_end.cuh"
+#include "cuda/matmul/end.cuh"
 
 namespace llada::cuda {
 
