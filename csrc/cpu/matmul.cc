@@ -1,4 +1,4 @@
-// Products with packed weights. A unit of work is one panel of 64 outputs and a block of rows.
+// matmul and matmul_swiglu with packed weights. A unit of work is one panel of 64 outputs and a block of rows.
 #include "core/parallel.h"
 #include "cpu/bands.h"
 #include "cpu/kernels.h"

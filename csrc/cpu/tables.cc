@@ -1,7 +1,5 @@
 #include "cpu/tables.h"
 
-#include <cstring>
-
 #include "core/env.h"
 #include "ops/registry.h"
 
@@ -32,13 +30,6 @@ bool multiplies(DType rows, DType weight) {
   if (rows == DType::kInt8) return weight == DType::kInt8;
   if (rows == DType::kFloat32) return weight == DType::kFloat32;
   return rows == DType::kBFloat16 && (weight == DType::kBFloat16 || weight == DType::kInt8 || weight == DType::kInt4);
-}
-
-void keep_rows(Stream, const std::int32_t* rows, std::int64_t num_kept, Tensor x) {
-  const std::int64_t step = row_bytes(x.dtype, x.cols);
-  char* data = static_cast<char*>(x.data);
-  for (std::int64_t i = 0; i < num_kept; ++i)
-    std::memmove(data + i * step, data + rows[i] * step, static_cast<std::size_t>(step));
 }
 
 void finish(Stream) {}

@@ -41,7 +41,7 @@ struct Slots {
 };
 
 struct HeadArgs {
-  ProductInput input;
+  MatmulInput input;
   HeadRows head;
   Candidate* candidates;
   Alternative* alternatives;
@@ -55,7 +55,7 @@ static_assert(std::has_unique_object_representations_v<HeadArgs>);
 
 // The bits are the same in each of them. Rows of T at multiples of 4 bytes only, which no published model has, and
 // float32, which is for tests, have one. shared_bytes: what a block may ask for on the device.
-std::int64_t choose_tile_rows(const ProductInput& input, DType rows, std::int64_t num_products,
+std::int64_t choose_tile_rows(const MatmulInput& input, DType rows, std::int64_t num_products,
                               std::int64_t shared_bytes) {
   if (rows == DType::kFloat32 || (rows == DType::kBFloat16 && x_alignment(input) != 16)) return 32;
   return num_products <= 32 ? 32 : num_products <= 64 || shared_bytes < kSharedOf128 ? 64 : 128;
@@ -83,7 +83,7 @@ void run_bf16(const HeadArgs& args, cudaStream_t stream) {
   run_tiles<Operands, 32, 4>(args, stream);
 }
 
-void run_product(const HeadArgs& args, cudaStream_t stream) {
+void run_matmul(const HeadArgs& args, cudaStream_t stream) {
   switch (args.weight) {
     case DType::kFloat32:
       return run_tiles<Float32Operands, 32, 4>(args, stream);
@@ -100,7 +100,7 @@ void run_product(const HeadArgs& args, cudaStream_t stream) {
 }
 
 void run_head(const HeadArgs& args, cudaStream_t stream) {
-  run_product(args, stream);
+  run_matmul(args, stream);
   const std::int64_t list_bytes = args.head.most * static_cast<std::int64_t>(sizeof(Ranked));
   launch("head_merge", merge_kernel, dim3(static_cast<unsigned>(args.num_rows)), kMergeThreads,
          kMergeThreads * (static_cast<std::int64_t>(sizeof(RowState)) + list_bytes), stream, args.head, args.num_chunks,
@@ -115,7 +115,7 @@ void candidates(Stream stream, ConstTensor hidden, const PackedWeight& head, con
   if (num_rows == 0) return;
   Session& session = session_of(stream);
   HeadArgs args{};
-  args.input = product_input(hidden, head);
+  args.input = matmul_input(hidden, head);
   args.num_chunks = (head.num_out + kChunkTokens - 1) / kChunkTokens;
   args.rows = hidden.dtype;
   args.weight = head.dtype;

@@ -29,7 +29,7 @@ constexpr int kHeadDepth = kRows == 32 && Operands::kGroupBytes < 128 ? 2 : 1;
 // stages: three of them share a multiprocessor of sm_90, which keeps 108 KiB of weights on their way.
 template <class Operands, int kRows, int kXCopyBytes>
 using HeadTile =
-    ProductTile<Operands, kRows, kChunkTokens, kRows == 32 ? 1 : 2, 4, kHeadDepth<Operands, kRows>, 3, kXCopyBytes>;
+    MatmulTile<Operands, kRows, kChunkTokens, kRows == 32 ? 1 : 2, 4, kHeadDepth<Operands, kRows>, 3, kXCopyBytes>;
 
 // Which rows a launch works on. A slot is a row of the product; the guide of a candidate has the slot after it, in the
 // same tile.
@@ -191,7 +191,7 @@ constexpr int kHeadBlocks = !kRanks || Tile::kRows == 128 ? 0
 // alternatives.
 template <class Tile, bool kRanks>
 __global__ void __launch_bounds__(Tile::kThreads, kHeadBlocks<Tile, kRanks>)
-    head_kernel(ProductInput input, HeadRows head) {
+    head_kernel(MatmulInput input, HeadRows head) {
   static_assert(Tile::kOutputs == kChunkTokens);
   LLADA_SHARED_MEMORY(shared);
   const std::int64_t slot0 = std::int64_t{blockIdx.x} * Tile::kRows;

@@ -7,15 +7,9 @@ namespace {
 
 void run_embed(const EmbedArgs& args, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>(args.num_rows),
-                  static_cast<unsigned>((args.cols + 4 * kCopyThreads - 1) / (4 * kCopyThreads)));
-  launch("embed", args.dtype == DType::kFloat32 ? embed_kernel<float> : embed_kernel<std::uint16_t>, grid, kCopyThreads,
-         0, stream, args);
-}
-
-void run_keep_rows(const KeepRowsArgs& args, cudaStream_t stream) {
-  launch("keep_rows", args.unit_bytes == 4 ? keep_rows_kernel<std::uint32_t> : keep_rows_kernel<std::uint16_t>,
-         dim3(static_cast<unsigned>((args.row_units + kCopyThreads - 1) / kCopyThreads)), kCopyThreads, 0, stream,
-         args);
+                  static_cast<unsigned>((args.cols + 4 * kEmbedThreads - 1) / (4 * kEmbedThreads)));
+  launch("embed", args.dtype == DType::kFloat32 ? embed_kernel<float> : embed_kernel<std::uint16_t>, grid,
+         kEmbedThreads, 0, stream, args);
 }
 
 }  // namespace
@@ -31,19 +25,6 @@ void embed(Stream stream, const std::int32_t* tokens, ConstTensor table, Tensor 
   args.num_rows = static_cast<std::int32_t>(out.rows);
   args.dtype = table.dtype;
   s.push(run_embed, args);
-}
-
-void keep_rows(Stream stream, const std::int32_t* rows, std::int64_t num_kept, Tensor x) {
-  if (num_kept == 0) return;
-  Session& s = session_of(stream);
-  const std::int64_t num_bytes = row_bytes(x.dtype, x.cols);
-  KeepRowsArgs args{};
-  args.rows = s.input(rows, num_kept);
-  args.x = x.data;
-  args.unit_bytes = num_bytes % 4 == 0 ? 4 : 2;
-  args.row_units = num_bytes / args.unit_bytes;
-  args.num_kept = static_cast<std::int32_t>(num_kept);
-  s.push(run_keep_rows, args);
 }
 
 }  // namespace llada::cuda

@@ -1,4 +1,4 @@
-"""The doors of csrc/cuda/doors.cu: one kernel of a product, the pass after it, the choice of a kernel."""
+"""The doors of csrc/cuda/doors.cu: one kernel of a matmul, the pass after it, the choice of a kernel."""
 
 import ctypes
 from dataclasses import dataclass
@@ -133,7 +133,7 @@ def call_of(
 
 
 def run_tile(call: Call) -> None:
-    assert doors().llada_product(ctypes.byref(call)) == 0
+    assert doors().llada_matmul(ctypes.byref(call)) == 0
 
 
 def finish_sums(call: Call, sums: np.ndarray) -> None:
@@ -178,5 +178,5 @@ def choose(
     shape = (ctypes.c_int64 * 6)(rows, outputs, inputs, DTYPES[of_rows], DTYPES[of_weight], aligned)
     device = (ctypes.c_int64 * 4)(capability, processors, shared_bytes, cutlass)
     choice = (ctypes.c_int32 * 3)()
-    doors().llada_choose_product(shape, device, choice)
+    doors().llada_choose_matmul(shape, device, choice)
     return Choice(TIERS[choice[0]], TILES[choice[1]], CUTLASS_TILES[choice[2]])

@@ -1,5 +1,5 @@
 // What the attention kernels of both types share: how keys and values come to shared memory, how the softmaxes of
-// chunks of keys become one, and how the last block of a tile joins what all of them found. See attention_plan.h for
+// chunks of keys become one, and how the last block of a tile joins what all of them found. See plan.h for
 // the blocks.
 //
 // With the 32 rows of a block of masks K and V are read once and memory bounds it: 16-byte copies for two tiles of keys

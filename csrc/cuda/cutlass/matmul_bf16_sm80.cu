@@ -7,7 +7,7 @@
 
 namespace llada::cuda {
 
-void run_bf16_sm80(const CutlassProduct& product, cudaStream_t stream) {
+void run_bf16_sm80(const CutlassMatmul& product, cudaStream_t stream) {
   using Element = cutlass::bfloat16_t;
   using Gemm = cutlass::gemm::device::Gemm<Element, cutlass::layout::RowMajor, Element, cutlass::layout::ColumnMajor,
                                            float, cutlass::layout::RowMajor, float, cutlass::arch::OpClassTensorOp,
@@ -20,7 +20,7 @@ void run_bf16_sm80(const CutlassProduct& product, cudaStream_t stream) {
                                       {static_cast<const Element*>(product.weight), product.weight_step},
                                       {static_cast<float*>(product.out.data), product.out.cols},
                                       {static_cast<float*>(product.out.data), product.out.cols},
-                                      {1.0f, product.out.end == ProductEnd::kAccumulate ? 1.0f : 0.0f}};
+                                      {1.0f, product.out.end == MatmulEnd::kAccumulate ? 1.0f : 0.0f}};
   Gemm gemm;
   cutlass::Status status = gemm.can_implement(args);
   if (status == cutlass::Status::kSuccess) status = gemm(args, nullptr, stream);

@@ -1,4 +1,4 @@
-// Warp-specialised products of CUTLASS 3 for sm_90a: one warp group brings tiles by TMA, the others multiply by wgmma.
+// Warp-specialised matmuls of CUTLASS 3 for sm_90a: one warp group brings tiles by TMA, the others multiply by wgmma.
 // The weight is the left matrix and x the right one, in every tile, so that sums have one order: out^T = weight x^T,
 // and out^T with its columns one after the other is out. On an H200 the sums have the bits of the plain tier's.
 #pragma once
@@ -19,7 +19,7 @@
 namespace llada::cuda {
 
 template <class Element, class TileShape, class ClusterShape, class Schedule, class EpilogueSchedule, bool kSwiglu>
-struct Sm90Product {
+struct Sm90Matmul {
   static constexpr int kAlignment = 16 / sizeof(Element);
   using PlainEpilogue = typename cutlass::epilogue::collective::CollectiveBuilder<
       cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, TileShape, ClusterShape,
@@ -36,7 +36,7 @@ struct Sm90Product {
   using Kernel = cutlass::gemm::kernel::GemmUniversal<cute::Shape<int, int, int, int>, Mainloop, Epilogue>;
   using Gemm = cutlass::gemm::device::GemmUniversalAdapter<Kernel>;
 
-  static void run(const CutlassProduct& product, cudaStream_t stream) {
+  static void run(const CutlassMatmul& product, cudaStream_t stream) {
     const auto* weight = static_cast<const Element*>(product.weight);
     const auto* x = static_cast<const Element*>(product.x);
     typename Gemm::Arguments args{};
@@ -50,7 +50,7 @@ struct Sm90Product {
       args.epilogue.out = product.out;
     } else {
       args.epilogue.thread.alpha = 1.0f;
-      args.epilogue.thread.beta = product.out.end == ProductEnd::kAccumulate ? 1.0f : 0.0f;
+      args.epilogue.thread.beta = product.out.end == MatmulEnd::kAccumulate ? 1.0f : 0.0f;
       args.epilogue.ptr_C = static_cast<float*>(product.out.data);
       args.epilogue.dC = {cute::_1{}, product.out.cols, 0};
       args.epilogue.ptr_D = static_cast<float*>(product.out.data);

@@ -2,11 +2,11 @@
 
 namespace llada::cuda {
 
-void run_swiglu_bf16_sm90_128x256_pairs(const CutlassProduct& product, cudaStream_t stream) {
+void run_swiglu_bf16_sm90_128x256_pairs(const CutlassMatmul& product, cudaStream_t stream) {
   using namespace cute;
-  Sm90Product<cutlass::bfloat16_t, Shape<_128, _256, _64>, Shape<_2, _1, _1>,
-              cutlass::gemm::KernelTmaWarpSpecializedCooperative, cutlass::epilogue::TmaWarpSpecializedCooperative,
-              true>::run(product, stream);
+  Sm90Matmul<cutlass::bfloat16_t, Shape<_128, _256, _64>, Shape<_2, _1, _1>,
+             cutlass::gemm::KernelTmaWarpSpecializedCooperative, cutlass::epilogue::TmaWarpSpecializedCooperative,
+             true>::run(product, stream);
 }
 
 }  // namespace llada::cuda

@@ -33,7 +33,7 @@ class SwigluEpilogue {
   struct SharedStorage {};
   using TensorStorage = SharedStorage;
   struct Arguments {
-    ProductOutput out;
+    MatmulOutput out;
   };
   using Params = Arguments;
 
@@ -90,7 +90,7 @@ class SwigluEpilogue {
   }
 
  private:
-  ProductOutput out_;
+  MatmulOutput out_;
 };
 
 }  // namespace llada::cuda

@@ -14,7 +14,7 @@ struct SessionOptions {
 // Throws ConfigError.
 SessionOptions session_options(const DeviceFacts& facts);
 
-// Whether this build has the products of CUTLASS.
+// Whether this build has the matmuls of CUTLASS.
 bool has_cutlass();
 
 }  // namespace llada::cuda

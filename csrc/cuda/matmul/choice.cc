@@ -17,7 +17,7 @@ double bytes_of_inputs(DType dtype, std::int64_t num_inputs) {
 
 // Clocks of a product in tiles, by what its tiles load and multiply. Coarse, but it tells the tiles apart: small ones
 // load x and weights more often, large ones leave multiprocessors idle.
-double clocks(const ProductShape& shape, const ProductDevice& device, const TileFacts& tile) {
+double clocks(const MatmulShape& shape, const MatmulDevice& device, const TileFacts& tile) {
   const auto tiles_of = [](std::int64_t count, std::int64_t tile_size) { return (count + tile_size - 1) / tile_size; };
   const std::int64_t num_tiles = tiles_of(shape.num_rows, tile.rows) * tiles_of(shape.num_outputs, tile.outputs);
   const double rounds = static_cast<double>(tiles_of(num_tiles, device.num_processors));
@@ -32,27 +32,27 @@ double clocks(const ProductShape& shape, const ProductDevice& device, const Tile
 }
 
 // float32 is for tests, and rows at odd places are those of tiny models: one tile does.
-bool has_one_tile(const ProductShape& shape) {
+bool has_one_tile(const MatmulShape& shape) {
   return shape.rows == DType::kFloat32 || (shape.rows == DType::kBFloat16 && !shape.aligned);
 }
 
 // The largest tile's sums leave no registers to widen float8 in.
-bool has_tile(const ProductShape& shape, const ProductDevice& device, const TileFacts& tile) {
-  const bool largest = &tile == &facts_of(ProductTileShape::k128x256);
+bool has_tile(const MatmulShape& shape, const MatmulDevice& device, const TileFacts& tile) {
+  const bool largest = &tile == &facts_of(MatmulTileShape::k128x256);
   return tile.shared_bytes <= device.shared_bytes && !(largest && shape.rows == DType::kFloat8);
 }
 
-ProductTier choose_tier(const ProductShape& shape, const ProductDevice& device) {
+MatmulTier choose_tier(const MatmulShape& shape, const MatmulDevice& device) {
   const bool fits = shape.rows == shape.weight && shape.num_inputs % 16 == 0 && shape.num_outputs % 16 == 0;
-  if (!device.wants_cutlass || !fits || !shape.aligned || shape.fills_rows) return ProductTier::kPlain;
+  if (!device.wants_cutlass || !fits || !shape.aligned || shape.fills_rows) return MatmulTier::kPlain;
   if (device.capability == 90 && (shape.rows == DType::kBFloat16 || shape.rows == DType::kFloat8))
-    return ProductTier::kCutlassSm90;
-  return shape.rows == DType::kBFloat16 ? ProductTier::kCutlassSm80 : ProductTier::kPlain;
+    return MatmulTier::kCutlassSm90;
+  return shape.rows == DType::kBFloat16 ? MatmulTier::kCutlassSm80 : MatmulTier::kPlain;
 }
 
 // Clocks of a product by wgmma: the largest of what weights take from memory, what all tiles take from the second-level
 // cache, and what the rounds of a multiprocessor take. Rates measured on an H200.
-double wgmma_clocks(const ProductShape& shape, const ProductDevice& device, const CutlassTileFacts& tile) {
+double wgmma_clocks(const MatmulShape& shape, const MatmulDevice& device, const CutlassTileFacts& tile) {
   constexpr double kMemoryBytes = 18, kCacheBytes = 44, kFlop = 3800;  // a clock and multiprocessor
   const auto tiles_of = [](std::int64_t count, std::int64_t tile_size) { return (count + tile_size - 1) / tile_size; };
   const double num_processors = static_cast<double>(device.num_processors);
@@ -68,7 +68,7 @@ double wgmma_clocks(const ProductShape& shape, const ProductDevice& device, cons
   return std::max({memory, cache, rounds * std::max(tile_bytes / kCacheBytes, tile_flop / kFlop)});
 }
 
-CutlassTileShape choose_cutlass_tile(const ProductShape& shape, const ProductDevice& device) {
+CutlassTileShape choose_cutlass_tile(const MatmulShape& shape, const MatmulDevice& device) {
   int best = 0;
   for (int i = 1; i < static_cast<int>(std::size(kCutlassTileFacts)); ++i) {
     const CutlassTileFacts& tile = kCutlassTileFacts[i];
@@ -80,13 +80,13 @@ CutlassTileShape choose_cutlass_tile(const ProductShape& shape, const ProductDev
 
 }  // namespace
 
-const char* name_of(ProductTier tier) {
+const char* name_of(MatmulTier tier) {
   constexpr const char* kNames[] = {"plain", "cutlass_sm80", "cutlass_sm90"};
   return kNames[static_cast<int>(tier)];
 }
 
-ProductChoice choose_product(const ProductShape& shape, const ProductDevice& device) {
-  ProductChoice choice;
+MatmulChoice choose_matmul(const MatmulShape& shape, const MatmulDevice& device) {
+  MatmulChoice choice;
   choice.tier = choose_tier(shape, device);
   choice.cutlass_tile = choose_cutlass_tile(shape, device);
   if (has_one_tile(shape)) return choice;
@@ -96,7 +96,7 @@ ProductChoice choose_product(const ProductShape& shape, const ProductDevice& dev
     const double cost = clocks(shape, device, tile);
     if (cost >= best) continue;
     best = cost;
-    choice.tile = static_cast<ProductTileShape>(&tile - kTileFacts);
+    choice.tile = static_cast<MatmulTileShape>(&tile - kTileFacts);
   }
   return choice;
 }

@@ -11,10 +11,10 @@
 
 namespace llada::cuda {
 
-enum class ProductTier : std::int32_t { kPlain, kCutlassSm80, kCutlassSm90 };
+enum class MatmulTier : std::int32_t { kPlain, kCutlassSm80, kCutlassSm90 };
 
 // Tiles of the plain tier, rows x outputs. Sums are the same bits in each of them.
-enum class ProductTileShape : std::int32_t { k32x32, k32x64, k32x128, k64x64, k128x128, k128x256 };
+enum class MatmulTileShape : std::int32_t { k32x32, k32x64, k32x128, k64x64, k128x128, k128x256 };
 
 struct TileFacts {
   const char* name;
@@ -24,16 +24,16 @@ struct TileFacts {
   double flop_per_clock;      // of bfloat16
 };
 
-// In the order of ProductTileShape. What limits the arithmetic of a multiprocessor of sm_90: shared memory gives 128
+// In the order of MatmulTileShape. What limits the arithmetic of a multiprocessor of sm_90: shared memory gives 128
 // bytes a clock, with which each warp reads its part of x and of the weights once for 16 inputs; mma.sync itself ends
 // at about 2560.
 inline constexpr TileFacts kTileFacts[] = {
     {"32x32", 32, 32, 87040, 1024}, {"32x64", 32, 64, 82944, 1365},      {"32x128", 32, 128, 92160, 2048},
     {"64x64", 64, 64, 73728, 2048}, {"128x128", 128, 128, 110592, 2560}, {"128x256", 128, 256, 221184, 2560},
 };
-constexpr const TileFacts& facts_of(ProductTileShape tile) { return kTileFacts[static_cast<int>(tile)]; }
+constexpr const TileFacts& facts_of(MatmulTileShape tile) { return kTileFacts[static_cast<int>(tile)]; }
 
-struct ProductShape {
+struct MatmulShape {
   std::int64_t num_rows = 0;
   std::int64_t num_outputs = 0;
   std::int64_t num_inputs = 0;
@@ -43,7 +43,7 @@ struct ProductShape {
   bool fills_rows = false;  // the end writes zeros behind what it computes
 };
 
-struct ProductDevice {
+struct MatmulDevice {
   int capability = 80;  // 90 for sm_90
   std::int64_t num_processors = 1;
   std::int64_t shared_bytes = 0;  // that a block may ask for
@@ -66,14 +66,14 @@ inline constexpr CutlassTileFacts kCutlassTileFacts[] = {{"64x32", 64, 32, true}
                                                          {"128x128", 128, 128, true},
                                                          {"128x256 pairs", 128, 256, false}};
 
-struct ProductChoice {
-  ProductTier tier = ProductTier::kPlain;
-  ProductTileShape tile = ProductTileShape::k64x64;  // of the plain tier
+struct MatmulChoice {
+  MatmulTier tier = MatmulTier::kPlain;
+  MatmulTileShape tile = MatmulTileShape::k64x64;  // of the plain tier
   CutlassTileShape cutlass_tile = CutlassTileShape::k64x32;
 };
 
-ProductChoice choose_product(const ProductShape& shape, const ProductDevice& device);
+MatmulChoice choose_matmul(const MatmulShape& shape, const MatmulDevice& device);
 
-const char* name_of(ProductTier tier);
+const char* name_of(MatmulTier tier);
 
 }  // namespace llada::cuda

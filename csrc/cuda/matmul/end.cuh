@@ -1,4 +1,4 @@
-// What becomes of the sums of a product.
+// What becomes of the sums of a matmul.
 #pragma once
 
 #include <cmath>
@@ -12,10 +12,10 @@ namespace llada::cuda {
 __device__ __forceinline__ float gated(float gate, float up) { return gate / (1.0f + expf(fminf(-gate, 88.0f))) * up; }
 
 // Values `col` and `col + 1` of a row of float32, as many as there are.
-__device__ __forceinline__ void put_pair(const ProductOutput& out, std::int64_t row, std::int64_t col, float a,
+__device__ __forceinline__ void put_pair(const MatmulOutput& out, std::int64_t row, std::int64_t col, float a,
                                          float b) {
   float* const at = static_cast<float*>(out.data) + row * out.cols + col;
-  const bool accumulate = out.end == ProductEnd::kAccumulate;
+  const bool accumulate = out.end == MatmulEnd::kAccumulate;
   if (col + 1 < out.num_values && out.cols % 2 == 0) {
     float2 value{a, b};
     if (accumulate) {
@@ -30,8 +30,8 @@ __device__ __forceinline__ void put_pair(const ProductOutput& out, std::int64_t 
 }
 
 // The same in the type of what SwiGLU gives.
-__device__ __forceinline__ void put_activated_pair(const ProductOutput& out, std::int64_t row, std::int64_t col,
-                                                   float a, float b) {
+__device__ __forceinline__ void put_activated_pair(const MatmulOutput& out, std::int64_t row, std::int64_t col, float a,
+                                                   float b) {
   if (out.dtype == DType::kFloat32) return put_pair(out, row, col, a, b);
   std::uint16_t* const at = static_cast<std::uint16_t*>(out.data) + row * out.cols + col;
   if (col + 1 < out.num_values && out.cols % 2 == 0) {
@@ -43,7 +43,7 @@ __device__ __forceinline__ void put_activated_pair(const ProductOutput& out, std
 }
 
 // Zeros at the end of a row, behind what SwiGLU gives.
-__device__ __forceinline__ void clear_further_columns(const ProductOutput& out, std::int64_t row) {
+__device__ __forceinline__ void clear_further_columns(const MatmulOutput& out, std::int64_t row) {
   for (std::int64_t col = out.num_values; col < out.cols; ++col) {
     if (out.dtype == DType::kFloat32)
       static_cast<float*>(out.data)[row * out.cols + col] = 0;

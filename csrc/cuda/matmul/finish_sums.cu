@@ -2,10 +2,10 @@
 
 namespace llada::cuda {
 
-void finish_sums(const ProductInput& input, const ProductOutput& out, const float* sums, bool row_scales,
+void finish_sums(const MatmulInput& input, const MatmulOutput& out, const float* sums, bool row_scales,
                  cudaStream_t stream) {
   constexpr std::int64_t kMostRows = 65535;  // of a dimension of the grid
-  const std::int64_t num_pairs = out.end == ProductEnd::kSwiglu ? input.num_outputs / 4 : input.num_outputs / 2;
+  const std::int64_t num_pairs = out.end == MatmulEnd::kSwiglu ? input.num_outputs / 4 : input.num_outputs / 2;
   const dim3 grid(static_cast<unsigned>((num_pairs + kFinishThreads - 1) / kFinishThreads),
                   static_cast<unsigned>(input.num_rows < kMostRows ? input.num_rows : kMostRows),
                   static_cast<unsigned>((input.num_rows + kMostRows - 1) / kMostRows));

@@ -1,4 +1,4 @@
-// The pass after a product that gives plain sums: scales of rows and outputs, SwiGLU, the residual. It reads and writes
+// The pass after a matmul that gives plain sums: scales of rows and outputs, SwiGLU, the residual. It reads and writes
 // the sums once, from the second-level cache where rows are few.
 #pragma once
 
@@ -10,7 +10,7 @@ constexpr int kFinishThreads = 256;
 
 // sums: (rows, num_outputs), num_outputs even. row_scales: of int8 and float8 rows.  grid: (blocks along a row, rows)
 __global__ void __launch_bounds__(kFinishThreads)
-    finish_kernel(const ProductInput input, const ProductOutput out, const float* sums, int row_scales) {
+    finish_kernel(const MatmulInput input, const MatmulOutput out, const float* sums, int row_scales) {
   begin_kernel();
   const std::int64_t row = static_cast<std::int64_t>(blockIdx.y) + static_cast<std::int64_t>(blockIdx.z) * gridDim.y;
   if (row >= input.num_rows) return;
@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(kFinishThreads)
     return float2{pair.x * (row_scale * scales.x), pair.y * (row_scale * scales.y)};
   };
   const std::int64_t pair = static_cast<std::int64_t>(blockIdx.x) * kFinishThreads + threadIdx.x;
-  if (out.end != ProductEnd::kSwiglu) {
+  if (out.end != MatmulEnd::kSwiglu) {
     if (2 * pair >= input.num_outputs) return;
     const float2 value = sum(2 * pair);
     put_pair(out, row, 2 * pair, value.x, value.y);

@@ -1,4 +1,4 @@
-// Products: from the page's tensors to a kernel. See product_choice.h for which one.
+// matmul and matmul_swiglu: from the page's tensors to a kernel. See choice.h for which one.
 #include "core/check.h"
 #include "cuda/cutlass/matmul.h"
 #include "cuda/device/session.h"
@@ -10,9 +10,9 @@ namespace llada::cuda {
 namespace {
 
 #if defined(LLADA_HAVE_CUTLASS)
-CutlassRun cutlass_run(const ProductArgs& args) {
-  if (args.tier == ProductTier::kCutlassSm80) return run_bf16_sm80;
-  const bool swiglu = args.out.end == ProductEnd::kSwiglu;
+CutlassRun cutlass_run(const MatmulArgs& args) {
+  if (args.tier == MatmulTier::kCutlassSm80) return run_bf16_sm80;
+  const bool swiglu = args.out.end == MatmulEnd::kSwiglu;
   if (args.rows == DType::kFloat8)
     return args.cutlass_tile == CutlassTileShape::k64x32 ? run_float8_sm90_64x32 : run_float8_sm90_128x128;
   switch (args.cutlass_tile) {
@@ -30,17 +30,17 @@ CutlassRun cutlass_run(const ProductArgs& args) {
   fail(ErrorKind::kInternal, "no such tile of CUTLASS");
 }
 #else
-CutlassRun cutlass_run(const ProductArgs&) { fail(ErrorKind::kInternal, "a build without CUTLASS chose it"); }
+CutlassRun cutlass_run(const MatmulArgs&) { fail(ErrorKind::kInternal, "a build without CUTLASS chose it"); }
 #endif
 
-void run_cutlass_product(const ProductArgs& args, cudaStream_t stream) {
-  CutlassProduct product{};
+void run_cutlass_matmul(const MatmulArgs& args, cudaStream_t stream) {
+  CutlassMatmul product{};
   const std::int64_t element = size_of(args.rows);
   product.x = args.input.x;
   product.weight = args.input.weight;
   product.out = args.out;
   if (args.sums != nullptr)
-    product.out = {args.sums, args.input.num_outputs, args.input.num_outputs, DType::kFloat32, ProductEnd::kStore};
+    product.out = {args.sums, args.input.num_outputs, args.input.num_outputs, DType::kFloat32, MatmulEnd::kStore};
   product.x_step = args.input.x_step / element;
   product.weight_step = args.input.weight_step / element;
   product.num_rows = args.input.num_rows;
@@ -51,42 +51,42 @@ void run_cutlass_product(const ProductArgs& args, cudaStream_t stream) {
   if (args.sums != nullptr) finish_sums(args.input, args.out, args.sums, args.rows != DType::kBFloat16, stream);
 }
 
-void product(const Stream& stream, const ConstTensor& x, const PackedWeight& weight, const ProductOutput& out) {
+void push_matmul(const Stream& stream, const ConstTensor& x, const PackedWeight& weight, const MatmulOutput& out) {
   if (x.rows == 0 || weight.num_out == 0) return;
   Session& session = session_of(stream);
-  ProductArgs args{};
-  args.input = product_input(x, weight);
+  MatmulArgs args{};
+  args.input = matmul_input(x, weight);
   args.out = out;
   args.rows = x.dtype;
   args.weight = weight.dtype;
-  const ProductShape shape{x.rows,
-                           args.input.num_outputs,
-                           weight.num_in,
-                           x.dtype,
-                           weight.dtype,
-                           x_alignment(args.input) == 16,
-                           out.end == ProductEnd::kSwiglu && out.cols != out.num_values};
+  const MatmulShape shape{x.rows,
+                          args.input.num_outputs,
+                          weight.num_in,
+                          x.dtype,
+                          weight.dtype,
+                          x_alignment(args.input) == 16,
+                          out.end == MatmulEnd::kSwiglu && out.cols != out.num_values};
   const DeviceFacts& facts = session.facts();
-  const ProductChoice choice =
-      choose_product(shape, {facts.capability, facts.num_processors, facts.shared_bytes, session.options().cutlass});
+  const MatmulChoice choice =
+      choose_matmul(shape, {facts.capability, facts.num_processors, facts.shared_bytes, session.options().cutlass});
   args.num_inputs = weight.num_in;
   args.tier = choice.tier;
   args.tile = choice.tile;
   args.cutlass_tile = choice.cutlass_tile;
   args.early_launch = session.options().early_launch ? 1 : 0;
   if (needs_sums(args)) args.sums = static_cast<float*>(session.scratch(4 * x.rows * args.input.num_outputs));
-  session.push(run_product, args);
+  session.push(run_matmul, args);
 }
 
 }  // namespace
 
-bool needs_sums(const ProductArgs& args) {
-  const bool swiglu_after = args.tier == ProductTier::kCutlassSm80 && args.out.end == ProductEnd::kSwiglu;
-  return swiglu_after || (args.tier != ProductTier::kPlain && args.rows != DType::kBFloat16);
+bool needs_sums(const MatmulArgs& args) {
+  const bool swiglu_after = args.tier == MatmulTier::kCutlassSm80 && args.out.end == MatmulEnd::kSwiglu;
+  return swiglu_after || (args.tier != MatmulTier::kPlain && args.rows != DType::kBFloat16);
 }
 
-void run_product(const ProductArgs& args, cudaStream_t stream) {
-  if (args.tier != ProductTier::kPlain) return run_cutlass_product(args, stream);
+void run_matmul(const MatmulArgs& args, cudaStream_t stream) {
+  if (args.tier != MatmulTier::kPlain) return run_cutlass_matmul(args, stream);
   switch (args.weight) {
     case DType::kFloat32:
       return run_float32(args.input, args.out, stream);
@@ -102,9 +102,9 @@ void run_product(const ProductArgs& args, cudaStream_t stream) {
   }
 }
 
-ProductInput product_input(const ConstTensor& x, const PackedWeight& weight) {
+MatmulInput matmul_input(const ConstTensor& x, const PackedWeight& weight) {
   const PackedLayout layout = layout_of(weight);
-  ProductInput input{};
+  MatmulInput input{};
   input.x = static_cast<const char*>(x.data);
   input.x_step = row_bytes(x.dtype, x.cols);
   input.weight = static_cast<const char*>(weight.data);
@@ -118,7 +118,7 @@ ProductInput product_input(const ConstTensor& x, const PackedWeight& weight) {
   return input;
 }
 
-int x_alignment(const ProductInput& input) {
+int x_alignment(const MatmulInput& input) {
   return (input.x_step | static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(input.x))) % 16 == 0 ? 16 : 4;
 }
 
@@ -128,12 +128,12 @@ bool multiplies(DType rows, DType weight) {
 }
 
 void matmul(Stream stream, ConstTensor x, const PackedWeight& weight, bool accumulate, Tensor out) {
-  const ProductEnd end = accumulate ? ProductEnd::kAccumulate : ProductEnd::kStore;
-  product(stream, x, weight, {out.data, out.cols, weight.num_out, out.dtype, end});
+  const MatmulEnd end = accumulate ? MatmulEnd::kAccumulate : MatmulEnd::kStore;
+  push_matmul(stream, x, weight, {out.data, out.cols, weight.num_out, out.dtype, end});
 }
 
 void matmul_swiglu(Stream stream, ConstTensor x, const PackedWeight& weight, Tensor out) {
-  product(stream, x, weight, {out.data, out.cols, weight.num_out / 2, out.dtype, ProductEnd::kSwiglu});
+  push_matmul(stream, x, weight, {out.data, out.cols, weight.num_out / 2, out.dtype, MatmulEnd::kSwiglu});
 }
 
 }  // namespace llada::cuda

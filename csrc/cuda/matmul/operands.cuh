@@ -1,4 +1,4 @@
-// What a product multiplies: how a stage of rows and weights in shared memory becomes fragments and sums. A stage is
+// What a matmul multiplies: how a stage of rows and weights in shared memory becomes fragments and sums. A stage is
 // kDepth groups deep; a group is 128 bytes of a row of x, whatever its type.
 //
 // Sums of an output run over its inputs in ascending order, a step of an instruction at a time, whatever the tile: a

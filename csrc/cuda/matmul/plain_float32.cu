@@ -2,8 +2,8 @@
 
 namespace llada::cuda {
 
-void run_float32(const ProductInput& input, const ProductOutput& out, cudaStream_t stream) {
-  launch_tile<Float32Operands, 4, ProductTileShape::k64x64>(input, out, stream);
+void run_float32(const MatmulInput& input, const MatmulOutput& out, cudaStream_t stream) {
+  launch_tile<Float32Operands, 4, MatmulTileShape::k64x64>(input, out, stream);
 }
 
 }  // namespace llada::cuda

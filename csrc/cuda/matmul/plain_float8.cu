@@ -2,8 +2,8 @@
 
 namespace llada::cuda {
 
-void run_float8(const ProductInput& input, const ProductOutput& out, ProductTileShape tile, cudaStream_t stream) {
-  launch_product<Float8Operands, 16>(input, out, tile, stream);
+void run_float8(const MatmulInput& input, const MatmulOutput& out, MatmulTileShape tile, cudaStream_t stream) {
+  launch_matmul<Float8Operands, 16>(input, out, tile, stream);
 }
 
 }  // namespace llada::cuda

@@ -1,10 +1,10 @@
-// One tile of x weight^T on any GPU from sm_80 on: the main loop of the products and of the fused head.
+// One tile of x weight^T on any GPU from sm_80 on: the main loop of the matmuls and of the fused head.
 //
 // With the 32 rows of a block of masks the weights come from memory once and bound everything: 16-byte copies run
 // kStages deep beside the arithmetic, and there are tiles for all multiprocessors. With thousands of rows mma.sync
 // bounds it, at about two thirds of what wgmma would do on sm_90.
 //
-//   ProductTile<...> tile;
+//   MatmulTile<...> tile;
 //   tile.run(input, row0, output0, shared);                       // all threads of the block; ends with a barrier
 //   tile.for_each_pair(input, row0, output0, [&](int row, int output, float a, float b) { ... });
 // calls with finished sums of outputs `output` and `output + 1` of a row, counted from the tile's corner; each pair
@@ -56,7 +56,7 @@ struct BlockCopy {
 // kXCopyBytes: rows of x lie at multiples of it, 16 or 4.
 template <class Operands, int kRowsIn, int kOutputsIn, int kWarpsDown, int kWarpsAcross, int kDepth, int kStages,
           int kXCopyBytes>
-class ProductTile {
+class MatmulTile {
  public:
   static constexpr int kRows = kRowsIn;
   static constexpr int kOutputs = kOutputsIn;
@@ -76,8 +76,7 @@ class ProductTile {
   static constexpr int kSharedBytes = kStages * kStageBytes;  // aligned to 16
 
   // shared: kSharedBytes. A barrier before the call must follow the last use of this memory.
-  __device__ __forceinline__ void run(const ProductInput& input, std::int64_t row0, std::int64_t output0,
-                                      char* shared) {
+  __device__ __forceinline__ void run(const MatmulInput& input, std::int64_t row0, std::int64_t output0, char* shared) {
     const int num_stages = (input.x_bytes + kXBytes - 1) / kXBytes;
     let_next_kernel_begin();
     begin_weights(input, output0);
@@ -106,7 +105,7 @@ class ProductTile {
 
   // Calls function(row, output, sum, sum of the next output).
   template <class Function>
-  __device__ __forceinline__ void for_each_pair(const ProductInput& input, std::int64_t row0, std::int64_t output0,
+  __device__ __forceinline__ void for_each_pair(const MatmulInput& input, std::int64_t row0, std::int64_t output0,
                                                 const Function& function) const {
     for_each_row(input, row0, [&](int i, int half, int row, float row_scale) {
 #pragma unroll
@@ -120,8 +119,8 @@ class ProductTile {
 
   // For a paired weight: function(row, output, gate, next gate, up, next up), with `output` among the gates.
   template <class Function>
-  __device__ __forceinline__ void for_each_gated_pair(const ProductInput& input, std::int64_t row0,
-                                                      std::int64_t output0, const Function& function) const {
+  __device__ __forceinline__ void for_each_gated_pair(const MatmulInput& input, std::int64_t row0, std::int64_t output0,
+                                                      const Function& function) const {
     for_each_row(input, row0, [&](int i, int half, int row, float row_scale) {
 #pragma unroll
       for (int j = 0; j < kColBlocks; j += 2) {
@@ -134,13 +133,13 @@ class ProductTile {
   }
 
  private:
-  __device__ __forceinline__ void begin_rows(const ProductInput& input, std::int64_t row0) {
+  __device__ __forceinline__ void begin_rows(const MatmulInput& input, std::int64_t row0) {
 #pragma unroll
     for (int i = 0; i < kRowBlocks * kColBlocks * 4; ++i) sums_[i / 4 / kColBlocks][i / 4 % kColBlocks][i % 4] = 0;
     x_.begin([&](int row) { return row_of_x(input, row0 + row); });
   }
 
-  __device__ __forceinline__ void begin_weights(const ProductInput& input, std::int64_t output0) {
+  __device__ __forceinline__ void begin_weights(const MatmulInput& input, std::int64_t output0) {
     weight_.begin([&](int output) {
       return output0 + output < input.num_outputs ? input.weight + (output0 + output) * input.weight_step : nullptr;
     });
@@ -152,13 +151,13 @@ class ProductTile {
     }
   }
 
-  static __device__ __forceinline__ const char* row_of_x(const ProductInput& input, std::int64_t row) {
+  static __device__ __forceinline__ const char* row_of_x(const MatmulInput& input, std::int64_t row) {
     if (row >= input.num_rows) return nullptr;
     const std::int64_t from = input.row_index == nullptr ? row : input.row_index[row];
     return from < 0 ? nullptr : input.x + from * input.x_step;
   }
 
-  __device__ __forceinline__ void copy_weights(const ProductInput& input, int stage, int num_stages,
+  __device__ __forceinline__ void copy_weights(const MatmulInput& input, int stage, int num_stages,
                                                char* shared) const {
     if (stage >= num_stages) return;
     char* const to = shared + stage % kStages * kStageBytes;
@@ -168,7 +167,7 @@ class ProductTile {
   }
 
   // And closes the group of the stage.
-  __device__ __forceinline__ void copy_rows(const ProductInput& input, int stage, int num_stages, char* shared) const {
+  __device__ __forceinline__ void copy_rows(const MatmulInput& input, int stage, int num_stages, char* shared) const {
     const std::int64_t k = stage;
     if (stage < num_stages) x_.copy(shared + stage % kStages * kStageBytes, k * kXBytes, input.x_bytes);
     copy_async_commit();  // an empty group at the end keeps the count
@@ -176,7 +175,7 @@ class ProductTile {
 
   // function(row block, half of it, row in the tile, scale of the row)
   template <class Function>
-  __device__ __forceinline__ void for_each_row(const ProductInput& input, std::int64_t row0,
+  __device__ __forceinline__ void for_each_row(const MatmulInput& input, std::int64_t row0,
                                                const Function& function) const {
     const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
 #pragma unroll
@@ -196,7 +195,7 @@ class ProductTile {
     return warp % kWarpsAcross * kWarpOutputs + 2 * (lane % 4);
   }
 
-  __device__ __forceinline__ float2 finished(const ProductInput& input, int i, int half, int j, float row_scale,
+  __device__ __forceinline__ float2 finished(const MatmulInput& input, int i, int half, int j, float row_scale,
                                              std::int64_t output) const {
     float a = static_cast<float>(sums_[i][j][2 * half]), b = static_cast<float>(sums_[i][j][2 * half + 1]);
     if constexpr (Operands::kOutputScales) {
