@@ -21,7 +21,9 @@ ROOT = Path(__file__).parent.parent
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unknown-pragmas"]
 # Alignment as a GPU wants it: what is called where an address is wrong is in cuda_host/alignment.cc, not in a library.
 CHECKS = ["-fsanitize=alignment"]
-FLAGS = ["-O2", "-fPIC", "-fvisibility=hidden", *CHECKS, *WARNINGS, f"-I{ROOT}/csrc", f"-I{ROOT}/tests/cpp"]
+# A field of the table that is left out is an error, as in CMakeLists.txt.
+ERRORS = ["-Werror=missing-field-initializers"]
+FLAGS = ["-O2", "-fPIC", "-fvisibility=hidden", *CHECKS, *WARNINGS, *ERRORS, f"-I{ROOT}/csrc", f"-I{ROOT}/tests/cpp"]
 _NAMES: list[ctypes.Array] = []
 OF_CORE = ["core/pages.cc", "core/parallel.cc", "core/tensor.cc", "core/env.cc", "model/quantization.cc"]
 

@@ -1,4 +1,4 @@
-// The table of the CUDA backend, and what there is to know of the devices before it is used.
+// The table of the CUDA backend.
 #pragma once
 
 #include "ops/ops.h"
