@@ -64,7 +64,10 @@ def missing_cuda() -> str | None:
     found = backend.probe()
     if not found["count"]:
         return str(found["why"])
-    _core.add_table(backend.table())
+    try:
+        _core.add_table(backend.table())
+    except DeviceError as error:  # a backend of another build
+        return f"the CUDA backend cannot be used: {error.message}"
     return None
 
 
