@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .audit import CacheAudit as CacheAudit
     from .config import EngineConfig as EngineConfig
     from .config import EngineOptions as EngineOptions
+    from .device import __version__ as __version__
     from .engine import Engine as Engine
     from .errors import AdmissionError as AdmissionError
     from .errors import ChatRoleError as ChatRoleError
@@ -60,12 +61,11 @@ if TYPE_CHECKING:
     from .runner import build_info as build_info
     from .template import Hole as Hole
 
-__version__ = "0.1.0"
-
 _NAMES = {
     "async_engine": ("AsyncEngine",),
     "audit": ("CacheAudit",),
     "config": ("EngineConfig", "EngineOptions"),
+    "device": ("__version__",),
     "engine": ("Engine",),
     "errors": (
         *("AdmissionError", "ChatRoleError", "ChatTemplateError", "ConfigError", "ContextLengthError", "DeviceError"),
@@ -85,7 +85,7 @@ _NAMES = {
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 
-__all__ = ["__version__", *_MODULE_OF]
+__all__ = list(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:

@@ -24,6 +24,7 @@ except ImportError as error:
         hint="build the package from its source folder: pip install .",
     ) from error
 
+__version__: str = _core.build_info()["version"]  # of pyproject.toml, compiled in
 CUDA_TABLE = "cuda"
 # What cuda.core knows of a GPU beyond the backend: the name of a fact, and of its property.
 PROPERTIES = {
