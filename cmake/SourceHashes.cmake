@@ -1,6 +1,12 @@
-# LLADA_OPS_HASH: of the page of ops, by which the two modules know each other. LLADA_SOURCES_HASH: of everything that is
-# compiled, by which a prebuilt module is known to be of a tree. benchmarks/gpu/sources.py takes the same one.
-file(SHA256 "${CMAKE_SOURCE_DIR}/csrc/ops/ops.h" LLADA_OPS_HASH)
+# LLADA_OPS_HASH: of the page of ops and of what else passes between the two modules, by which they know each other
+# (ops/offer.h); tests/cuda_host.py takes the same one. LLADA_SOURCES_HASH: of everything that is compiled, by which a
+# prebuilt module is known to be of a tree; benchmarks/gpu/sources.py takes the same one.
+set(hashes "")
+foreach(header IN ITEMS core/check.h core/dtype.h core/parallel.h core/tensor.h ops/ops.h)
+  file(SHA256 "${CMAKE_SOURCE_DIR}/csrc/${header}" hash)
+  string(APPEND hashes "${hash}")
+endforeach()
+string(SHA256 LLADA_OPS_HASH "${hashes}")
 string(SUBSTRING "${LLADA_OPS_HASH}" 0 16 LLADA_OPS_HASH)
 
 file(GLOB_RECURSE sources CONFIGURE_DEPENDS RELATIVE "${CMAKE_SOURCE_DIR}" "${CMAKE_SOURCE_DIR}/csrc/*" "${CMAKE_SOURCE_DIR}/cmake/*.cmake")

@@ -22,17 +22,35 @@ ROOT = Path(__file__).parent.parent
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unknown-pragmas"]
 # Alignment as a GPU wants it: what is called where an address is wrong is in cuda_host/alignment.cc, not in a library.
 CHECKS = ["-fsanitize=alignment"]
-FLAGS = ["-O2", "-fPIC", "-fvisibility=hidden", *CHECKS, *WARNINGS, f"-I{ROOT}/csrc", f"-I{ROOT}/tests/cpp"]
-_NAMES: list[ctypes.Array] = []
+# A field of the table that is left out is an error, as in CMakeLists.txt.
+ERRORS = ["-Werror=missing-field-initializers"]
+FLAGS = ["-O2", "-fPIC", "-fvisibility=hidden", *CHECKS, *WARNINGS, *ERRORS, f"-I{ROOT}/csrc", f"-I{ROOT}/tests/cpp"]
+OFFER_NAME = b"llada_rt.Ops"
+# What passes between the two modules, as in cmake/SourceHashes.cmake.
+SHARED_HEADERS = ["core/check.h", "core/dtype.h", "core/parallel.h", "core/tensor.h", "ops/ops.h"]
 OF_CORE = ["core/pages.cc", "core/parallel.cc", "core/tensor.cc", "core/env.cc", "model/quantization.cc"]
 
 
 def sources() -> list[Path]:
     """What is compiled: everything but the calls of the CUDA runtime and the kernels that are CUTLASS's."""
     csrc = ROOT / "csrc"
-    backend = [path for path in sorted((csrc / "cuda").glob("*.c[uc]")) if '#include "cutlass' not in path.read_text()]
+    own = [path for path in sorted((csrc / "cuda").rglob("*.c[uc]")) if path.parent.name != "cutlass"]
+    backend = [path for path in own if path != csrc / "cuda/device/api.cu"]
     imitation = sorted((ROOT / "tests/cpp/cuda_host").glob("*.cc"))
     return [*backend, *(csrc / name for name in OF_CORE), *imitation]
+
+
+def ops_hash() -> str:
+    """As CMake takes it (cmake/SourceHashes.cmake)."""
+    hashes = [hashlib.sha256((ROOT / "csrc" / name).read_bytes()).hexdigest() for name in SHARED_HEADERS]
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
+
+
+def capsule(address: int, name: bytes = OFFER_NAME) -> object:
+    """The capsule of an offer (csrc/ops/offer.h); both must live as long as it."""
+    make = ctypes.pythonapi.PyCapsule_New
+    make.restype, make.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+    return make(address, name, None)
 
 
 def _run(*command: str) -> None:
@@ -42,9 +60,9 @@ def _run(*command: str) -> None:
 
 
 def _compile(compiler: str, source: Path, folder: Path) -> Path:
-    out = folder / f"{source.name}.o"
+    out = folder / f"{source.relative_to(ROOT).as_posix().replace('/', '-')}.o"
     standard = "-std=c++17" if source.suffix == ".cu" else "-std=c++20"
-    _run(compiler, standard, *FLAGS, "-x", "c++", "-c", str(source), "-o", str(out))
+    _run(compiler, standard, *FLAGS, f'-DLLADA_OPS_HASH="{ops_hash()}"', "-x", "c++", "-c", str(source), "-o", str(out))
     return out
 
 
@@ -106,11 +124,6 @@ def add_table() -> None:
     """Makes the table "cuda" known: that of a GPU if there is one, else the imitation."""
     if device.missing_cuda() is None:
         return
-    door = library().llada_cuda_table
+    door = library().llada_cuda_offer
     door.restype = ctypes.c_void_p
-    capsule = ctypes.pythonapi.PyCapsule_New
-    capsule.restype, capsule.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
-    # The name says of which page of ops the table is; it must stay where it is for as long as the capsule lives.
-    page = hashlib.sha256((ROOT / "csrc/ops/ops.h").read_bytes()).hexdigest()[:16]
-    _NAMES.append(ctypes.create_string_buffer(f"llada_rt.Ops/{page}".encode()))
-    _core.add_table(capsule(door(), ctypes.cast(_NAMES[-1], ctypes.c_char_p), None))
+    _core.add_table(capsule(door()))

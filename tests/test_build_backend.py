@@ -1,4 +1,5 @@
-"""When a build asks for the headers of CUTLASS (cmake/build_backend.py), and what a source distribution leaves out."""
+"""When a build asks for the headers of CUTLASS (cmake/build_backend.py), what a source distribution leaves out, and
+where the version stands."""
 
 import importlib.util
 import sys
@@ -73,3 +74,14 @@ def test_a_source_distribution_leaves_out_folders_of_the_root_alone():
     patterns = settings["tool"]["scikit-build"]["sdist"]["exclude"]
     assert patterns
     assert [pattern for pattern in patterns if not pattern.startswith("/")] == []
+
+
+def test_the_version_stands_once():
+    """tests/engine/test_lifecycle.py holds what is compiled in to it."""
+    root = PATH.parents[1]
+    version = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    places = [root / "CMakeLists.txt"]
+    for folder, pattern in (("cmake", "*.cmake"), ("python", "*.py"), ("csrc", "*.*")):
+        places += (root / folder).rglob(pattern)
+    assert len(places) > 100
+    assert [path.name for path in places if version in path.read_text(encoding="utf-8")] == []

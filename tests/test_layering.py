@@ -22,6 +22,25 @@ CSRC = {
     "bindings": BASE | {"cpu", "cuda", "model", "denoise", "bindings"},
 }
 
+# Folder of csrc/cuda -> folders of csrc/cuda that it may include; "" is csrc/cuda itself, which may include them all.
+CUDA = {
+    "device": {"device"},
+    "attention": {"device", "attention", ""},
+    "matmul": {"device", "matmul", "cutlass", ""},
+    "cutlass": {"device", "matmul", "cutlass"},
+}
+
+# Ops of the page (csrc/ops/ops.h) that live in the file of another one, and in which.
+SHARED_FILE = {
+    "matmul_swiglu": "matmul",
+    "rope_kvq": "rope_kv_write",
+    "packed_bytes": "pack",
+    "packed_row_bytes": "pack",
+}
+# What the page has beside ops: facts of a table, and the end of a step.
+NO_OPS = {"multiplies", "finish"}
+ONLY_ON = {"rope_kvq": "cuda", "packed_row_bytes": "cuda"}  # the other tables have none, or one line
+
 # Places of the package, lowest first: folders, and what lies beside them. A file may import from its own place and from
 # those before it.
 PLACES: list[set[str]] = [
@@ -54,6 +73,17 @@ def include_faults(folder: str, text: str) -> list[str]:
     names = re.findall(r'^\s*#\s*include\s+"([^"]+)"', text, re.MULTILINE)
     targets = {name: name.split("/")[0] if "/" in name else folder for name in names}
     return [f'{folder}/ includes "{name}"' for name, target in targets.items() if target not in CSRC[folder]]
+
+
+def cuda_include_faults(folder: str, text: str) -> list[str]:
+    """Includes of a file in csrc/cuda/<folder> that are not its to use."""
+    targets = re.findall(r'^\s*#\s*include\s+"cuda/(?:(\w+)/)?[^"]+"', text, re.MULTILINE)
+    return [f"{folder}/ includes {target or 'csrc/cuda'}" for target in targets if target not in CUDA[folder]]
+
+
+def ops_of_the_page() -> list[str]:
+    page = (ROOT / "csrc/ops/ops.h").read_text()
+    return re.findall(r"\(\*(\w+)\)", page[page.index("struct Ops {") :])
 
 
 def imports(text: str, package: str) -> set[str]:
@@ -182,6 +212,30 @@ def test_families_are_data():
         assert own <= known, f"{path.name} includes {own - known}"
 
 
+@pytest.mark.parametrize(
+    "path", [each for folder in CUDA for each in sources(f"csrc/cuda/{folder}", "*.h", "*.cc", "*.cu", "*.cuh")]
+)
+def test_folders_of_the_cuda_backend_point_down(path: Path):
+    folder = path.relative_to(ROOT / "csrc/cuda").parts[0]
+    assert cuda_include_faults(folder, path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("op", "floor"),
+    [
+        (op, floor)
+        for op in ops_of_the_page()
+        for floor in ("cpu", "cuda")
+        if op not in NO_OPS and ONLY_ON.get(op, floor) == floor
+    ],
+)
+def test_an_op_is_in_the_file_of_its_name(op: str, floor: str):
+    name = SHARED_FILE.get(op, op)
+    paths = list((ROOT / "csrc" / floor).rglob(f"{name}.c[uc]"))
+    assert len(paths) == 1
+    assert re.search(rf"^\S+ {op}\(", paths[0].read_text(), re.MULTILINE)
+
+
 @pytest.mark.parametrize("path", sources("python", "*.py") + sources("training", "*.py"))
 def test_imports_point_down(path: Path):
     relative = path.relative_to(ROOT)
@@ -202,12 +256,24 @@ def test_no_circle_and_no_imported_command():
     [
         ("core", '#include "ops/ops.h"'),
         ("cpu", '#  include "cuda/device.cuh"'),
-        ("model", '#include "cpu/gemm.h"'),
+        ("model", '#include "cpu/matmul.h"'),
         ("denoise", '#include "bindings/convert.h"'),
     ],
 )
 def test_planted_include_is_caught(folder: str, line: str):
     assert include_faults(folder, f"// a file\n{line}\n") != []
+
+
+@pytest.mark.parametrize(
+    ("folder", "line"),
+    [
+        ("device", '#include "cuda/kernels.h"'),
+        ("attention", '#include "cuda/matmul/tile.cuh"'),
+        ("cutlass", '#include "cuda/pack.h"'),
+    ],
+)
+def test_planted_include_within_the_cuda_backend_is_caught(folder: str, line: str):
+    assert cuda_include_faults(folder, f"// a file\n{line}\n") != []
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ class Check:
         """The tests of the backend; a dry run takes the quickest of them."""
         pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout", "120"]
         if self.dry:
-            return [*pytest, "tests/cuda/test_choice.py", "tests/cuda/test_rows_cuda.py"]
+            return [*pytest, "tests/cuda/test_matmul_choice.py", "tests/cuda/test_float8_rows_cuda.py"]
         side_by_side = ["-n", "6"] if shutil.which("nvidia-smi") else []
         return [*pytest, *side_by_side, "tests/cuda", "tests/ops", "-k", "cuda"]
 

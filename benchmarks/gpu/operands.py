@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tests.cuda.products import CUTLASS_TILES, DTYPES, ENDS, OPERANDS, TIERS, TILES, TILES_OF, DeviceCall
+from tests.cuda.matmul_doors import CUTLASS_TILES, DTYPES, ENDS, OPERANDS, TIERS, TILES, TILES_OF, DeviceCall
 from tests.cuda_host import doors
 
 GROUP = 32  # inputs that share a scale of int4
@@ -135,6 +135,6 @@ class Product:
             call.tile = TILES.index(kernel.tile)
         elif kernel.tier == "cutlass_sm90":
             call.cutlass_tile = CUTLASS_TILES.index(kernel.tile)
-        if doors().llada_product_on_device(ctypes.byref(call), ctypes.c_void_p(stream or None)) != 0:
+        if doors().llada_matmul_on_device(ctypes.byref(call), ctypes.c_void_p(stream or None)) != 0:
             raise RuntimeError(f"{kernel} could not be launched")
         return self.out

@@ -47,8 +47,9 @@ def torch_attention(q: Tensor, k: Tensor, v: Tensor, dtype: torch.dtype) -> Tens
 
 def check(flight: Flight, ops: "_core.Ops", heads: Heads, rows: int, keys: int) -> None:
     q, k, v = drawn(flight, heads, rows, keys)
-    arrays = [t.cpu().numpy() for t in (q, k, v)]
-    whole = torch.from_numpy(ops.attention(*arrays, np.array([[0, rows, keys]], np.int32), "bfloat16"))
+    arrays = rows_q, keys_k, keys_v = q.cpu().numpy(), k.cpu().numpy(), v.cpu().numpy()
+    spans = np.array([[0, rows, keys]], np.int32)
+    whole = torch.from_numpy(ops.attention(rows_q, keys_k, keys_v, spans, "bfloat16"))
     want, plain = (torch_attention(q, k, v, dtype).cpu() for dtype in (torch.float32, torch.bfloat16))
     ours, torchs = (float((t - want).abs().nan_to_num(nan=float("inf")).max()) for t in (whole, plain))
     facts = {"heads": heads.num_heads, "kv_heads": heads.num_kv_heads, "head_dim": heads.head_dim}
@@ -58,7 +59,7 @@ def check(flight: Flight, ops: "_core.Ops", heads: Heads, rows: int, keys: int) 
 
     # A row by itself, and beside a sequence of another length.
     at = rows - 1
-    alone = ops.attention(arrays[0][at : at + 1], *arrays[1:], np.array([[0, 1, keys]], np.int32), "bfloat16")
+    alone = ops.attention(rows_q[at : at + 1], keys_k, keys_v, np.array([[0, 1, keys]], np.int32), "bfloat16")
     flight.claim("attention alone has its bits", np.array_equal(alone[0], whole[at].numpy()), **facts)
     short, few = max(1, keys // 3), min(5, rows)
     both = ops.ragged_attention(

@@ -10,7 +10,8 @@
 #include "bindings/build_facts.h"
 #include "bindings/convert.h"
 #include "core/env.h"
-#include "cpu/cpu_ops.h"
+#include "cpu/tables.h"
+#include "ops/offer.h"
 #include "ops/registry.h"
 
 namespace llada {
@@ -65,16 +66,16 @@ std::vector<std::string> table_names() {
   return names;
 }
 
-// Takes up the table of another extension module. A name that is there already is left alone. Throws ConfigError for a
+// Takes up the table of another extension module. A name that is there already is left alone. Throws DeviceError for a
 // table made by another page of ops: its pointers would lie elsewhere.
 void add_table(const py::capsule& capsule) {
-  const std::string capsule_name = capsule.name() == nullptr ? "no name" : capsule.name();
-  check(capsule_name == kTableName, ErrorKind::kConfig, "a table of ops: expected a capsule named ", kTableName,
-        ", got ", capsule_name, " (the two modules are of different builds)");
-  const auto* table = capsule.get_pointer<const Ops>();
-  for (const std::string& name : table_names())
-    if (name == table->name) return;
-  register_table(table);
+  const std::string name = capsule.name() == nullptr ? "no name" : capsule.name();
+  check(name == kOfferName, ErrorKind::kDevice, "a table of ops: expected a capsule named ", kOfferName, ", got ", name,
+        "; the two compiled modules come of different builds: build the package again");
+  const Ops& table = accepted(*capsule.get_pointer<const TableOffer>());
+  for (const std::string& known : table_names())
+    if (known == table.name) return;
+  register_table(&table);
 }
 
 }  // namespace
@@ -86,8 +87,8 @@ PYBIND11_MODULE(_core, module) {
   py::register_exception_translator(translate);
   module.doc() = "Compiled half of llada_rt: see csrc/ops/ops.h and csrc/denoise/plan.h for the contracts.";
   module.def("tables", table_names, "Instruction-set tables this machine can run, best first.");
-  module.attr("TABLE_NAME") = kTableName;
-  module.def("add_table", add_table, "Takes up the table in a capsule that another extension module made.");
+  module.def("add_table", add_table, py::arg("capsule"),
+             "Takes up the table in a capsule that another extension module made.");
   module.def("default_num_threads", default_num_threads, "Threads by affinity mask and cgroup quota.");
   module.def("build_info", [] {
     py::dict info;

@@ -4,10 +4,11 @@
 
 #include "bindings/build_facts.h"
 #include "core/check.h"
-#include "cuda/cuda_ops.h"
 #include "cuda/device/facts.h"
-#include "cuda/options.h"
-#include "cuda/peak.h"
+#include "cuda/device/options.h"
+#include "cuda/measure_peak.h"
+#include "cuda/table.h"
+#include "ops/offer.h"
 
 namespace py = pybind11;
 
@@ -63,5 +64,6 @@ PYBIND11_MODULE(_cuda, module) {
   module.def(
       "read_bandwidth", [](int index) { return of_device([&] { return cuda::measure_read_bandwidth(index); }); },
       py::arg("index"), "GB/s of reading a device's memory, measured. Raises DeviceError.");
-  module.def("table", [] { return py::capsule(&cuda::table(), kTableName); }, "For _core.add_table.");
+  static const TableOffer kOffer = offer(cuda::table());
+  module.def("table", [] { return py::capsule(&kOffer, kOfferName); }, "For _core.add_table.");
 }

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <numeric>
 
-#include "cpu/cpu_ops.h"
+#include "cpu/tables.h"
 
 namespace llada::cpu {
 namespace {

@@ -1,8 +1,8 @@
 #include <algorithm>
 
 #include "cuda/commit.cuh"
+#include "cuda/device/session.h"
 #include "cuda/kernels.h"
-#include "cuda/session.h"
 
 namespace llada::cuda {
 namespace {

@@ -1,21 +1,21 @@
-// Doors for tests and benchmarks to what the page of ops does not show: each kernel of a product by itself, the pass
+// Doors for tests and benchmarks to what the page of ops does not show: each kernel of a matmul by itself, the pass
 // that follows CUTLASS's, the choice among them. C functions, the same in the module _cuda and in the imitation.
 #include <cstdio>
 #include <exception>
 
 #include "core/parallel.h"
+#include "cuda/device/session.h"
 #include "cuda/kernels.h"
+#include "cuda/matmul/matmul.h"
+#include "cuda/measure_peak.h"
 #include "cuda/pack.h"
-#include "cuda/peak.h"
-#include "cuda/product.h"
-#include "cuda/session.h"
 
 namespace {
 
 using namespace llada;
 using namespace llada::cuda;
 
-// A product of arrays of the process.
+// A matmul of arrays of the process.
 struct Call {
   const void* x;  // (any number of rows, num_inputs) as the page has rows
   const void* weight;
@@ -27,7 +27,7 @@ struct Call {
   std::int32_t rows, weight_type, out_type, end, tier, tile, cutlass_tile, paired;
 };
 
-// The same of arrays on the device, with the weight packed (kernels.h).
+// The same of arrays on the device, with the weight packed (cuda/kernels.h).
 struct DeviceCall {
   const void* x;  // (num_rows, num_inputs)
   const void* weight;
@@ -54,16 +54,16 @@ PackedWeight form_of(const AnyCall& call) {
 }
 
 template <class AnyCall>
-ProductArgs args_of(const AnyCall& call, const PackedWeight& weight, const void* x, void* out) {
-  ProductArgs args{};
+MatmulArgs args_of(const AnyCall& call, const PackedWeight& weight, const void* x, void* out) {
+  MatmulArgs args{};
   args.rows = static_cast<DType>(call.rows);
   args.weight = weight.dtype;
-  args.input = product_input(ConstTensor(x, args.rows, call.num_rows, call.num_inputs), weight);
+  args.input = matmul_input(ConstTensor(x, args.rows, call.num_rows, call.num_inputs), weight);
   const std::int64_t num_values = call.paired != 0 ? call.num_outputs / 2 : call.num_outputs;
-  args.out = {out, call.out_cols, num_values, static_cast<DType>(call.out_type), static_cast<ProductEnd>(call.end)};
+  args.out = {out, call.out_cols, num_values, static_cast<DType>(call.out_type), static_cast<MatmulEnd>(call.end)};
   args.num_inputs = call.num_inputs;
-  args.tier = static_cast<ProductTier>(call.tier);
-  args.tile = static_cast<ProductTileShape>(call.tile);
+  args.tier = static_cast<MatmulTier>(call.tier);
+  args.tile = static_cast<MatmulTileShape>(call.tile);
   args.cutlass_tile = static_cast<CutlassTileShape>(call.cutlass_tile);
   return args;
 }
@@ -112,11 +112,11 @@ int with_packed(const Call& call, const Run& run) {
 
 // Runs run(args, stream) with everything on the device, and brings the output back.
 template <class Run>
-int with_product(const Call& call, const Run& run) {
+int with_matmul(const Call& call, const Run& run) {
   return with_packed(call, [&](Session& session, const PackedWeight& weight, bool) {
     const Copy x(session, call.x, call.x_bytes), out(session, call.out, call.out_bytes);
     const Copy row_index(session, call.row_index, 4 * call.num_rows);
-    ProductArgs args = args_of(call, weight, x.data, out.data);
+    MatmulArgs args = args_of(call, weight, x.data, out.data);
     args.input.row_index = static_cast<const std::int32_t*>(row_index.data);
     if (needs_sums(args)) args.sums = static_cast<float*>(session.scratch(4 * call.num_rows * args.input.num_outputs));
     run(session, args);
@@ -138,13 +138,13 @@ LLADA_DOOR int llada_pack(const Call* call, void* packed, std::int32_t* finite) 
   });
 }
 
-LLADA_DOOR int llada_product(const Call* call) {
-  return with_product(*call, [](Session& session, const ProductArgs& args) { run_product(args, session.stream()); });
+LLADA_DOOR int llada_matmul(const Call* call) {
+  return with_matmul(*call, [](Session& session, const MatmulArgs& args) { run_matmul(args, session.stream()); });
 }
 
 // sums: (num_rows, outputs as packed), of the process
 LLADA_DOOR int llada_finish_sums(const Call* call, const float* sums) {
-  return with_product(*call, [&](Session& session, const ProductArgs& args) {
+  return with_matmul(*call, [&](Session& session, const MatmulArgs& args) {
     const Copy on_device(session, sums, 4 * call->num_rows * args.input.num_outputs);
     finish_sums(args.input, args.out, static_cast<const float*>(on_device.data), args.rows != DType::kBFloat16,
                 session.stream());
@@ -153,21 +153,21 @@ LLADA_DOOR int llada_finish_sums(const Call* call, const float* sums) {
 }
 
 // Only launches; the caller waits. stream: of the device that is current.
-LLADA_DOOR int llada_product_on_device(const DeviceCall* call, void* stream) {
+LLADA_DOOR int llada_matmul_on_device(const DeviceCall* call, void* stream) {
   return guarded([&] {
     PackedWeight weight = form_of(*call);
     weight.data = call->weight;
-    ProductArgs args = args_of(*call, weight, call->x, call->out);
+    MatmulArgs args = args_of(*call, weight, call->x, call->out);
     if (needs_sums(args)) args.sums = call->sums;
     args.early_launch = call->early_launch;
     const EarlyLaunch early(call->early_launch != 0);
-    run_product(args, static_cast<cudaStream_t>(stream));
+    run_matmul(args, static_cast<cudaStream_t>(stream));
   });
 }
 
 // choice: tier, tile, tile of CUTLASS
-LLADA_DOOR void llada_choose_product(const std::int64_t* shape, const std::int64_t* device, std::int32_t* choice) {
-  const ProductChoice chosen = choose_product(
+LLADA_DOOR void llada_choose_matmul(const std::int64_t* shape, const std::int64_t* device, std::int32_t* choice) {
+  const MatmulChoice chosen = choose_matmul(
       {shape[0], shape[1], shape[2], static_cast<DType>(shape[3]), static_cast<DType>(shape[4]), shape[5] != 0, false},
       {static_cast<int>(device[0]), device[1], device[2], device[3] != 0});
   choice[0] = static_cast<std::int32_t>(chosen.tier);

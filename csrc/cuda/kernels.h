@@ -1,6 +1,8 @@
-// The ops of the CUDA table, see ops/ops.h for their contracts. One file each; <op>.cuh holds its kernels, which the
-// host imitation runs too.
+// The ops of the CUDA table, with the types that ops/ops.h gives them. One file each, matmul and attention a folder;
+// <op>.cuh holds the kernels of an op, which the host imitation runs too.
 #pragma once
+
+#include <type_traits>
 
 #include "ops/ops.h"
 
@@ -12,32 +14,24 @@ namespace llada::cuda {
 //   int8, float8       bytes (int8 signed), then all scales, float32
 //   int4               two values in a byte, each plus 8, the even column in the low half; then the scales of each row,
 //                      float32, one for 32 columns, a multiple of 4 of them
-std::int64_t packed_bytes(const PackedWeight& form);
-bool pack(Stream stream, const StoredWeight& weight, const PackedWeight& form, void* packed);
-std::int64_t packed_row_bytes(const PackedWeight& form);
-bool multiplies(DType rows, DType weight);
-void matmul(Stream stream, ConstTensor x, const PackedWeight& weight, bool accumulate, Tensor out);
-void matmul_swiglu(Stream stream, ConstTensor x, const PackedWeight& weight, Tensor out);
-double measure_peak(Stream stream, DType dtype);
+std::remove_pointer_t<decltype(Ops::packed_bytes)> packed_bytes;
+std::remove_pointer_t<decltype(Ops::pack)> pack;
+std::remove_pointer_t<decltype(Ops::packed_row_bytes)> packed_row_bytes;
 
-void embed(Stream stream, const std::int32_t* tokens, ConstTensor table, Tensor out);
-void rms_norm(Stream stream, ConstTensor x, ConstTensor weight, float eps, Tensor out);
-void keep_rows(Stream stream, const std::int32_t* rows, std::int64_t num_kept, Tensor x);
-void quantize(Stream stream, ConstTensor x, Tensor out);
-void rope(Stream stream, ConstTensor x, ConstTensor angles, const std::int32_t* positions, std::int64_t head_dim,
-          Tensor out);
-void rope_kv_write(Stream stream, ConstTensor kv, ConstTensor angles, const std::int32_t* positions, HeadShape shape,
-                   DType dtype, const RowSpan* spans, std::int64_t num_spans);
-void rope_kvq(Stream stream, ConstTensor kvq, ConstTensor angles, const std::int32_t* positions, HeadShape shape,
-              const RowSpan* spans, std::int64_t num_spans, Tensor out);
-void attention(Stream stream, ConstTensor q, HeadShape shape, const RowSpan* spans, std::int64_t num_spans, Tensor out);
-
-void candidates(Stream stream, ConstTensor hidden, const PackedWeight& head, const SamplingRule* rules,
-                std::int64_t num_rules, const CandidateRow* rows, std::int64_t num_rows, Candidate* out,
-                std::int64_t most, Alternative* alternatives);
-void commit(Stream stream, Candidate* candidates, std::int64_t num_candidates, const CommitGroup* groups,
-            std::int64_t num_groups, std::int64_t* chosen);
-
-void finish(Stream stream);
+std::remove_pointer_t<decltype(Ops::multiplies)> multiplies;
+std::remove_pointer_t<decltype(Ops::embed)> embed;
+std::remove_pointer_t<decltype(Ops::rms_norm)> rms_norm;
+std::remove_pointer_t<decltype(Ops::keep_rows)> keep_rows;
+std::remove_pointer_t<decltype(Ops::quantize)> quantize;
+std::remove_pointer_t<decltype(Ops::matmul)> matmul;
+std::remove_pointer_t<decltype(Ops::matmul_swiglu)> matmul_swiglu;
+std::remove_pointer_t<decltype(Ops::rope)> rope;
+std::remove_pointer_t<decltype(Ops::rope_kv_write)> rope_kv_write;
+std::remove_pointer_t<decltype(Ops::rope_kvq)> rope_kvq;
+std::remove_pointer_t<decltype(Ops::attention)> attention;
+std::remove_pointer_t<decltype(Ops::candidates)> candidates;
+std::remove_pointer_t<decltype(Ops::commit)> commit;
+std::remove_pointer_t<decltype(Ops::finish)> finish;
+std::remove_pointer_t<decltype(Ops::measure_peak)> measure_peak;
 
 }  // namespace llada::cuda

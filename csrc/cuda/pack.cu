@@ -6,9 +6,9 @@
 
 #include "core/check.h"
 #include "core/parallel.h"
+#include "cuda/device/session.h"
 #include "cuda/kernels.h"
 #include "cuda/pack.h"
-#include "cuda/session.h"
 
 namespace llada::cuda {
 namespace {

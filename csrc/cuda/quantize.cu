@@ -1,6 +1,6 @@
+#include "cuda/device/session.h"
 #include "cuda/kernels.h"
 #include "cuda/quantize.cuh"
-#include "cuda/session.h"
 
 namespace llada::cuda {
 namespace {

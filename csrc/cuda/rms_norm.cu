@@ -1,7 +1,7 @@
 #include "core/check.h"
+#include "cuda/device/session.h"
 #include "cuda/kernels.h"
 #include "cuda/rms_norm.cuh"
-#include "cuda/session.h"
 
 namespace llada::cuda {
 namespace {

@@ -1,23 +1,13 @@
+#include "cuda/device/session.h"
 #include "cuda/kernels.h"
 #include "cuda/rope.cuh"
-#include "cuda/session.h"
 
 namespace llada::cuda {
 namespace {
 
-dim3 grid_of(std::int32_t num_rows, std::int64_t num_units) {
-  return dim3(static_cast<unsigned>(num_rows), static_cast<unsigned>((num_units + kRopeThreads - 1) / kRopeThreads));
-}
-
 void run_rope(const RopeArgs& args, cudaStream_t stream) {
   launch("rope", args.dtype == DType::kFloat32 ? rope_kernel<float> : rope_kernel<std::uint16_t>,
-         grid_of(args.num_rows, std::int64_t{args.num_heads} * (args.head_dim / 8)), kRopeThreads, 0, stream, args);
-}
-
-void run_rope_kv(const RopeKvArgs& args, cudaStream_t stream) {
-  launch("rope_kv_write", args.dtype == DType::kFloat32 ? rope_kv_kernel<float> : rope_kv_kernel<std::uint16_t>,
-         grid_of(args.num_rows, (std::int64_t{2} * args.num_kv_heads + args.num_heads) * (args.head_dim / 8)),
-         kRopeThreads, 0, stream, args);
+         rope_grid(args.num_rows, std::int64_t{args.num_heads} * (args.head_dim / 8)), kRopeThreads, 0, stream, args);
 }
 
 }  // namespace
@@ -36,41 +26,6 @@ void rope(Stream stream, ConstTensor x, ConstTensor angles, const std::int32_t* 
   args.head_dim = static_cast<std::int32_t>(head_dim);
   args.dtype = out.dtype;
   s.push(run_rope, args);
-}
-
-namespace {
-
-// queries: where those behind K and V go; nullptr: there are none.
-void write_kv(const Stream& stream, const ConstTensor& kvq, const ConstTensor& angles, const std::int32_t* positions,
-              HeadShape shape, DType dtype, const RowSpan* spans, std::int64_t num_spans, void* queries) {
-  if (kvq.rows == 0 || num_spans == 0) return;
-  Session& s = session_of(stream);
-  RopeKvArgs args{};
-  args.kvq = static_cast<const float*>(kvq.data);
-  args.angles = static_cast<const float*>(angles.data);
-  args.positions = s.input(positions, kvq.rows);
-  args.spans = s.input(spans, num_spans);
-  args.queries = queries;
-  args.row_values = kvq.cols;
-  args.num_rows = static_cast<std::int32_t>(kvq.rows);
-  args.num_spans = static_cast<std::int32_t>(num_spans);
-  args.num_heads = queries != nullptr ? static_cast<std::int32_t>(shape.num_heads) : 0;
-  args.num_kv_heads = static_cast<std::int32_t>(shape.num_kv_heads);
-  args.head_dim = static_cast<std::int32_t>(shape.head_dim);
-  args.dtype = dtype;
-  s.push(run_rope_kv, args);
-}
-
-}  // namespace
-
-void rope_kv_write(Stream stream, ConstTensor kv, ConstTensor angles, const std::int32_t* positions, HeadShape shape,
-                   DType dtype, const RowSpan* spans, std::int64_t num_spans) {
-  write_kv(stream, kv, angles, positions, shape, dtype, spans, num_spans, nullptr);
-}
-
-void rope_kvq(Stream stream, ConstTensor kvq, ConstTensor angles, const std::int32_t* positions, HeadShape shape,
-              const RowSpan* spans, std::int64_t num_spans, Tensor out) {
-  write_kv(stream, kvq, angles, positions, shape, out.dtype, spans, num_spans, out.data);
 }
 
 }  // namespace llada::cuda

@@ -6,7 +6,7 @@
 
 #include "core/check.h"
 #include "core/env.h"
-#include "ops/confidence.h"
+#include "ops/candidates.h"
 #include "ops/registry.h"
 
 namespace llada {

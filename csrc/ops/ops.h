@@ -1,8 +1,8 @@
 // THE PAGE: every operation that a backend carries out, with its shapes and its precision. A backend is one table of
 // these pointers. All arrays are row-major with a contiguous last dimension; inputs first, then scalars, outputs last.
 //
-// Precision. T is float32 or bfloat16: the type of K, V and the embedding. The residual stream and all products are
-// float32; what enters a product or the K/V slot is rounded to T once, or quantised to int8 rows. Sums over a row have
+// Precision. T is float32 or bfloat16: the type of K, V and the embedding. The residual stream and all matmuls are
+// float32; what enters a matmul or the K/V slot is rounded to T once, or quantised to int8 rows. Sums over a row have
 // a fixed order that depends neither on the number of rows nor on the number of threads, so a request gets the same
 // bits alone and in a batch.
 //
@@ -221,7 +221,7 @@ struct Ops {
   void (*rope_kv_write)(Stream, ConstTensor kv, ConstTensor angles, const std::int32_t* positions, HeadShape,
                         DType dtype, const RowSpan* spans, std::int64_t num_spans);
 
-  // rope and rope_kv_write of one product, in one pass; nullptr in tables that gain nothing by it.
+  // rope and rope_kv_write of what one matmul gave, in one pass; nullptr in tables that gain nothing by it.
   // kvq: (num_rows, (2 * num_kv_heads + num_heads) * head_dim) float32, K, V, Q; out: Q as of rope.
   void (*rope_kvq)(Stream, ConstTensor kvq, ConstTensor angles, const std::int32_t* positions, HeadShape,
                    const RowSpan* spans, std::int64_t num_spans, Tensor out);

@@ -57,14 +57,14 @@ if TYPE_CHECKING:
     from .outputs import TopLogprob as TopLogprob
     from .outputs import Usage as Usage
     from .params import SamplingParams as SamplingParams
+    from .runtime.device import __version__ as __version__
     from .runtime.runner import build_info as build_info
     from .text.template import Hole as Hole
-
-__version__ = "0.1.0"
 
 _NAMES = {
     "async_engine": ("AsyncEngine",),
     "config": ("EngineConfig", "EngineOptions"),
+    "runtime.device": ("__version__",),
     "engine": ("Engine",),
     "errors": (
         *("AdmissionError", "ChatRoleError", "ChatTemplateError", "ConfigError", "ContextLengthError", "DeviceError"),
@@ -84,7 +84,7 @@ _NAMES = {
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 
-__all__ = ["__version__", *_MODULE_OF]
+__all__ = list(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:

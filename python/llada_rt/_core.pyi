@@ -1,5 +1,6 @@
-"""The compiled half (csrc/bindings)."""
+"""The compiled half (csrc/bindings). tests/test_stubs.py holds this file to the module."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -36,12 +37,6 @@ class Array:
         copy: bool | None = ...,
     ) -> object: ...
 
-class Ops:
-    """Single ops of a table, for tests and benchmarks; csrc/bindings/ops_binding.cc has their signatures."""
-
-    def __init__(self, table: str, num_threads: int = ..., repeats: int = ...) -> None: ...
-    def __getattr__(self, op: str) -> Any: ...
-
 class Runtime:
     config: dict[str, Any]
     compute_type: str
@@ -51,9 +46,9 @@ class Runtime:
     weight_bytes: int
     kv_bytes_per_token: int
     num_open_slots: int
+    device_counts: dict[str, int]
     kv_used_bytes: int
     free_device_bytes: int
-    device_counts: dict[str, int]
     def __init__(
         self,
         path: str | bytes,
@@ -101,3 +96,92 @@ class Runtime:
     def set_trace(self, on: bool) -> None: ...
     def trace(self) -> dict[str, tuple[int, int, int]]: ...
     def close(self) -> None: ...
+
+class Ops:
+    """Single ops of one table, for tests and benchmarks: csrc/ops/ops.h says what each does."""
+
+    name: str
+    def __init__(self, table: str, num_threads: int = ..., repeats: int = ...) -> None: ...
+    def trace(self) -> dict[str, tuple[int, int, int]]: ...
+    def embed(self, tokens: NDArray[np.int32], weight: NDArray[np.float32], dtype: str) -> NDArray[np.float32]: ...
+    def rms_norm(
+        self, x: NDArray[np.float32], weight: NDArray[np.float32], eps: float, dtype: str
+    ) -> NDArray[np.float32]: ...
+    def rms_norm_quantized(
+        self, x: NDArray[np.float32], weight: NDArray[np.float32], eps: float, compute_type: str = ...
+    ) -> tuple[NDArray[Any], NDArray[np.float32]]: ...
+    def quantize(self, x: NDArray[np.float32], compute_type: str = ...) -> tuple[NDArray[Any], NDArray[np.float32]]: ...
+    def quantize_weight(self, weight: NDArray[np.float32], dtype: str) -> tuple[NDArray[Any], NDArray[np.float32]]: ...
+    def keep_rows(self, x: NDArray[np.float32], rows: NDArray[np.int32]) -> NDArray[np.float32]: ...
+    def matmul(
+        self,
+        x: NDArray[np.float32],
+        weight: NDArray[np.float32],
+        compute_type: str,
+        residual: NDArray[np.float32] | None = ...,
+    ) -> NDArray[np.float32]: ...
+    def matmul_swiglu(
+        self, x: NDArray[np.float32], weight: NDArray[np.float32], compute_type: str, out_dtype: str
+    ) -> NDArray[np.float32]: ...
+    def rope_kv_write(
+        self,
+        q: NDArray[np.float32],
+        k: NDArray[np.float32],
+        v: NDArray[np.float32],
+        positions: NDArray[np.int32],
+        length: int,
+        theta: float,
+        dtype: str,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]: ...
+    def attention(
+        self,
+        q: NDArray[np.float32],
+        k: NDArray[np.float32],
+        v: NDArray[np.float32],
+        spans: NDArray[np.int32],
+        dtype: str,
+        out_dtype: str | None = ...,
+    ) -> NDArray[np.float32]: ...
+    def ragged_attention(
+        self,
+        q: NDArray[np.float32],
+        ks: Sequence[NDArray[np.float32]],
+        vs: Sequence[NDArray[np.float32]],
+        spans: NDArray[np.int32],
+        dtype: str,
+        out_dtype: str | None = ...,
+    ) -> NDArray[np.float32]: ...
+    def candidates(
+        self,
+        hidden: NDArray[np.float32],
+        head: NDArray[np.float32],
+        compute_type: str,
+        *,
+        guide_hidden: NDArray[np.float32] | None = ...,
+        guidance_scale: float = ...,
+        temperature: float = ...,
+        seed: int = ...,
+        step: int = ...,
+        positions: NDArray[np.int32],
+        score: int = ...,
+        mask_id: int = ...,
+        propose_mask: bool = ...,
+        suppressed_token: int = ...,
+        unconfident_token_0: int = ...,
+        unconfident_token_1: int = ...,
+        targets: NDArray[np.int32] | None = ...,
+        num_alternatives: int = ...,
+    ) -> dict[str, Any]: ...
+    def commit(
+        self,
+        canvas: NDArray[np.int32],
+        positions: NDArray[np.int32],
+        tokens: NDArray[np.int32],
+        confidence: NDArray[np.float64],
+        select: int,
+        count: int,
+        select_value: float,
+        mask_id: int,
+        alternatives: tuple[NDArray[np.int32], NDArray[np.float64]] | None = ...,
+    ) -> tuple[NDArray[Any], NDArray[Any]]: ...
+    def measure_peak(self, dtype: str) -> float: ...

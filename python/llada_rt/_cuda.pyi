@@ -1,9 +1,10 @@
-"""The CUDA backend (csrc/cuda), where it was built."""
+"""The CUDA backend (csrc/cuda), where it was built. tests/test_stubs.py holds this file to the module."""
 
 from typing import Any
 
 ARCHITECTURES: str
 HAS_CUTLASS: bool
+SOURCES: str
 
 def probe() -> dict[str, Any]: ...
 def facts(index: int) -> dict[str, Any]: ...

@@ -123,17 +123,17 @@ def test_a_result_is_on_disk_at_once_and_a_cut_line_is_left_out(tmp_path):
 
 MUTATIONS = {
     "a tile that takes its neighbour's outputs": (
-        "csrc/cuda/gemm_kernel.cuh",
+        "csrc/cuda/matmul/kernel.cuh",
         "/ num_row_tiles * Tile::kOutputs;",
         "/ num_row_tiles * (Tile::kOutputs / 2);",
     ),
     "a kernel that does not wait for the ones before": (
-        "csrc/cuda/gemm.cuh",
+        "csrc/cuda/matmul/tile.cuh",
         "    wait_for_previous_kernels();\n",
         "",
     ),
     "a stage that is read before its copies have come": (
-        "csrc/cuda/gemm.cuh",
+        "csrc/cuda/matmul/tile.cuh",
         "copy_async_wait<kStages - 2>();",
         "copy_async_wait<kStages - 1>();",
     ),

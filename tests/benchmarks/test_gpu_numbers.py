@@ -269,8 +269,8 @@ def test_overlapping_kernels_are_busy_once():
 
 
 def test_short_names():
-    ours = "void llada::cuda::(anonymous namespace)::product_kernel<llada::cuda::Tile<32, 64>, false>(llada::cuda::In)"
-    assert short_name(ours) == "product_kernel<Tile<32, 64>, false>"
+    ours = "void llada::cuda::(anonymous namespace)::matmul_kernel<llada::cuda::Tile<32, 64>, false>(llada::cuda::In)"
+    assert short_name(ours) == "matmul_kernel<Tile<32, 64>, false>"
     assert short_name("Memcpy HtoD (Pinned -> Device)") == "Memcpy HtoD (Pinned -> Device)"
     cutlass = (
         "void cutlass::device_kernel<cutlass::gemm::kernel::GemmUniversal<cute::tuple<int, int, int, int>, "

@@ -1,4 +1,4 @@
-"""Which blocks of threads attention has (csrc/cuda/attention_plan.h): every row meets every key it sees once, whatever
+"""Which blocks of threads attention has (csrc/cuda/attention/plan.h): every row meets every key it sees once, whatever
 the batch, and there are enough of them."""
 
 import ctypes

@@ -105,9 +105,7 @@ def test_no_kernel_keeps_anything_in_local_memory():
 
 def test_tiles_for_few_rows_leave_room_for_two_blocks():
     """128 threads each, and shared memory for two: with at most 128 registers four would fit."""
-    shapes = [
-        used for (_, name), used in usage().items() if re.search(r"product_kernel.*ProductTileShapeE[012]E", name)
-    ]
+    shapes = [used for (_, name), used in usage().items() if re.search(r"matmul_kernel.*MatmulTileShapeE[012]E", name)]
     assert len(shapes) >= 15
     assert max(used.registers for used in shapes) <= 128
 
@@ -116,7 +114,7 @@ def test_tiles_for_few_rows_leave_room_for_two_blocks():
 @pytest.mark.parametrize("operands", PLAIN)
 def test_products_use_their_instruction(operands):
     kernels = {
-        key: counts for key, counts in instructions().items() if re.search(rf"product_kernel.*{operands}", key[1])
+        key: counts for key, counts in instructions().items() if re.search(rf"matmul_kernel.*{operands}", key[1])
     }
     assert kernels
     for key, counts in kernels.items():

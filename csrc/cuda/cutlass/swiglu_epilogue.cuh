@@ -7,7 +7,7 @@
 #include <cutlass/epilogue/collective/detail.hpp>
 #include <cutlass/epilogue/dispatch_policy.hpp>
 
-#include "cuda/gemm_end.cuh"
+#include "cuda/matmul/end.cuh"
 
 namespace llada::cuda {
 
@@ -33,7 +33,7 @@ class SwigluEpilogue {
   struct SharedStorage {};
   using TensorStorage = SharedStorage;
   struct Arguments {
-    ProductOutput out;
+    MatmulOutput out;
   };
   using Params = Arguments;
 
@@ -90,7 +90,7 @@ class SwigluEpilogue {
   }
 
  private:
-  ProductOutput out_;
+  MatmulOutput out_;
 };
 
 }  // namespace llada::cuda

@@ -1,6 +1,6 @@
 """What a model needs in memory, term by term: weights, K/V, workspace. The same arithmetic as the engine's own buffers
-(csrc/model/weights.cc, kv_pool.cc, transformer.cc, the candidates op; on a GPU csrc/cuda/pack.h and session.h), so that it
-can be said before anything is loaded.
+(csrc/model/weights.cc, kv_pool.cc, transformer.cc, the candidates op; on a GPU csrc/cuda/pack.h and device/session.h),
+so that it can be said before anything is loaded.
 """
 
 from __future__ import annotations

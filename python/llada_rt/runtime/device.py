@@ -24,6 +24,7 @@ except ImportError as error:
         hint="build the package from its source folder: pip install .",
     ) from error
 
+__version__: str = _core.build_info()["version"]  # of pyproject.toml, compiled in
 CUDA_TABLE = "cuda"
 # What cuda.core knows of a GPU beyond the backend: the name of a fact, and of its property.
 PROPERTIES = {
@@ -64,7 +65,10 @@ def missing_cuda() -> str | None:
     found = backend.probe()
     if not found["count"]:
         return str(found["why"])
-    _core.add_table(backend.table())
+    try:
+        _core.add_table(backend.table())
+    except DeviceError as error:  # a backend of another build
+        return f"the CUDA backend cannot be used: {error.message}"
     return None
 
 

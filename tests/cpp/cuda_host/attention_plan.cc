@@ -1,5 +1,5 @@
 // The door to the plan of attention, for its tests.
-#include "cuda/attention_plan.h"
+#include "cuda/attention/plan.h"
 
 // spans: (num_spans, 4) of row_begin, row_end, visible, capacity.
 // facts: num_items, lines, rows_of_tile, heads_of_tile, head_parts, out_parts, split, shared bytes.

@@ -1,9 +1,0 @@
-#include "cuda/gemm_kernel.cuh"
-
-namespace llada::cuda {
-
-void run_float8(const ProductInput& input, const ProductOutput& out, ProductTileShape tile, cudaStream_t stream) {
-  launch_product<Float8Operands, 16>(input, out, tile, stream);
-}
-
-}  // namespace llada::cuda
