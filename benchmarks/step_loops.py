@@ -11,6 +11,7 @@ from benchmarks.baselines.fast_dllm_torch import DualCacheLoop
 from benchmarks.shapes import BLOCK_LENGTH, CANVAS_LENGTH, PROMPT_LENGTH, Shape
 from llada_rt import _core
 from llada_rt.folder import quantize
+from llada_rt.runtime import records
 from training.model import LLaDA
 
 BLOCK = (PROMPT_LENGTH, PROMPT_LENGTH + BLOCK_LENGTH)
@@ -30,18 +31,16 @@ class CompiledLoop:
     def __init__(self, runtime: "_core.Runtime", shape: Shape) -> None:
         self.runtime, self.canvas = runtime, np.array(shape.canvas(), np.int32)
         self.slot = runtime.open_slot(self.canvas)
-        self.plan = np.zeros(1, _core.SEQUENCE_DTYPE)
-        self.plan["slot"], self.plan["guide_slot"] = self.slot, -1
+        self.plan = records.blank(1)
+        self.plan["slot"] = self.slot
         self.plan["block_start"], self.plan["block_stop"] = BLOCK
-        self.plan["num_masked"] = self.plan["num_steps"] = BLOCK_LENGTH
-        self.plan["mask_id"] = shape.config.mask_token_id
-        for name in ("suppressed_token", "unconfident_token_0", "unconfident_token_1"):
-            self.plan[name] = -1
+        mask_id = shape.config.mask_token_id
+        records.put(self.plan, num_masked=BLOCK_LENGTH, num_steps=BLOCK_LENGTH, mask_id=mask_id)
 
     def _run(self, span: tuple[int, int], next_step: int, num_steps: int) -> None:
         spans = np.array([(*span, CANVAS_LENGTH)], _core.SPAN_DTYPE)
         self.plan["first_end"] = self.plan["next_end"] = 1
-        self.plan["next_step"] = self.plan["step"] = next_step
+        records.put(self.plan, next_step=next_step, step=next_step)
         outcomes, _ = self.runtime.denoise(self.plan, spans, num_steps)
         assert outcomes["num_steps"][0] == num_steps
 

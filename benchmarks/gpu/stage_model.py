@@ -12,6 +12,7 @@ from benchmarks.gpu.flight import Flight
 from benchmarks.gpu.rig import table_of, variables
 from benchmarks.gpu.weights import model_folder
 from llada_rt import _core
+from llada_rt.runtime import records
 from training.model import LLaDA, rope_angles
 
 Commits = np.ndarray  # of _core.COMMIT_DTYPE
@@ -49,16 +50,14 @@ class Canvas:
 
 def denoise(runtime: "_core.Runtime", canvases: list[Canvas], num_steps: int) -> list[Commits]:
     """All blocks together, in the first step whole canvases: commits of each canvas, by step and position."""
-    plan = np.zeros(len(canvases), _core.SEQUENCE_DTYPE)
+    plan = records.blank(len(canvases))
     spans = []
-    for name in ("guide_slot", "suppressed_token", "unconfident_token_0", "unconfident_token_1"):
-        plan[name] = -1
     for i, canvas in enumerate(canvases):
         row, length = plan[i], len(canvas.tokens)
         row["slot"] = runtime.open_slot(canvas.tokens)
         row["block_start"], row["block_stop"] = canvas.block
-        row["commit_start"], row["mask_id"] = canvas.block[0], canvas.mask_id
-        row["num_masked"], row["num_steps"] = canvas.block[1] - canvas.block[0], num_steps
+        row["commit_start"], row["sampling"]["mask_id"] = canvas.block[0], canvas.mask_id
+        row["select"]["num_masked"], row["select"]["num_steps"] = canvas.block[1] - canvas.block[0], num_steps
         row["first_begin"], row["first_end"] = 2 * i, 2 * i + 1
         row["next_begin"], row["next_end"] = 2 * i + 1, 2 * i + 2
         spans += [(0, length, length), (*canvas.block, length)]

@@ -8,6 +8,7 @@ import numpy as np
 
 from benchmarks.shapes import Shape
 from llada_rt import _core
+from llada_rt.runtime import records
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +53,8 @@ def tokens_per_step(block: int, k: float) -> float:
 
 def _plan(shape: Shape, slots: list[int]) -> np.ndarray:
     """A row for each of the canvases that step together, without guidance: the schedule's number of surest tokens."""
-    plan = np.zeros(len(slots), _core.SEQUENCE_DTYPE)
-    plan["slot"], plan["guide_slot"], plan["mask_id"] = slots, -1, shape.config.mask_token_id
-    for name in ("suppressed_token", "unconfident_token_0", "unconfident_token_1"):
-        plan[name] = -1
+    plan = records.blank(len(slots))
+    records.put(plan, slot=slots, mask_id=shape.config.mask_token_id)
     return plan
 
 
@@ -77,7 +76,7 @@ class Steps:
         self.slots = [runtime.open_slot(self.canvas) for _ in range(batch)]
         self.plan = _plan(shape, self.slots)
         self.plan["block_start"], self.plan["block_stop"] = self.block
-        self.plan["num_masked"] = self.plan["num_steps"] = sizes.block
+        records.put(self.plan, num_masked=sizes.block, num_steps=sizes.block)
         rows = np.arange(batch)
         for name in ("first", "next"):
             self.plan[f"{name}_begin"], self.plan[f"{name}_end"] = rows, rows + 1
@@ -102,7 +101,7 @@ class Steps:
         self._run("refine", first=1, count=self.sizes.steps)
 
     def _run(self, phase: str, *, first: int, count: int) -> None:
-        self.plan["next_step"] = self.plan["step"] = first
+        records.put(self.plan, next_step=first, step=first)
         outcomes, _ = self.runtime.denoise(self.plan, self.spans[phase], count)
         assert (outcomes["num_steps"] == count).all(), f"{phase}: {outcomes['num_steps']} steps, {count} asked"
         left = self.sizes.block - first - count
@@ -120,7 +119,7 @@ def answer(runtime: "_core.Runtime", shape: Shape, k: float, *, gen_length: int,
     plan, rows = _plan(shape, slots), np.arange(batch)
     plan["first_begin"], plan["first_end"] = 2 * rows, 2 * rows + 1
     plan["next_begin"], plan["next_end"] = 2 * rows + 1, 2 * rows + 2
-    plan["num_masked"], plan["num_steps"] = sizes.block, asked
+    records.put(plan, num_masked=sizes.block, num_steps=asked)
     total = 0
     try:
         for start in range(prompt, sizes.canvas, sizes.block):

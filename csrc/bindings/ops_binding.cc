@@ -378,10 +378,10 @@ SamplingRule sampling_rule(double guidance_scale, double temperature, std::uint6
   rule.step = step;
   rule.score = static_cast<Score>(score);
   rule.mask_id = mask_id;
-  rule.propose_mask = propose_mask;
+  rule.propose_mask = propose_mask ? 1 : 0;
   rule.suppressed_token = suppressed_token;
-  rule.unconfident_token[0] = unconfident_token_0;
-  rule.unconfident_token[1] = unconfident_token_1;
+  rule.unconfident_tokens[0] = unconfident_token_0;
+  rule.unconfident_tokens[1] = unconfident_token_1;
   rule.num_alternatives = num_alternatives;
   return rule;
 }

@@ -255,6 +255,13 @@ py::tuple memory_needs(const std::string& path, const std::string& compute_type,
   return py::make_tuple(needs.compute_type->name, needs.weights, needs.workspace, needs.least_kv);
 }
 
+template <std::size_t kCount>
+py::tuple names_of(const char* const (&names)[kCount]) {
+  py::tuple told(kCount);
+  for (std::size_t i = 0; i < kCount; ++i) told[i] = names[i];
+  return told;
+}
+
 }  // namespace
 
 void bind_runtime(py::module_& module) {
@@ -278,14 +285,20 @@ void bind_runtime(py::module_& module) {
       .def("__len__", &HiddenRows::num_rows)
       .def("logits", &HiddenRows::logits, py::arg("begin"), py::arg("end"));
   PYBIND11_NUMPY_DTYPE(QuerySpan, start, stop, visible);
+  PYBIND11_NUMPY_DTYPE(SelectRule, kind, num_masked, num_steps, next_step, value);
+  PYBIND11_NUMPY_DTYPE(SamplingRule, mask_id, score, temperature, guidance_scale, seed, suppressed_token,
+                       unconfident_tokens, propose_mask, num_alternatives, step);
   PYBIND11_NUMPY_DTYPE(SequencePlan, slot, guide_slot, first_begin, first_end, next_begin, next_end, block_start,
-                       block_stop, commit_start, select, num_masked, num_steps, next_step, score, select_value,
-                       temperature, guidance_scale, seed, step, mask_id, suppressed_token, unconfident_token_0,
-                       unconfident_token_1, propose_mask, num_alternatives, compact, targets_begin, targets_end);
+                       block_stop, commit_start, step, compact, targets_begin, targets_end, select, sampling);
   PYBIND11_NUMPY_DTYPE(SequenceOutcome, num_query_rows, num_refreshes, num_steps, num_masked, block_done, bad_position);
   PYBIND11_NUMPY_DTYPE(CommitRecord, sequence, step, position, token, confidence, log_prob);
   PYBIND11_NUMPY_DTYPE(Alternative, token, log_prob);
   module.attr("SEQUENCE_DTYPE") = py::dtype::of<SequencePlan>();
+  module.attr("SELECT_KINDS") = names_of(kSelectNames);
+  module.attr("SCORES") = names_of(kScoreNames);
+  py::list types;
+  for (const ComputeType& type : compute_types()) types.append(type.name);
+  module.attr("COMPUTE_TYPES") = py::tuple(types);
   module.attr("SPAN_DTYPE") = py::dtype::of<QuerySpan>();
   module.attr("OUTCOME_DTYPE") = py::dtype::of<SequenceOutcome>();
   module.attr("COMMIT_DTYPE") = py::dtype::of<CommitRecord>();

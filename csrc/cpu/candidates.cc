@@ -88,7 +88,7 @@ void rank(Ranked* list, const SamplingRule& rule, const float* logits, std::int3
 LLADA_INLINE bool ordinary(const SamplingRule& rule, const CandidateRow& row, std::int32_t first) {
   const auto outside = [&](std::int32_t token) { return token < first || token >= first + kPanel; };
   return !(rule.temperature > 0) && outside(rule.mask_id) && outside(rule.suppressed_token) &&
-         outside(rule.unconfident_token[0]) && outside(rule.unconfident_token[1]) && outside(row.target);
+         outside(rule.unconfident_tokens[0]) && outside(rule.unconfident_tokens[1]) && outside(row.target);
 }
 
 }  // namespace

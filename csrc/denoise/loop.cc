@@ -14,13 +14,13 @@ std::int32_t length_of(const Slot& slot) { return static_cast<std::int32_t>(slot
 
 std::int32_t count_masks(const std::vector<std::int32_t>& canvas, const SequencePlan& plan) {
   return static_cast<std::int32_t>(
-      std::count(canvas.begin() + plan.block_start, canvas.begin() + plan.block_stop, plan.mask_id));
+      std::count(canvas.begin() + plan.block_start, canvas.begin() + plan.block_stop, plan.sampling.mask_id));
 }
 
 // LLaDA's schedule: num_masked spread over num_steps, the first ones take one more.
-std::int64_t num_scheduled(const SequencePlan& plan, std::int32_t step) {
-  if (step >= plan.num_steps) return 0;
-  return plan.num_masked / plan.num_steps + (step < plan.num_masked % plan.num_steps ? 1 : 0);
+std::int64_t num_scheduled(const SelectRule& rule, std::int32_t step) {
+  if (step >= rule.num_steps) return 0;
+  return rule.num_masked / rule.num_steps + (step < rule.num_masked % rule.num_steps ? 1 : 0);
 }
 
 bool is_scored(const SequencePlan& plan) { return plan.targets_begin < plan.targets_end; }
@@ -29,24 +29,19 @@ bool is_done(const SequencePlan& plan, std::int32_t num_masked, std::int32_t num
   if (is_scored(plan)) return num_steps > 0;
   if (num_masked == 0) return true;
   // Counts never grow along the schedule: a zero means that only zeros follow.
-  return plan.select == static_cast<std::int32_t>(Select::kTopK) &&
-         num_scheduled(plan, plan.next_step + num_steps) == 0;
+  return plan.select.kind == Select::kTopK && num_scheduled(plan.select, plan.select.next_step + num_steps) == 0;
 }
 
 SamplingRule sampling_rule(const SequencePlan& plan, std::int32_t step) {
-  SamplingRule rule;
-  rule.temperature = plan.temperature;
-  rule.guidance_scale = plan.guidance_scale;
-  rule.seed = plan.seed;
+  SamplingRule rule = plan.sampling;
   rule.step = plan.step + step;
-  rule.score = static_cast<Score>(plan.score);
-  rule.mask_id = plan.mask_id;
-  rule.propose_mask = plan.propose_mask != 0;
-  rule.suppressed_token = plan.suppressed_token;
-  rule.unconfident_token[0] = plan.unconfident_token_0;
-  rule.unconfident_token[1] = plan.unconfident_token_1;
-  rule.num_alternatives = plan.num_alternatives;
   return rule;
+}
+
+// Whether a value that came over the border is one of an enumeration's.
+template <class Enum, std::size_t kCount>
+bool is_named(Enum value, const char* const (&)[kCount]) {
+  return static_cast<std::int32_t>(value) >= 0 && static_cast<std::int32_t>(value) < static_cast<std::int32_t>(kCount);
 }
 
 void check_plan(const StepPlan& plan, KvPool& pool, std::int64_t vocab_size) {
@@ -61,11 +56,13 @@ void check_plan(const StepPlan& plan, KvPool& pool, std::int64_t vocab_size) {
     expect(0 <= p.commit_start && p.commit_start <= p.block_start && p.block_start < p.block_stop &&
                p.block_stop <= length,
            s, "0 <= commit_start <= block_start < block_stop <= length of the canvas");
-    expect(p.select >= 0 && p.select <= 2, s, "a select rule from 0 to 2");
-    expect(p.score >= 0 && p.score <= 3, s, "a score from 0 to 3");
-    expect(p.num_alternatives >= 0 && p.num_alternatives <= kMostAlternatives, s, "0 to 20 alternatives");
-    expect(p.select != 0 || (p.num_steps >= 1 && p.num_masked >= 0 && p.next_step >= 0), s,
-           "a schedule of at least one step");
+    const SelectRule& select = p.select;
+    const SamplingRule& sampling = p.sampling;
+    expect(is_named(select.kind, kSelectNames), s, "a select rule from 0 to 2");
+    expect(is_named(sampling.score, kScoreNames), s, "a score from 0 to 3");
+    expect(sampling.num_alternatives >= 0 && sampling.num_alternatives <= kMostAlternatives, s, "0 to 20 alternatives");
+    expect(select.kind != Select::kTopK || (select.num_steps >= 1 && select.num_masked >= 0 && select.next_step >= 0),
+           s, "a schedule of at least one step");
     for (const auto& [begin, end] : {std::pair(p.first_begin, p.first_end), std::pair(p.next_begin, p.next_end)}) {
       expect(0 <= begin && begin < end && end <= plan.num_spans, s, "a non-empty range of the spans");
       std::int32_t from = 0;
@@ -79,7 +76,7 @@ void check_plan(const StepPlan& plan, KvPool& pool, std::int64_t vocab_size) {
     if (is_scored(p)) {
       expect(0 <= p.targets_begin && p.targets_end - p.targets_begin == length && p.targets_end <= plan.num_targets, s,
              "a target for each position");
-      expect(p.select == 0 && p.num_masked == 0, s, "an empty schedule beside targets");
+      expect(select.kind == Select::kTopK && select.num_masked == 0, s, "an empty schedule beside targets");
       for (std::int32_t i = p.targets_begin; i < p.targets_end; ++i)
         expect(plan.targets[i] < vocab_size, s, "targets from the vocabulary");
     }
@@ -104,7 +101,7 @@ StepResult DenoisingLoop::run(Stream stream, const StepPlan& plan) {
     any_done = any_done || done;
     const std::size_t commits = static_cast<std::size_t>(sequence.block_stop - sequence.commit_start);
     most_commits += commits;
-    most_alternatives += commits * static_cast<std::size_t>(sequence.num_alternatives);
+    most_alternatives += commits * static_cast<std::size_t>(sequence.sampling.num_alternatives);
   }
   result.commits.reserve(most_commits);
   result.alternatives.reserve(most_alternatives);
@@ -135,8 +132,9 @@ void DenoisingLoop::step(Stream stream, const StepPlan& plan, std::int32_t index
     const std::int64_t num_rows = add_sequence(plan, s, index == 0);
     result.outcomes[static_cast<std::size_t>(s)].num_query_rows += num_rows;
     result.outcomes[static_cast<std::size_t>(s)].num_refreshes += num_rows == length_of(pool_.at(sequence.slot));
-    groups_.push_back({begin, static_cast<std::int64_t>(rows_.size()), static_cast<Select>(sequence.select),
-                       num_scheduled(sequence, sequence.next_step + index), sequence.select_value, sequence.mask_id});
+    const SelectRule& select = sequence.select;
+    groups_.push_back({begin, static_cast<std::int64_t>(rows_.size()), select.kind,
+                       num_scheduled(select, select.next_step + index), select.value, sequence.sampling.mask_id});
   }
   find_candidates(stream);
   chosen_.assign(rows_.size(), -1);
@@ -155,7 +153,7 @@ void DenoisingLoop::step(Stream stream, const StepPlan& plan, std::int32_t index
     for (std::int64_t i = group.begin; i < group.end && chosen_[static_cast<std::size_t>(i)] >= 0; ++i) {
       const std::size_t row = static_cast<std::size_t>(chosen_[static_cast<std::size_t>(i)]);
       const Candidate& candidate = candidates_[row];
-      if (candidate.token == sequence.mask_id) continue;
+      if (candidate.token == sequence.sampling.mask_id) continue;
       const std::int32_t position = rows_[row].position;
       pool_.at(sequence.slot).canvas[static_cast<std::size_t>(position)] = candidate.token;
       if (sequence.guide_slot >= 0)
@@ -163,7 +161,7 @@ void DenoisingLoop::step(Stream stream, const StepPlan& plan, std::int32_t index
       result.commits.push_back(
           {static_cast<std::int32_t>(s), index, position, candidate.token, candidate.confidence, candidate.log_prob});
       const auto of_row = alternatives_.begin() + static_cast<std::ptrdiff_t>(row) * most_alternatives_;
-      result.alternatives.insert(result.alternatives.end(), of_row, of_row + sequence.num_alternatives);
+      result.alternatives.insert(result.alternatives.end(), of_row, of_row + sequence.sampling.num_alternatives);
     }
     outcome.num_steps = index + 1;
     outcome.num_masked = count_masks(pool_.at(sequence.slot).canvas, sequence);
@@ -203,7 +201,7 @@ std::int64_t DenoisingLoop::add_sequence(const StepPlan& plan, std::int64_t s, b
       const bool is_candidate = is_scored(sequence)
                                     ? target >= 0
                                     : sequence.commit_start <= position && position < sequence.block_stop &&
-                                          slot.canvas[static_cast<std::size_t>(position)] == sequence.mask_id;
+                                          slot.canvas[static_cast<std::size_t>(position)] == sequence.sampling.mask_id;
       if (!is_candidate) continue;
       CandidateRow candidate;
       candidate.target = target;

@@ -10,7 +10,16 @@
 
 namespace llada {
 
-// One sequence of a plan: a canvas in a slot, and the rule by which its active block fills. Offsets are rows of the
+// Which candidates a step commits. The fields are those of SelectRule in llada_rt/planning/plan.py, in this order.
+struct SelectRule {
+  Select kind;
+  std::int32_t num_masked;  // masks in the block when it began: what a top_k schedule divides
+  std::int32_t num_steps;   // of the block, top_k
+  std::int32_t next_step;   // index in that schedule
+  double value;             // threshold: tau; factor: f
+};
+
+// One sequence of a plan: a canvas in a slot, and the rules by which its active block fills. Offsets are rows of the
 // span array: the first step of the call recomputes [first_begin, first_end), later ones [next_begin, next_end).
 struct SequencePlan {
   std::int32_t slot;
@@ -19,27 +28,15 @@ struct SequencePlan {
   std::int32_t next_begin, next_end;
   std::int32_t block_start, block_stop;
   std::int32_t commit_start;  // recomputed masks in [commit_start, block_stop) are candidates
-  std::int32_t select;        // Select
-  std::int32_t num_masked;    // masks in the block when it began: what a top_k schedule divides
-  std::int32_t num_steps;     // of the block, top_k
-  std::int32_t next_step;     // index in that schedule
-  std::int32_t score;         // Score
-  double select_value;        // threshold: tau; factor: f
-  double temperature;
-  double guidance_scale;
-  std::uint64_t seed;
-  std::int32_t step;  // forwards this request has run: part of the noise counter
-  std::int32_t mask_id;
-  std::int32_t suppressed_token;
-  std::int32_t unconfident_token_0, unconfident_token_1;
-  std::int32_t propose_mask;
-  std::int32_t num_alternatives;  // of each commit: its position's most probable tokens
+  std::int32_t step;          // forwards this request has run; the rule's own step is not read
   // Only the candidates of the step before are recomputed of the next spans: what is still masked, and what that
   // step committed, for its final K and V.
   std::int32_t compact;
   // Range of the plan's targets, one for each position of the canvas: the sequence is scored. One step gives the
   // log-probability of each position with a target (not -1), nothing is committed. Empty: it is decoded.
   std::int32_t targets_begin, targets_end;
+  SelectRule select;
+  SamplingRule sampling;
 };
 
 struct StepPlan {

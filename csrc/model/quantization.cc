@@ -77,6 +77,8 @@ void store_int4(const std::int32_t* q, std::int64_t n, char* out) {
 
 }  // namespace
 
+std::span<const ComputeType> compute_types() { return kComputeTypes; }
+
 const ComputeType& find_compute_type(const std::string& name, const std::string& stored, DType checkpoint,
                                      const Ops& ops) {
   const std::string own = !stored.empty() ? stored : checkpoint == DType::kFloat32 ? "float32" : "bfloat16";

@@ -15,6 +15,7 @@
 // bfloat16 then.
 #pragma once
 
+#include <span>
 #include <string>
 
 #include "model/config.h"
@@ -29,6 +30,9 @@ struct ComputeType {
   DType operand;  // rows that meet a weight
   DType weight;
 };
+
+// All there are; a table runs those whose operands it multiplies.
+std::span<const ComputeType> compute_types();
 
 // The compute type of that name, or of "auto" the one of the folder. Throws ConfigError with the list of what the
 // folder and the table can run in: `stored` is the folder's quantised type ("" for none), `checkpoint` the type of its

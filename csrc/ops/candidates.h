@@ -60,7 +60,7 @@ LLADA_INLINE void push_largest(RowState& state, float a, float b) {  // a >= b: 
 LLADA_INLINE bool is_finite(float logit) { return std::fabs(logit) <= std::numeric_limits<float>::max(); }
 
 LLADA_INLINE bool unconfident(const SamplingRule& rule, std::int32_t token) {
-  return token == rule.unconfident_token[0] || token == rule.unconfident_token[1];
+  return token == rule.unconfident_tokens[0] || token == rule.unconfident_tokens[1];
 }
 
 // What the choice of the token goes by: the logit, with Gumbel noise where there is a temperature.

@@ -111,21 +111,23 @@ struct RowSpan {
 };
 
 enum class Score : std::int32_t { kLowConfidence = 0, kRandom = 1, kMargin = 2, kEntropy = 3 };
+constexpr const char* kScoreNames[] = {"low_confidence", "random", "margin", "entropy"};
 
 constexpr std::int32_t kMostAlternatives = 20;
 
-// How one request turns logits into a candidate and its confidence. Token ids of -1 mean "none".
+// How one request turns logits into a candidate and its confidence. Token ids of -1 mean "none". The fields but `step`
+// are those of SamplingRule in llada_rt/planning/plan.py, in this order; no byte between them is open.
 struct SamplingRule {
+  std::int32_t mask_id = -1;
+  Score score = Score::kLowConfidence;
   double temperature = 0;     // 0: argmax; else argmax of logit - temperature * ln(-ln u), u keyed by the counter
   double guidance_scale = 0;  // w: logits = u + (w + 1) (c - u) where a row has a guide
   std::uint64_t seed = 0;
-  std::int32_t step = 0;  // forwards that the request has run: part of the noise counter
-  Score score = Score::kLowConfidence;
-  std::int32_t mask_id = -1;
-  bool propose_mask = true;                      // false: the mask id is never a candidate (it stays in the softmax)
-  std::int32_t suppressed_token = -1;            // its logit is -inf
-  std::int32_t unconfident_token[2] = {-1, -1};  // left out of the softmax once the candidate is chosen
-  std::int32_t num_alternatives = 0;             // of the softmax, the most probable ones: 0 to kMostAlternatives
+  std::int32_t suppressed_token = -1;             // its logit is -inf
+  std::int32_t unconfident_tokens[2] = {-1, -1};  // left out of the softmax once the candidate is chosen
+  std::int32_t propose_mask = 1;                  // 0: the mask id is never a candidate (it stays in the softmax)
+  std::int32_t num_alternatives = 0;              // of the softmax, the most probable ones: 0 to kMostAlternatives
+  std::int32_t step = 0;                          // forwards that the request has run: part of the noise counter
 };
 
 struct CandidateRow {
@@ -156,6 +158,7 @@ struct Alternative {
 };
 
 enum class Select : std::int32_t { kTopK = 0, kThreshold = 1, kFactor = 2 };
+constexpr const char* kSelectNames[] = {"top_k", "threshold", "factor"};
 
 // One sequence's share of a commit: candidates [begin, end), at ascending positions.
 struct CommitGroup {

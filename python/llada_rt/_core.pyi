@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 
 SEQUENCE_DTYPE: np.dtype[np.void]
 SPAN_DTYPE: np.dtype[np.void]
+SELECT_KINDS: tuple[str, ...]
+SCORES: tuple[str, ...]
+COMPUTE_TYPES: tuple[str, ...]
 OUTCOME_DTYPE: np.dtype[np.void]
 COMMIT_DTYPE: np.dtype[np.void]
 

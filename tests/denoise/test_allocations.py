@@ -44,6 +44,7 @@ SCRIPT = """
 import ctypes, sys
 import numpy as np
 from llada_rt import _core
+from llada_rt.runtime import records
 from tests.data.make_goldens import CHECKPOINT, IDS
 compute_type, threads, compact, guided = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 count = ctypes.CDLL(None).allocation_count
@@ -51,24 +52,21 @@ count.restype = ctypes.c_long
 runtime = _core.Runtime(str(CHECKPOINT), compute_type=compute_type, num_threads=threads)
 length, start = 100, 36
 canvas = np.array([7] * start + [IDS.mask] * (length - start), np.int32)
-plan = np.zeros(2, _core.SEQUENCE_DTYPE)
-for name, value in {"block_start": start, "block_stop": length, "commit_start": start, "num_masked": 64,
-                    "num_steps": 64, "mask_id": IDS.mask, "suppressed_token": -1, "unconfident_token_0": -1,
-                    "unconfident_token_1": -1, "compact": compact, "guidance_scale": 0.5}.items():
-    plan[name] = value
-plan["num_alternatives"] = [20, 0]
+plan = records.blank(2)
+records.put(plan, block_start=start, block_stop=length, commit_start=start, num_masked=64, num_steps=64,
+            mask_id=IDS.mask, compact=compact, guidance_scale=0.5, num_alternatives=[20, 0])
 spans = np.array([(0, length, length), (start, length, length)], np.int32).view(_core.SPAN_DTYPE)[:, 0]
 
 def fresh():
     plan["slot"] = [runtime.open_slot(canvas) for _ in plan]
     plan["guide_slot"] = [runtime.open_slot(canvas) for _ in plan] if guided else -1
     plan["first_begin"], plan["first_end"], plan["next_begin"], plan["next_end"] = 0, 1, 1, 2
-    plan["next_step"] = 0
+    plan["select"]["next_step"] = 0
     runtime.denoise(plan, spans, 2)
     plan["first_begin"], plan["first_end"] = 1, 2
 
 def steps(num_steps):
-    plan["next_step"] += 2
+    plan["select"]["next_step"] += 2
     before = count()
     outcomes, _ = runtime.denoise(plan, spans, num_steps)
     after = count()

@@ -7,6 +7,7 @@ import pytest
 
 from llada_rt import _core
 from llada_rt.errors import ContextLengthError, InvalidRequestError, LladaRtError, OutOfMemoryError
+from llada_rt.runtime.records import put
 from tests.data.make_goldens import CHECKPOINT, IDS
 from tests.reference.denoise import Params, denoise
 from tests.reference.forward import Model
@@ -24,8 +25,7 @@ RULE = {
     "num_steps": 8,
     "mask_id": IDS.mask,
     "suppressed_token": -1,
-    "unconfident_token_0": -1,
-    "unconfident_token_1": -1,
+    "unconfident_tokens": -1,
 }
 
 
@@ -39,8 +39,7 @@ def runtime():
 def plan(*slots: int, spans=((0, LENGTH, LENGTH), (3, LENGTH, LENGTH)), **changes) -> tuple[np.ndarray, np.ndarray]:
     """One row per slot: whole canvas first, then the block (dual cache)."""
     sequences = np.zeros(len(slots), _core.SEQUENCE_DTYPE)
-    for name, value in {**RULE, **changes}.items():
-        sequences[name] = value
+    put(sequences, **{**RULE, **changes})
     sequences["slot"] = slots
     return sequences, np.array(list(spans), np.int32).view(_core.SPAN_DTYPE)[:, 0]
 
@@ -107,7 +106,7 @@ def test_a_step_without_rows(runtime):
 def test_a_call_ends_when_one_sequence_is_done(runtime):
     slots = [runtime.open_slot(CANVAS) for _ in range(2)]
     sequences, spans = plan(*slots)
-    sequences["num_steps"] = [16, 2]
+    put(sequences, num_steps=[16, 2])
     outcomes, commits = runtime.denoise(sequences, spans, 100)
     assert outcomes["num_steps"].tolist() == [2, 2]
     assert outcomes["block_done"].tolist() == [0, 1]
@@ -135,7 +134,7 @@ def test_a_mask_that_wins_does_not_make_the_loop_endless(runtime):
     for select, value in ((0, 0.0), (1, 0.9), (2, 0.5)):
         for propose_mask in (0, 1):
             slot = runtime.open_slot(canvas)
-            rule = {"mask_id": favourite, "select": select, "select_value": value, "propose_mask": propose_mask}
+            rule = {"mask_id": favourite, "kind": select, "value": value, "propose_mask": propose_mask}
             outcomes, _ = runtime.denoise(*plan(slot, num_steps=16, **rule), 1000)
             assert outcomes["num_steps"][0] <= 16
             assert outcomes["block_done"][0] == 1
@@ -200,7 +199,7 @@ BAD_PLANS = {
     "block backwards": {"block_start": 9, "block_stop": 4},
     "commit after the block": {"commit_start": LENGTH},
     "negative commit": {"commit_start": -1},
-    "unknown rule": {"select": 3},
+    "unknown rule": {"kind": 3},
     "unknown score": {"score": 9},
     "no steps": {"num_steps": 0},
     "negative schedule": {"num_masked": -5},
@@ -391,7 +390,7 @@ def test_a_scored_sequence_beside_a_decoded_one_commits_nothing_and_changes_noth
     alone, beside, row = (runtime.open_slot(CANVAS) for _ in range(3))
     _, commits = runtime.denoise(*plan(alone), 1)
     sequences, spans = plan(beside, row)
-    sequences[1]["num_masked"], sequences[1]["targets_end"] = 0, LENGTH
+    sequences[1]["select"]["num_masked"], sequences[1]["targets_end"] = 0, LENGTH
     outcomes, together, log_probs = runtime.denoise(sequences, spans, 100, np.arange(LENGTH, dtype=np.int32))
     assert outcomes["num_steps"].tolist() == [1, 1]
     assert np.array_equal(together, commits)
@@ -445,8 +444,8 @@ def test_alternatives_come_in_the_order_of_the_commits(runtime):
     def ranked(*which: int) -> list:
         slots = [runtime.open_slot(CANVAS) for _ in which]
         sequences, spans = plan(*slots)
-        sequences["num_alternatives"] = [counts[index] for index in which]
-        sequences["seed"], sequences["temperature"] = which, 0.5
+        put(sequences, num_alternatives=[counts[index] for index in which])
+        put(sequences, seed=which, temperature=0.5)
         outcomes, commits, _, alternatives = runtime.denoise(sequences, spans, 3, alternatives=True)
         assert (outcomes["num_steps"] == 3).all()
         for slot in slots:
@@ -463,8 +462,8 @@ def test_alternatives_come_in_the_order_of_the_commits(runtime):
     assert [len(each) for each in together] == [6] * 4
     assert [ranked(index)[0] for index in range(4)] == together
     scored, spans = plan(runtime.open_slot(CANVAS), runtime.open_slot(CANVAS))
-    scored["num_alternatives"] = 2
-    scored["targets_end"][0], scored["num_masked"][0] = LENGTH, 0
+    put(scored, num_alternatives=2)
+    scored["targets_end"][0], scored["select"]["num_masked"][0] = LENGTH, 0
     _, commits, log_probs, alternatives = runtime.denoise(
         scored, spans, 1, np.arange(LENGTH, dtype=np.int32), alternatives=True
     )

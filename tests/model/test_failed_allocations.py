@@ -65,6 +65,7 @@ COMMON = """
 import ctypes, os, sys
 import numpy as np
 from llada_rt import _core
+from llada_rt.runtime import records
 from llada_rt.errors import OutOfMemoryError
 from tests.data.make_goldens import CHECKPOINT, IDS
 hook = ctypes.CDLL(None)
@@ -123,11 +124,9 @@ REQUESTS = (
 length = len(tokens)
 canvas = np.where(tokens >= 60, IDS.mask, tokens).astype(np.int32)
 whole = np.array([(0, length, length)], np.int32).view(_core.SPAN_DTYPE)[:, 0]
-plan = np.zeros(1, _core.SEQUENCE_DTYPE)
-for name, value in {"first_end": 1, "next_end": 1, "block_start": 60, "block_stop": length, "commit_start": 60,
-                    "num_masked": 40, "num_steps": 4, "mask_id": IDS.mask, "suppressed_token": -1,
-                    "unconfident_token_0": -1, "unconfident_token_1": -1, "guide_slot": -1}.items():
-    plan[name] = value
+plan = records.blank(1)
+records.put(plan, first_end=1, next_end=1, block_start=60, block_stop=length, commit_start=60, num_masked=40,
+            num_steps=4, mask_id=IDS.mask)
 positions = np.arange(60, length, dtype=np.int32)
 
 def requests(runtime, opened):

@@ -8,6 +8,7 @@ import torch
 from safetensors.numpy import load_file
 
 from llada_rt import _core
+from llada_rt.runtime import records
 from tests.data.make_goldens import CHECKPOINT
 from tests.golden import folder_params
 from tests.reference.forward import Model
@@ -68,8 +69,8 @@ def test_forward_does_not_feel_the_threads(dtype: str, table: str):
 
 def scored(runtime, tokens, targets, guides, cfg_scale: float) -> list[np.ndarray]:
     """log p of the targets of each sequence, all in one step."""
-    sequences = np.zeros(len(tokens), _core.SEQUENCE_DTYPE)
-    sequences["num_steps"], sequences["guidance_scale"], sequences["mask_id"] = 1, cfg_scale, -1
+    sequences = records.blank(len(tokens))
+    records.put(sequences, num_steps=1, guidance_scale=cfg_scale, mask_id=-1)
     begin = 0
     for i, row in enumerate(tokens):
         length = len(row)
@@ -80,8 +81,6 @@ def scored(runtime, tokens, targets, guides, cfg_scale: float) -> list[np.ndarra
         sequences[i]["block_stop"] = length
         sequences[i]["targets_begin"], sequences[i]["targets_end"] = begin, begin + length
         begin += length
-    for name in ("suppressed_token", "unconfident_token_0", "unconfident_token_1"):
-        sequences[name] = -1
     spans = np.array([(0, len(row), len(row)) for row in tokens], _core.SPAN_DTYPE)
     outcomes, commits, log_probs = runtime.denoise(sequences, spans, 100, np.concatenate(targets))
     assert outcomes["num_steps"].tolist() == [1] * len(tokens)

@@ -17,13 +17,10 @@ from ..config import EngineConfig
 from ..errors import ConfigError, OutOfMemoryError
 from ..folder.footprint import resident_bytes
 from ..planning.logits import piece_bytes, pieces
-from ..planning.plan import Alternative, Commit, QuerySpan, SequencePlan, SequenceResult, StepPlan, StepResult
+from ..planning.plan import Alternative, Commit, QuerySpan, SequenceResult, StepPlan, StepResult
 from .device import cpu_tables, device_facts, place, stream_handle
 from .memory import MemoryPlan, check_weights, machine_bytes
-
-# Numbers of csrc/denoise/plan.h.
-_SELECT = {"top_k": 0, "threshold": 1, "factor": 2}
-_SCORE = {"low_confidence": 0, "random": 1, "margin": 2, "entropy": 3}
+from .records import SPAN, pack
 
 
 class Runner:
@@ -32,8 +29,6 @@ class Runner:
     def __init__(self, config: EngineConfig) -> None:
         self.tables = cpu_tables()  # that this machine can run, best first
         self.placement = place(config.device, config.table)
-        self._sequence_dtype = np.dtype(_core.SEQUENCE_DTYPE)
-        self._span_dtype = np.dtype(_core.SPAN_DTYPE)
         threads = config.threads or default_num_threads()
         self._check_needs(config, threads)
         self._runtime = _core.Runtime(
@@ -132,7 +127,7 @@ class Runner:
 
     def denoise(self, plan: StepPlan) -> StepResult:
         """Run the plan's steps; returns when a sequence has completed its block, or at the plan's limits."""
-        sequences, spans = self._pack(plan.sequences)
+        sequences, spans = pack(plan.sequences)
         targets = [target for row in plan.sequences for target in row.targets]
         outcomes, commits, scored, ranked = self._runtime.denoise(
             sequences, spans, plan.max_steps, np.asarray(targets, dtype=np.int32), plan.max_seconds, alternatives=True
@@ -187,59 +182,6 @@ class Runner:
         tokens: list[int] = self._runtime.canvas(slot).tolist()
         return tokens
 
-    def _pack(self, plans: Sequence[SequencePlan]) -> tuple[NDArray[np.void], NDArray[np.void]]:
-        """One row per sequence, and the query spans that its ranges point into."""
-        spans: list[tuple[int, int, int]] = []
-
-        def place(queries: tuple[QuerySpan, ...]) -> tuple[int, int]:
-            begin = len(spans)
-            spans.extend((q.start, q.stop, q.visible) for q in queries)
-            return begin, len(spans)
-
-        sequences = np.zeros(len(plans), dtype=self._sequence_dtype)
-        num_targets = 0
-        for row, plan in enumerate(plans):
-            first_begin, first_end = place(plan.first_query)
-            next_begin, next_end = place(plan.next_query)
-            select, sampling = plan.select, plan.sampling
-            record = {
-                "slot": plan.slot,
-                "guide_slot": plan.guide_slot,
-                "first_begin": first_begin,
-                "first_end": first_end,
-                "next_begin": next_begin,
-                "next_end": next_end,
-                "block_start": plan.block.start,
-                "block_stop": plan.block.stop,
-                "commit_start": plan.commit_start,
-                "select": _SELECT[select.kind],
-                "num_masked": select.num_masked,
-                "num_steps": min(select.num_steps, 2**31 - 1),
-                "next_step": select.next_step,
-                "select_value": select.value,
-                "score": _SCORE[sampling.score],
-                "temperature": sampling.temperature,
-                "guidance_scale": sampling.guidance_scale,
-                "seed": sampling.seed,
-                "step": plan.step,
-                "mask_id": sampling.mask_id,
-                "suppressed_token": sampling.suppressed_token,
-                "unconfident_token_0": sampling.unconfident_tokens[0],
-                "unconfident_token_1": sampling.unconfident_tokens[1],
-                "propose_mask": sampling.propose_mask,
-                "num_alternatives": sampling.num_alternatives,
-                "compact": plan.compact,
-                "targets_begin": num_targets,
-                "targets_end": num_targets + len(plan.targets),
-            }
-            num_targets += len(plan.targets)
-            for name, value in record.items():
-                sequences[name][row] = value
-        packed = np.zeros(len(spans), dtype=self._span_dtype)
-        for column, name in enumerate(("start", "stop", "visible")):
-            packed[name] = [span[column] for span in spans]
-        return sequences, packed
-
     def forward(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Logits of every position: (length, vocabulary). Raises OutOfMemoryError if a memory_limit has no room."""
         self._check_result(len(tokens), 4 * self.vocab_size)
@@ -271,7 +213,7 @@ class Runner:
 
         The slot's tokens stay as they are.
         """
-        packed = np.array([(q.start, q.stop, q.visible) for q in spans], dtype=self._span_dtype)
+        packed = np.array([(q.start, q.stop, q.visible) for q in spans], dtype=SPAN)
         return self._runtime.hidden(slot, packed, np.asarray(positions, dtype=np.int32))
 
     def keep_for_ever(self) -> None:
