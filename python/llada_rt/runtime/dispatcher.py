@@ -196,11 +196,14 @@ class Dispatcher:
         """
         self._check_served()
         name, jobs = job.request_id, self._stepper.jobs
-        if name not in jobs:
-            self.check_room(len(job.sources))
-        job.claim = Claim(owner, job, self._mail)
-        if name in jobs or jobs.setdefault(name, job) is not job:
-            raise InvalidRequestError(f"request_id: {name!r} is in use", param="request_id")
+        in_use = InvalidRequestError(f"request_id: {name!r} is in use", param="request_id")
+        if name in jobs:
+            raise in_use
+        self.check_room(len(job.sources))
+        job.claim = Claim(owner, job, self._mail)  # first: a job that is registered is somebody's
+        if jobs.setdefault(name, job) is not job:
+            job.claim = None
+            raise in_use
         logger.debug("request %s is queued", name)
         self._send(job)
 
