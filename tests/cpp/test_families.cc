@@ -10,7 +10,7 @@
 
 #include "core/check.h"
 #include "core/parallel.h"
-#include "cpu/cpu_ops.h"
+#include "cpu/tables.h"
 #include "model/config.h"
 #include "model/config_fields.h"
 #include "model/kv_pool.h"
