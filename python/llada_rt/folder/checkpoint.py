@@ -98,7 +98,7 @@ class StoredTensor:
             raise of_os_error(self.path.name, error) from error
 
     def _fill(self, file: io.RawIOBase, block: NDArray[Any]) -> None:
-        left = memoryview(block).cast("B")
+        left = block.data.cast("B")
         while left:
             count = file.readinto(left)
             if not count:
