@@ -404,7 +404,7 @@ def _status(name: str) -> float | None:
 
 def _render(source: str) -> dict:
     from llada_rt.errors import ChatTemplateError
-    from llada_rt.text.chat.template import ChatTemplate
+    from llada_rt.text.chat_template import ChatTemplate
 
     before = _status("VmRSS")
     try:
@@ -447,7 +447,7 @@ def _apart(source: str) -> dict:
 
 
 if __name__ == "__main__":
-    import llada_rt.text.chat.template  # noqa: F401 - loaded once, before the children
+    import llada_rt.text.chat_template  # noqa: F401 - loaded once, before the children
 
     for source in json.load(sys.stdin):
         print(json.dumps(_apart(source)), flush=True)

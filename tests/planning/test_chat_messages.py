@@ -4,7 +4,7 @@ import pytest
 
 from llada_rt.errors import ChatRoleError, ChatTemplateError, InvalidRequestError
 from llada_rt.text.chat.messages import check_messages, check_variables, render_chat
-from llada_rt.text.chat.template import ChatTemplate
+from llada_rt.text.chat_template import ChatTemplate
 
 CHATML = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"

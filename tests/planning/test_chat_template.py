@@ -5,7 +5,7 @@ import time
 import pytest
 
 from llada_rt.errors import ChatTemplateError
-from llada_rt.text.chat.template import MAX_TEMPLATE_CHARS, ChatTemplate
+from llada_rt.text.chat_template import MAX_TEMPLATE_CHARS, ChatTemplate
 
 LLADA = (
     "{% set loop_messages = messages %}{% for message in loop_messages %}"

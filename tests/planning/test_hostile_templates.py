@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llada_rt.text.chat.template import ChatTemplate
+from llada_rt.text.chat_template import ChatTemplate
 from tests.planning import hostile_templates
 from tests.planning.hostile_templates import ALL, ESCAPES
 

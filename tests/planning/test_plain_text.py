@@ -11,8 +11,8 @@ from llada_rt.text import tokenizer as package
 from llada_rt.text.chat.filters import _FILTERS
 from llada_rt.text.chat.marks import Marked, has_marks, joined, mark_all, spans_of, whole
 from llada_rt.text.chat.messages import render_chat
-from llada_rt.text.chat.template import ChatTemplate
 from llada_rt.text.chat.text import TEXT_METHODS
+from llada_rt.text.chat_template import ChatTemplate
 from llada_rt.text.plain_text import PlainText
 
 CONTROL = ("<|startoftext|>", "<|endoftext|>", "<|mdm_mask|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from llada_rt.errors import ChatTemplateError
-from llada_rt.text.chat.template import MAX_TEMPLATE_CHARS, ChatTemplate
+from llada_rt.text.chat_template import MAX_TEMPLATE_CHARS, ChatTemplate
 from tests.reference import chat_template as reference
 
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}

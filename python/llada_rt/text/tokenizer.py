@@ -19,7 +19,7 @@ from ..folder.model_files import parse_json, read_file, read_json
 from ..planning.constraint import Alphabet
 from .chat.marks import whole
 from .chat.messages import render_chat
-from .chat.template import MAX_TEMPLATE_CHARS, ChatTemplate
+from .chat_template import MAX_TEMPLATE_CHARS, ChatTemplate
 from .detokenizer import Detokenizer
 from .plain_text import PlainText, encode, encoding
 from .tokenizer_checks import check_growth

@@ -7,9 +7,9 @@ from typing import Any
 
 from ...errors import ChatRoleError, ChatTemplateError, InvalidRequestError
 from ...excerpt import excerpt_of
+from ..chat_template import ChatTemplate, RefusalError
 from .budget import MAX_INTEGER_BITS, Budget
 from .marks import mark_all
-from .template import ChatTemplate, RefusalError
 
 ROLES = ("system", "user", "assistant")  # that every template should know
 MAX_DEPTH = 32

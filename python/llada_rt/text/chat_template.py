@@ -15,9 +15,9 @@ from jinja2.ext import Extension
 from jinja2.lexer import Token, TokenStream
 from jinja2.parser import Parser
 
-from ...errors import ChatTemplateError
-from .budget import Budget
-from .interpreter import Interpreter, RefusalError
+from ..errors import ChatTemplateError
+from .chat.budget import Budget
+from .chat.interpreter import Interpreter, RefusalError
 
 MAX_TEMPLATE_CHARS = 256 * 1024
 MAX_TOKENS = 40_000  # of the template's own text
