@@ -113,7 +113,7 @@ def measure(shape: Shape, folder: Path, options: argparse.Namespace) -> list[dic
 
 
 def noise_of(times: Iterable[list[float]], foreign: float | None) -> dict[str, object]:
-    """Of ratios between them: the largest spread counts."""
+    """The noise of ratios between timings: the largest spread counts."""
     return max((Timing(tuple(each), (), foreign) for each in times), key=lambda timing: timing.spread).noise
 
 

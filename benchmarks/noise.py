@@ -98,7 +98,7 @@ def _busy_ticks(proc: Path) -> int:
 
 
 def _own_ticks(proc: Path) -> int:
-    """Of this process and of all that descend from it, those included that are over and were waited for."""
+    """Processor time of this process and its descendants. Descendants count that are over and were waited for."""
     parents, spent = {}, {}
     for path in proc.glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it is over by now

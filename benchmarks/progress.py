@@ -10,7 +10,10 @@ EVERY_S_ON_A_TERMINAL = 0.1
 
 
 class Progress:
-    """Of `total` runs. `step` before each, `close` after the last; a short run on no terminal says nothing."""
+    """Tells how many of `total` runs are done: `step` before each run, `close` after the last.
+
+    A short run whose output is no terminal says nothing.
+    """
 
     def __init__(
         self, what: str, total: int, *, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic

@@ -51,7 +51,7 @@ def types_differ(first: str, second: str) -> bool:
 
 
 def signature_faults(where: str, stub: list[ast.FunctionDef], made: ast.FunctionDef) -> list[str]:
-    """Of one function: an overload may leave parameters out, all overloads together may not."""
+    """The faults of one function: an overload may leave parameters out, all overloads together may not."""
     has = parameters(made)
     seen: set[str] = set()
     faults = []

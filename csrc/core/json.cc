@@ -273,7 +273,7 @@ class JsonParser {
   const std::string& where_;
   std::size_t at_ = 0;
   std::int64_t num_values_ = 0;
-  // Of the arrays and objects that have begun and not ended.
+  // Values of the arrays and objects that have begun and not ended.
   std::vector<Json> elements_;
   std::vector<JsonMember> members_;
 };

@@ -16,7 +16,7 @@ constexpr int kMaxThreads = 1024;
 
 // Logits that a thread holds for each row that wants them: one tile of 64, float32.
 constexpr std::int64_t kHeadTileBytes = 64 * 4;
-// Of a row in the lists of the loop and in what it gives back, its most probable tokens twice among them.
+// Bytes that a row takes in the lists of the loop and in its results; the most probable tokens stand in both.
 constexpr std::int64_t kListBytes = 512 + 2 * kMostAlternatives * static_cast<std::int64_t>(sizeof(Alternative));
 
 int checked_num_threads(int requested) {

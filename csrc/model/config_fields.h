@@ -33,7 +33,7 @@ class ConfigFields {
   bool flag(const char* key) const;
   // -1 where there is none. A list of ids is as good as one: its first id stands for all of them.
   std::int64_t token_id(const char* key, std::int64_t vocab_size) const;
-  // Of a list of texts; nothing where the key says something else.
+  // The texts of a list; nothing where the key says something else.
   std::vector<std::string> texts(const char* key) const;
 
   // The network has one value only. Without the key a flag stands for that value: the list of tensors decides, as a

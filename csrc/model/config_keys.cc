@@ -119,7 +119,7 @@ const std::vector<Entry>& table() {
        "no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids num_return_sequences output_scores "
        "return_dict_in_generate forced_bos_token_id forced_eos_token_id remove_invalid_values "
        "exponential_decay_length_penalty suppress_tokens begin_suppress_tokens"},
-      // Of training, of kernels, and of what another key switches off.
+      // Keys of training, of kernels, and of what another key switches off.
       {kAnything,
        "attention_dropout embedding_dropout residual_dropout hidden_dropout hidden_dropout_prob "
        "attention_probs_dropout_prob resid_pdrop embd_pdrop attn_pdrop output_dropout dropout "

@@ -13,7 +13,7 @@
 
 namespace llada {
 
-// Of all layers, for one position; and what a slot for `length` positions takes of the arena.
+// Bytes of all layers, for one position; and what a slot for `length` positions takes of the arena.
 std::int64_t kv_bytes_per_token(const ModelConfig& config, DType dtype);
 std::int64_t kv_slot_bytes(const ModelConfig& config, DType dtype, std::int64_t length);
 

@@ -79,7 +79,7 @@ std::vector<TensorRecord> tensor_records(const ModelConfig& config);
 // In the order of their first records.
 std::vector<WeightGroup> weight_groups(const ModelConfig& config);
 
-// Of the files: a tied head has none of its own.
+// Parameters in the files: a tied head has none.
 std::int64_t num_parameters(const ModelConfig& config);
 
 }  // namespace llada

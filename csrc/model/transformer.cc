@@ -18,7 +18,7 @@ std::int64_t num_angles(const ModelConfig& config, std::int64_t length) {
 // The type of rows that no op can quantise as it writes them: their scale is known only when all units are done.
 DType before_product(const ComputeType& type) { return is_float(type.operand) ? type.operand : DType::kFloat32; }
 
-// Of all layers: the buffers serve one after the other.
+// The largest sizes over all layers: one set of buffers serves the layers in turn.
 struct Widest {
   std::int64_t q_size = 0;   // num_heads * head_dim
   std::int64_t kv_size = 0;  // K and V

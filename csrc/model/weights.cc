@@ -156,7 +156,7 @@ class Loader {
     return rows;
   }
 
-  // Of a pair a piece has as many of one as of the other.
+  // A piece of a pair has as many rows of one matrix as of the other.
   static std::vector<Rows> rows_of_pair(const std::vector<const StoredMatrix*>& parts, std::int64_t begin,
                                         std::int64_t count) {
     return {{parts[0], begin / 2, count / 2}, {parts[1], begin / 2, count / 2}};

@@ -12,7 +12,7 @@ namespace llada {
 
 inline constexpr char kOfferName[] = "llada_rt.Ops";
 
-// Of the way in which tables are offered: another number where TableOffer or the meaning of a call changes.
+// The number changes where TableOffer or the meaning of a call changes.
 inline constexpr std::int64_t kAbiVersion = 1;
 
 // The beginning of every version: what is read before anything else is known.

@@ -21,8 +21,10 @@ from .engine import Engine
 from .options.types import with_options
 from .outputs import EngineStats, RequestOutput, ScoreOutput, StepEvent, TextEvent
 from .params import SamplingParams
-from .runtime.dispatcher import LOOK_AGAIN_S, Dispatcher, Owner
-from .runtime.jobs import GenerateJob, Job, StreamMode
+from .runtime.dispatcher import LOOK_AGAIN_S, Dispatcher
+from .runtime.generate_job import GenerateJob, StreamMode
+from .runtime.jobs import Job
+from .runtime.letters import Owner
 from .text.requests import Prompt, Segments
 
 Given = TypeVar("Given", StepEvent, TextEvent)

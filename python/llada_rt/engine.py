@@ -28,8 +28,8 @@ from .options.types import with_options
 from .outputs import EngineStats, RequestOutput, ScoreOutput, StepEvent, TextEvent
 from .params import SamplingParams
 from .runtime.dispatcher import Dispatcher
+from .runtime.generate_job import Event, StreamMode
 from .runtime.intake import Intake
-from .runtime.jobs import Event, StreamMode
 from .runtime.runner import Runner
 from .text.requests import Prompt, RequestReader, Segments
 from .text.tokenizer import Tokenizer

@@ -39,7 +39,7 @@ def tell_loaded(info: Callable[[], dict[str, Any]], seconds: float) -> None:
 
 
 def warn_of_folder(folder: Path, *, num_ends: int, tokenizer_size: int, vocab_size: int) -> None:
-    """Of a model folder that works, but perhaps not as was meant."""
+    """Warns of a model folder that works, but perhaps not as was meant."""
     if not num_ends:
         logger.warning("%s names no token that ends a text: every answer fills its length", folder)
     if tokenizer_size > vocab_size:

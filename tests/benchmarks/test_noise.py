@@ -66,7 +66,7 @@ def test_what_others_took_is_what_neither_we_nor_our_children_did(tmp_path, monk
     write_stat(tmp_path, busy=1000, own=100, child=50, other=300)
     neighbours = Neighbours(tmp_path)
     now[0] = 10.0
-    # Of 10 seconds of each core the one was busy for 5: us 2, our child 1, the host took 1.
+    # One core was busy for 5 of 10 seconds: us 2, our child 1, the host took 1.
     write_stat(tmp_path, busy=1000 + 4 * TICKS, own=100 + 2 * TICKS, child=50 + TICKS, other=300 + TICKS, steal=TICKS)
     assert neighbours.share() == pytest.approx((5 - 3) / (10 * cores))
 

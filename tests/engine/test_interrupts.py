@@ -21,7 +21,7 @@ from tests.engine.conftest import check_idle, held
 
 PARAMS = SamplingParams(gen_length=8, block_length=4, preset="quality", seed=1)
 PACKAGE = Path(llada_rt.__file__).parent
-_RUNTIME = ("dispatcher", "intake", "stepper", "jobs")
+_RUNTIME = ("dispatcher", "letters", "intake", "stepper", "jobs", "generate_job", "score_job")
 ROOMS = {str(PACKAGE / name) for name in ("engine.py", *(f"runtime/{each}.py" for each in _RUNTIME))}
 
 

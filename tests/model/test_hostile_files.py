@@ -477,7 +477,7 @@ def test_weights_beyond_the_machine(tmp_path, monkeypatch):
 
 @needs_proc
 def test_a_context_of_millions_makes_no_angles_before_they_are_used(tmp_path):
-    """Of 2^24 positions they would take 512 MiB."""
+    """The angles of 2^24 positions would take 512 MiB."""
     folder = write_model(tmp_path, changes={"max_sequence_length": 2**24})
     num_bytes, error = peak_of(
         folder,

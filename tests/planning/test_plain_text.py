@@ -321,7 +321,7 @@ def test_tokens_of_the_template_stay_tokens_beside_a_content():
 
 
 def test_no_method_or_filter_forgets_the_marks():
-    """Of each that gives text, what may be from marked text is marked."""
+    """Each method or filter that gives text marks what may come from marked text."""
     arguments = {
         **{name: "(2)" for name in ("center", "ljust", "rjust", "zfill", "indent", "batch", "slice")},
         "replace": "('q', c)",

@@ -51,7 +51,7 @@ def test_sums_over_counts_are_the_recorded_losses(folder, parts):
 
 
 def test_rows_that_are_all_answer_have_the_loss_of_plain_text():
-    """Of one length, with nothing given: a row's share of the fine-tuning loss is its share of pre-training's."""
+    """In rows of one length, nothing given, a row's share of the fine-tuning loss is its share of pre-training's."""
     model = small_model()
     batch = batch_of(torch.randint(3, 60, (6, 10)).tolist(), [0] * 6)
     tokens, answers = (MaskedObjective(2, normalisation) for normalisation in ("tokens", "answers"))

@@ -103,7 +103,7 @@ async def run_batch(engine: AsyncEngine, asks: Iterator[Ask], tell: Tell, tally:
 
 
 def _tell_done(results: _Results, tell: Tell, tally: Tally) -> None:
-    """Of what waits to be told, what is done; in order of the lines."""
+    """The finished results among those that wait to be told, in order of the lines."""
     waiting = []
     while not results.empty():
         item = results.get_nowait()

@@ -60,7 +60,7 @@ class GuidedRows:
         return len(self._hidden)
 
     def logits(self, begin: int, end: int) -> NDArray[np.float64]:
-        """Of the positions with these indices: (end - begin, vocabulary)."""
+        """Logits of the positions with these indices: (end - begin, vocabulary)."""
         logits = self._hidden.logits(begin, end).astype(np.float64)
         if self._guide is not None:
             unconditional = self._guide.logits(begin, end).astype(np.float64)

@@ -9,14 +9,13 @@ steps, which no signal reaches.
 from __future__ import annotations
 
 import contextlib
-import functools
 import queue
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from ..config import EngineConfig
 from ..errors import (
@@ -31,77 +30,21 @@ from ..errors import (
 )
 from ..log import logger
 from ..outputs import EngineStats
-from .jobs import Event, GenerateJob, Job
+from .generate_job import Event, GenerateJob
+from .jobs import Job
+from .letters import PATIENCE_S, Abort, Bell, Claim, Errand, Owner
 from .runner import Runner
 from .stepper import Stepper
 
 Result = TypeVar("Result")
 LOOK_AGAIN_S = 0.05  # for a place in a queue that is full of other callers' requests
-_PATIENCE_S = 1.0  # after which one who waits looks without having been called, as in the child of a fork
 _REST_S = 0.1
-
-
-class Owner:
-    """Stands in a caller's frame for the requests of one call: when the frame goes, however it goes, so do they."""
-
-    __slots__ = ("__weakref__",)
-
-
-class Claim(weakref.ref[Any]):
-    """Whose request a job is. When the owner is gone, the claim is sent as a letter, which no interrupt can prevent:
-    the callback is no Python code.
-    """
-
-    __slots__ = ("job",)
-    job: Job
-
-    def __new__(cls, owner: object, job: Job, mail: queue.SimpleQueue[Any]) -> Claim:
-        claim = super().__new__(cls, owner, mail.put)
-        claim.job = job
-        return claim
-
-    def __init__(self, owner: object, job: Job, mail: queue.SimpleQueue[Any]) -> None:
-        """The arguments are those of `__new__`, which has done all."""
-        super().__init__(owner, mail.put)  # type: ignore[call-arg]
-
-
-class _Abort(NamedTuple):
-    job: Job
-
-
-class _Errand(Generic[Result]):
-    """Other work of the runner, to be done between two steps, and what came of it."""
-
-    def __init__(self, work: Callable[[], Result]) -> None:
-        self.work = work
-        self.result: Result | None = None
-        self.error: BaseException | None = None
-        self.is_done = False
-        self.bell = _Bell()
-
-    def end(self, error: BaseException | None = None) -> None:
-        self.error = error
-        self.is_done = True
-        self.bell.ring()
-
-
-class _Bell:
-    """Wakes the one thread that waits on it; a signal wakes that thread too."""
-
-    def __init__(self) -> None:
-        rings: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self.ring: Callable[[], None] = functools.partial(rings.put, None)
-        self._rings = rings
-
-    def wait(self, most_s: float = _PATIENCE_S) -> None:
-        with contextlib.suppress(queue.Empty):
-            self._rings.get(timeout=most_s)
 
 
 class Dispatcher:
     """The stepper of one engine, the thread that steps, and the letters to that thread.
 
-    A Job: to be queued. The Claim of one: nobody waits for it any more. An _Abort, an _Errand. None: look around.
+    A Job: to be queued. The Claim of one: nobody waits for it any more. An Abort, an Errand. None: look around.
     """
 
     def __init__(self, config: EngineConfig, runner: Runner) -> None:
@@ -112,14 +55,14 @@ class Dispatcher:
         self._stepper = Stepper(config, runner)
         self._max_num_seqs = config.max_num_seqs
         self._max_num_queued = config.max_num_queued_reqs
-        self._errands: deque[_Errand[Any]] = deque()
+        self._errands: deque[Errand[Any]] = deque()
         self._end_of_thread: BaseException | None = None
         self._set_up_thread()
 
     def _set_up_thread(self) -> None:
         self._is_busy = False  # the thread has something in hand
         self._is_over = False  # it will do nothing more
-        self._farewells: deque[_Bell] = deque()  # of those who wait for that
+        self._farewells: deque[Bell] = deque()  # of those who wait for that
         self._mail: queue.SimpleQueue[Any] = queue.SimpleQueue()
         whose = weakref.ref(self, self._mail.put)
         # A daemon: the interpreter closes engines at exit, and does not wait for this thread before it. Callers ask for
@@ -196,14 +139,13 @@ class Dispatcher:
         """
         self._check_served()
         name, jobs = job.request_id, self._stepper.jobs
-        in_use = InvalidRequestError(f"request_id: {name!r} is in use", param="request_id")
         if name in jobs:
-            raise in_use
+            raise _in_use(name)
         self.check_room(len(job.sources))
         job.claim = Claim(owner, job, self._mail)  # first: a job that is registered is somebody's
         if jobs.setdefault(name, job) is not job:
             job.claim = None
-            raise in_use
+            raise _in_use(name)
         logger.debug("request %s is queued", name)
         self._send(job)
 
@@ -213,7 +155,7 @@ class Dispatcher:
         Of many jobs only some are queued at a time, so that they leave room for those of other callers.
         """
         waiting, under_way = deque(jobs), list[Job]()
-        owner, bell = Owner(), _Bell()
+        owner, bell = Owner(), Bell()
         for job in jobs:
             job.notify = bell.ring
         try:
@@ -222,7 +164,7 @@ class Dispatcher:
                 self.top_up(waiting, under_way, owner, is_first=len(waiting) == len(jobs))
                 if not under_way and not waiting:
                     return
-                bell.wait(LOOK_AGAIN_S if waiting else _PATIENCE_S)
+                bell.wait(LOOK_AGAIN_S if waiting else PATIENCE_S)
         finally:
             for job in jobs:
                 self.drop(job)
@@ -243,7 +185,7 @@ class Dispatcher:
 
     def events(self, job: GenerateJob) -> Iterator[Event]:
         """The events of a job, as they come; closing the iterator takes the job out."""
-        owner, bell = Owner(), _Bell()
+        owner, bell = Owner(), Bell()
         job.notify = bell.ring
         try:
             self.submit(job, owner)
@@ -262,7 +204,7 @@ class Dispatcher:
     def alone(self, work: Callable[[], Result]) -> Result:
         """Other work of the runner, between two steps; where it lacks memory, when requests have ended."""
         self._check_served()
-        errand = _Errand(work)
+        errand = Errand(work)
         self._send(errand)
         while not errand.is_done:
             errand.bell.wait()
@@ -277,7 +219,7 @@ class Dispatcher:
         job = self._stepper.jobs.get(request_id)
         if job is None or job.is_done:
             return False
-        self._mail.put(_Abort(job))
+        self._mail.put(Abort(job))
         return True
 
     def drop(self, job: Job) -> None:
@@ -289,7 +231,7 @@ class Dispatcher:
             # Here, for the thread that steps must wait for no lock, and a handler of logging has one.
             logger.debug("request %s has finished: %s", job.request_id, job.error or job.finish_reason)
 
-    def _send(self, letter: Job | _Errand[Any]) -> None:
+    def _send(self, letter: Job | Errand[Any]) -> None:
         """A letter that somebody waits for. Raises what keeps the thread from having read it."""
         self._mail.put(letter)
         self.check_open()
@@ -304,7 +246,7 @@ class Dispatcher:
         self._mail.put(None)
         if self._is_called_by_thread():
             return
-        bell = _Bell()
+        bell = Bell()
         self._farewells.append(bell)
         while self.thread.ident is not None and not self._is_over:
             bell.wait()
@@ -391,10 +333,10 @@ class Dispatcher:
                 self._stepper.add(letter)
         elif isinstance(letter, Claim):
             self._stepper.drop(letter.job)
-        elif isinstance(letter, _Abort):
+        elif isinstance(letter, Abort):
             if not letter.job.is_done:
                 self._stepper.end(letter.job, "abort")
-        elif isinstance(letter, _Errand):
+        elif isinstance(letter, Errand):
             self._errands.append(letter)
 
     def _run_errands(self) -> None:
@@ -455,6 +397,10 @@ class Dispatcher:
                 job.error, job.has_ended = fault, True
             else:
                 self._stepper.fail(job, fault)
+
+
+def _in_use(request_id: str) -> InvalidRequestError:
+    return InvalidRequestError(f"request_id: {request_id!r} is in use", param="request_id")
 
 
 def _end_in_time(job: Job) -> None:

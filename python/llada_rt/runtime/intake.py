@@ -17,8 +17,9 @@ from ..text.requests import RequestReader, make_sequence, split_prompts, without
 from ..text.template import variants
 from ..text.tokenizer import Tokenizer
 from .dispatcher import Dispatcher
-from .jobs import GenerateJob, ScoreJob, StreamMode
+from .generate_job import GenerateJob, StreamMode
 from .score import ScoredDraw, draw_noise, guide_of, replay_noise
+from .score_job import ScoreJob
 
 _OWN_NAMES = "unnamed:"  # requests without a name get one that no caller can have taken
 

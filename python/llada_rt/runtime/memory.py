@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import ConfigError, OutOfMemoryError
 
-# Of the machine's or the container's memory, without a memory_limit: at most this share, and so much must be left
+# Without a memory_limit the engine takes at most this share of the machine's memory, and so much must be left
 # beside what the process has already, for Python and the program.
 _SHARE = 0.9
 _LEFT_BYTES = 32 << 20

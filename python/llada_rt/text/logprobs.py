@@ -13,7 +13,7 @@ from .tokenizer import Tokenizer
 def token_logprobs(
     sequence: Sequence, tokens: Iterable[tuple[int, int]], tokenizer: Tokenizer | None
 ) -> list[TokenLogprob]:
-    """Of each (canvas position, id) in order. A position that no step has filled has no numbers."""
+    """The log-probabilities of each (canvas position, id), in order. A position that no step filled has no numbers."""
     special = tokenizer.control_ids if tokenizer else frozenset[int]()
     told = []
     for position, token in tokens:

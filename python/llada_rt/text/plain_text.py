@@ -56,7 +56,7 @@ class PlainText:
     def __init__(self, backend: tokenizers.Tokenizer, control_ids: Collection[int]) -> None:
         self._backend = backend
         by_id = backend.get_added_tokens_decoder()
-        # Of an added token its content: `id_to_token` gives the name that a normalizer has made of that.
+        # An added token is named by its content: `id_to_token` gives what a normalizer has made of the content.
         names = {token: by_id[token].content if token in by_id else backend.id_to_token(token) for token in control_ids}
         self._control = {name: token for token, name in names.items() if name}
         added = {token.content: token for token in by_id.values() if token.content}
