@@ -1,4 +1,4 @@
-"""What callers send to the thread that steps, and how callers wait. No lock is taken here that an interrupt could lose."""
+"""What callers send to the thread that steps, and how callers wait. Nothing here takes a lock that could be lost."""
 
 from __future__ import annotations
 
