@@ -11,7 +11,8 @@ from llada_rt.planning.caches import CACHES
 from llada_rt.planning.canvas import Canvas
 from llada_rt.planning.decoders import decoder_of
 from llada_rt.planning.plan import Commit, SamplingRule, SequenceResult, StepPlan, StepResult
-from llada_rt.planning.scheduler import Scheduler, Sequence
+from llada_rt.planning.scheduler import Scheduler
+from llada_rt.planning.sequence import SequenceState
 
 MASK, EOS = 99, 98
 
@@ -91,7 +92,7 @@ def make_sequence(name, *, prompt=3, guided=False, stop=False, **options):
     canvas = Canvas.for_generation(
         list(range(prompt)), params.gen_length, mask_id=MASK, block_length=params.block_length
     )
-    return Sequence(
+    return SequenceState(
         request_id=name,
         canvas=canvas,
         cache=CACHES[params.cache](),

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from collections.abc import Sequence as SequenceOf
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -23,7 +22,8 @@ from ..outputs import (
     TokenLogprob,
 )
 from ..params import SamplingParams
-from ..planning.scheduler import Member, Sequence
+from ..planning.scheduler import Member
+from ..planning.sequence import SequenceState
 from ..text.logprobs import token_logprobs
 from ..text.requests import Request
 from ..text.template import neighbours
@@ -38,7 +38,9 @@ Event = TextEvent | StepEvent
 class Sample:
     """One response of a generate: its sequence, its text, and in the end its completion."""
 
-    def __init__(self, index: int, seed: int, request: Request, sequence: Sequence, transcript: Transcript) -> None:
+    def __init__(
+        self, index: int, seed: int, request: Request, sequence: SequenceState, transcript: Transcript
+    ) -> None:
         self.index = index
         self.request = request
         self.seed = seed
@@ -60,12 +62,12 @@ class GenerateJob(Job):
 
     def __init__(
         self,
-        requests: SequenceOf[Request],
+        requests: Sequence[Request],
         params: SamplingParams,
-        sequences: Iterable[Sequence],
+        sequences: Iterable[SequenceState],
         tokenizer: Tokenizer | None,
         stream: StreamMode | None = None,
-        recall: Callable[[SequenceOf[int], SequenceOf[int]], float] | None = None,
+        recall: Callable[[Sequence[int], Sequence[int]], float] | None = None,
     ) -> None:
         super().__init__(requests[0].request_id, params.timeout_s)
         self.request = requests[0]  # what they have in common
@@ -110,11 +112,11 @@ class GenerateJob(Job):
         )
 
     @property
-    def sources(self) -> SequenceOf[Sequence]:
+    def sources(self) -> Sequence[SequenceState]:
         return [sample.sequence for sample in self._samples.values()]
 
     @property
-    def members(self) -> SequenceOf[Member]:
+    def members(self) -> Sequence[Member]:
         return self.sources
 
     @property
@@ -172,7 +174,7 @@ class GenerateJob(Job):
                 self._complete(sample, reason)
                 self._publish(sample, given, sample.sequence.canvas.block_index)
 
-    def _settled(self, sequence: Sequence) -> list[int]:
+    def _settled(self, sequence: SequenceState) -> list[int]:
         """Ids of the response before its first mask."""
         ids = sequence.canvas.tokens[len(self.request.prompt_token_ids) :]
         return _until(ids, frozenset([self.request.mask_id]))
@@ -229,7 +231,7 @@ class GenerateJob(Job):
         start = len(self.request.prompt_token_ids) + begin
         return self._logprobs(sample.sequence, enumerate(ids[begin : sample.num_told], start))
 
-    def _logprobs(self, sequence: Sequence, tokens: Iterable[tuple[int, int]]) -> list[TokenLogprob] | None:
+    def _logprobs(self, sequence: SequenceState, tokens: Iterable[tuple[int, int]]) -> list[TokenLogprob] | None:
         """The log-probability of each (canvas position, id), if the request asks."""
         return token_logprobs(sequence, tokens, self._tokenizer) if self._tells_logprobs else None
 
@@ -275,7 +277,7 @@ class GenerateJob(Job):
     def _ends(self, ids: list[int]) -> bool:
         return any(token in self.request.end_tokens for token in ids)
 
-    def _fit(self, sample: Sample, recall: Callable[[SequenceOf[int], SequenceOf[int]], float]) -> float:
+    def _fit(self, sample: Sample, recall: Callable[[Sequence[int], Sequence[int]], float]) -> float:
         """How well a filled template agrees with itself; by the filling's own confidence if nothing else is there."""
         assert sample.request.template is not None
         beside = neighbours(sample.request.template, len(sample.request.prompt_token_ids))
@@ -334,7 +336,7 @@ class GenerateJob(Job):
             min_confidence=min(confidences, default=None),
         )
 
-    def _token_infos(self, ids: list[int], start: int, sequence: Sequence) -> list[TokenInfo]:
+    def _token_infos(self, ids: list[int], start: int, sequence: SequenceState) -> list[TokenInfo]:
         if not (self.params.return_tokens or self._tells_logprobs):
             return []
         infos = []

@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import secrets
-from collections.abc import Callable, Mapping
-from collections.abc import Sequence as SequenceOf
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
 from ..errors import InvalidRequestError, LladaRtError
@@ -59,12 +58,12 @@ class Intake:
         raise InvalidRequestError(f"params: expected SamplingParams, got {type(params).__name__}", param="params")
 
     def generate_jobs(
-        self, prompts: object, params: object, request_ids: SequenceOf[str] | None = None
+        self, prompts: object, params: object, request_ids: Sequence[str] | None = None
     ) -> list[GenerateJob]:
         """Checked requests, not queued yet."""
         many = split_prompts(prompts)
         each = self.params_of(params, len(many))
-        names: SequenceOf[str | None] = [None] * len(many) if request_ids is None else request_ids
+        names: Sequence[str | None] = [None] * len(many) if request_ids is None else request_ids
         if request_ids is not None and len({*request_ids}) != len(many):
             raise InvalidRequestError(
                 f"request_ids: expected {len(many)} different names, got {len({*request_ids})}", param="request_ids"
@@ -122,12 +121,12 @@ class Intake:
 
     def score_job(
         self,
-        prompt: str | SequenceOf[int],
-        answer: str | SequenceOf[int],
+        prompt: str | Sequence[int],
+        answer: str | Sequence[int],
         *,
         mc_num: int,
         seed: int,
-        noise: SequenceOf[Mapping[str, object]] | None,
+        noise: Sequence[Mapping[str, object]] | None,
         cfg_scale: float,
         request_id: str | None,
     ) -> ScoreJob:

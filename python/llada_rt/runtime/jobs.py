@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from collections.abc import Sequence as SequenceOf
+from collections.abc import Callable, Sequence
 from typing import Literal
 
-from ..planning.scheduler import Draws, Member, Sequence
+from ..planning.scheduler import Draws, Member
+from ..planning.sequence import SequenceState
 
 
 class Job:
@@ -29,12 +29,12 @@ class Job:
         self.joined: Callable[[Member], None] | None = None  # called with a member that is made when it is needed
 
     @property
-    def sources(self) -> SequenceOf[Sequence | Draws]:
+    def sources(self) -> Sequence[SequenceState | Draws]:
         """What it puts into the queue."""
         raise NotImplementedError
 
     @property
-    def members(self) -> SequenceOf[Member]:
+    def members(self) -> Sequence[Member]:
         """Those that there are now; `joined` is told of later ones."""
         raise NotImplementedError
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from collections.abc import Sequence as SequenceOf
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from ..errors import RequestCancelledError
@@ -35,11 +34,11 @@ class ScoreJob(Job):
             yield draw
 
     @property
-    def sources(self) -> SequenceOf[Draws]:
+    def sources(self) -> Sequence[Draws]:
         return [self._source]
 
     @property
-    def members(self) -> SequenceOf[Member]:
+    def members(self) -> Sequence[Member]:
         return list(self._index_of)
 
     @property

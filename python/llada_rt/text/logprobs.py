@@ -6,12 +6,12 @@ from collections.abc import Iterable
 
 from ..outputs import TokenLogprob, TopLogprob
 from ..planning.plan import Alternative
-from ..planning.scheduler import Sequence
+from ..planning.sequence import SequenceState
 from .tokenizer import Tokenizer
 
 
 def token_logprobs(
-    sequence: Sequence, tokens: Iterable[tuple[int, int]], tokenizer: Tokenizer | None
+    sequence: SequenceState, tokens: Iterable[tuple[int, int]], tokenizer: Tokenizer | None
 ) -> list[TokenLogprob]:
     """The log-probabilities of each (canvas position, id), in order. A position that no step filled has no numbers."""
     special = tokenizer.control_ids if tokenizer else frozenset[int]()

@@ -1,4 +1,4 @@
-"""From what a caller gives (text, ids, messages, segments) to a checked Request, and from there to a Sequence.
+"""From what a caller gives (text, ids, messages, segments) to a checked Request, and from there to a SequenceState.
 
 Everything is checked here, before any work; below this file values are trusted.
 """
@@ -24,7 +24,7 @@ from ..planning.decoders import decoder_of
 from ..planning.expression import regex_of
 from ..planning.grammar import Grammar
 from ..planning.plan import SamplingRule, Span
-from ..planning.scheduler import Sequence
+from ..planning.sequence import SequenceState
 from .chat.messages import check_messages, text_of
 from .template import Hole, Template, read_template
 from .tokenizer import Tokenizer
@@ -329,7 +329,7 @@ def without_what_prompt_excludes(prompt: object, params: SamplingParams) -> Samp
     return params.without_defaults("stop", "stop_token_ids", "regex", "choice", *lengths)
 
 
-def make_sequence(request: Request, params: SamplingParams, special: SpecialIds, *, seed: int) -> Sequence:
+def make_sequence(request: Request, params: SamplingParams, special: SpecialIds, *, seed: int) -> SequenceState:
     """The sequence of one sample of a checked request."""
     template, start = request.template, len(request.prompt_token_ids)
     is_infill = template is not None
@@ -352,7 +352,7 @@ def make_sequence(request: Request, params: SamplingParams, special: SpecialIds,
     end_from = start if template is None else None if template.open_from is None else start + template.open_from
     ends = special.ordered_ends
     unconfident = (*ends, -1, -1)[:2]  # the compiled loop takes two
-    return Sequence(
+    return SequenceState(
         request_id=request.request_id,
         canvas=canvas,
         cache=CACHES[params.cache](),
