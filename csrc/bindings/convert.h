@@ -18,6 +18,8 @@ namespace py = pybind11;
 using FloatArray = py::array_t<float, py::array::c_style | py::array::forcecast>;
 using IntArray = py::array_t<std::int32_t, py::array::c_style | py::array::forcecast>;
 
+using WordArray = py::array_t<std::uint32_t, py::array::c_style | py::array::forcecast>;
+
 inline std::vector<std::int32_t> to_vector(const IntArray& array) {
   check(array.ndim() == 1, ErrorKind::kInvalidRequest, "expected an array of one dimension, got ", array.ndim());
   return {array.data(), array.data() + array.size()};

@@ -186,7 +186,8 @@ class OpsHandle {
 
   py::dict candidates(const FloatArray& hidden, const FloatArray& head, const std::string& compute_type,
                       const std::optional<FloatArray>& guide_hidden, const SamplingRule& rule,
-                      const IntArray& positions, const std::optional<IntArray>& targets) {
+                      const IntArray& positions, const std::optional<IntArray>& targets,
+                      const std::optional<WordArray>& allowed) {
     const ComputeType& type = parse_compute_type(compute_type, ops_);
     const View in = view(hidden, 2, "hidden");
     const View w = view(head, 2, "head");
@@ -194,6 +195,8 @@ class OpsHandle {
           " columns of hidden, an even number, got ", in.cols);
     check(positions.size() == in.rows && (!targets || targets->size() == in.rows), ErrorKind::kInvalidRequest,
           "expected ", in.rows, " positions and targets");
+    check(!allowed || (allowed->ndim() == 2 && allowed->shape(0) == in.rows && allowed->shape(1) == set_words(w.rows)),
+          ErrorKind::kInvalidRequest, "expected a set of ", set_words(w.rows), " words for each of ", in.rows, " rows");
     const std::int64_t num_hidden = guide_hidden ? 2 * in.rows : in.rows;
     std::vector<float> all(in.data, in.data + in.rows * in.cols);
     if (guide_hidden) {
@@ -207,6 +210,7 @@ class OpsHandle {
       requests[r].guide_row = guide_hidden ? static_cast<std::int32_t>(in.rows + static_cast<std::int64_t>(r)) : -1;
       requests[r].position = positions.data()[r];
       requests[r].target = targets ? targets->data()[r] : -1;
+      requests[r].allowed = allowed ? static_cast<std::int32_t>(r) : -1;
     }
     std::vector<Candidate> out(requests.size());
     const std::int64_t most = rule.num_alternatives;
@@ -215,8 +219,8 @@ class OpsHandle {
     std::vector<Alternative> ranked(requests.size() * static_cast<std::size_t>(most));
     const Packed packed = pack(place_, w, type);
     const Placed device_rows = placed(rows.tensor);
-    ops_.candidates(stream_, device_rows.tensor, packed.weight, &rule, 1, requests.data(), in.rows, out.data(), most,
-                    ranked.data());
+    ops_.candidates(stream_, device_rows.tensor, packed.weight, &rule, 1, requests.data(), in.rows,
+                    allowed ? allowed->data() : nullptr, allowed ? in.rows : 0, out.data(), most, ranked.data());
     ops_.finish(stream_);
     for (std::size_t r = 0; r < out.size(); ++r)
       check(out[r].token >= 0, ErrorKind::kInternal, "expected finite logits in row ", r, ", got NaN or infinity");
@@ -413,16 +417,17 @@ void bind_ops(py::module_& module) {
              const std::optional<FloatArray>& guide_hidden, double guidance_scale, double temperature,
              std::uint64_t seed, std::int32_t step, const IntArray& positions, std::int32_t score, std::int32_t mask_id,
              bool propose_mask, std::int32_t suppressed_token, std::int32_t unconfident_token_0,
-             std::int32_t unconfident_token_1, const std::optional<IntArray>& targets, std::int32_t num_alternatives) {
+             std::int32_t unconfident_token_1, const std::optional<IntArray>& targets, std::int32_t num_alternatives,
+             const std::optional<WordArray>& allowed) {
             const SamplingRule rule =
                 sampling_rule(guidance_scale, temperature, seed, step, score, mask_id, propose_mask, suppressed_token,
                               unconfident_token_0, unconfident_token_1, num_alternatives);
-            return ops.candidates(hidden, head, compute_type, guide_hidden, rule, positions, targets);
+            return ops.candidates(hidden, head, compute_type, guide_hidden, rule, positions, targets, allowed);
           },
           "hidden"_a, "head"_a, "compute_type"_a, py::kw_only(), "guide_hidden"_a = py::none(),
           "guidance_scale"_a = 0.0, "temperature"_a = 0.0, "seed"_a = 0, "step"_a = 0, "positions"_a, "score"_a = 0,
           "mask_id"_a = -1, "propose_mask"_a = true, "suppressed_token"_a = -1, "unconfident_token_0"_a = -1,
-          "unconfident_token_1"_a = -1, "targets"_a = py::none(), "num_alternatives"_a = 0)
+          "unconfident_token_1"_a = -1, "targets"_a = py::none(), "num_alternatives"_a = 0, "allowed"_a = py::none())
       .def("commit", &OpsHandle::commit, "canvas"_a, "positions"_a, "tokens"_a, "confidence"_a, "select"_a, "count"_a,
            "select_value"_a, "mask_id"_a, "alternatives"_a = py::none())
       .def("measure_peak", &OpsHandle::measure_peak, "dtype"_a);

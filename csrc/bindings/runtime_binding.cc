@@ -120,7 +120,8 @@ py::dict trace(const RuntimeHandle& handle) {
 
 py::tuple denoise(const RuntimeHandle& handle, const py::array_t<SequencePlan, py::array::c_style>& sequences,
                   const py::array_t<QuerySpan, py::array::c_style>& spans, std::int32_t max_steps,
-                  const std::optional<IntArray>& targets, double max_seconds, bool alternatives) {
+                  const std::optional<IntArray>& targets, double max_seconds, bool alternatives,
+                  const std::optional<IntArray>& allowed_positions, const std::optional<WordArray>& allowed) {
   const std::shared_ptr<Runtime> runtime = handle.get();
   StepPlan plan;
   plan.sequences = sequences.data();
@@ -132,6 +133,16 @@ py::tuple denoise(const RuntimeHandle& handle, const py::array_t<SequencePlan, p
   if (targets) {
     plan.targets = targets->data();
     plan.num_targets = targets->size();
+  }
+  check(allowed.has_value() == allowed_positions.has_value(), ErrorKind::kInvalidRequest,
+        "expected allowed_positions and allowed together");
+  if (allowed) {
+    const std::int64_t num_words = set_words(runtime->config().vocab_size);
+    check(allowed->ndim() == 2 && allowed->shape(0) == allowed_positions->size() && allowed->shape(1) == num_words,
+          ErrorKind::kInvalidRequest, "allowed: expected a row of ", num_words, " words for each position");
+    plan.allowed_positions = allowed_positions->data();
+    plan.allowed = allowed->data();
+    plan.num_sets = allowed_positions->size();
   }
   StepResult result;
   {
@@ -289,7 +300,8 @@ void bind_runtime(py::module_& module) {
   PYBIND11_NUMPY_DTYPE(SamplingRule, mask_id, score, temperature, guidance_scale, seed, suppressed_token,
                        unconfident_tokens, propose_mask, num_alternatives, step);
   PYBIND11_NUMPY_DTYPE(SequencePlan, slot, guide_slot, first_begin, first_end, next_begin, next_end, block_start,
-                       block_stop, commit_start, step, compact, targets_begin, targets_end, select, sampling);
+                       block_stop, commit_start, step, compact, targets_begin, targets_end, allowed_begin, allowed_end,
+                       select, sampling);
   PYBIND11_NUMPY_DTYPE(SequenceOutcome, num_query_rows, num_refreshes, num_steps, num_masked, block_done, bad_position);
   PYBIND11_NUMPY_DTYPE(CommitRecord, sequence, step, position, token, confidence, log_prob);
   PYBIND11_NUMPY_DTYPE(Alternative, token, log_prob);
@@ -406,7 +418,8 @@ void bind_runtime(py::module_& module) {
           },
           py::arg("slot"))
       .def("denoise", denoise, py::arg("sequences"), py::arg("spans"), py::arg("max_steps"),
-           py::arg("targets") = std::nullopt, py::arg("max_seconds") = 0.0, py::arg("alternatives") = false)
+           py::arg("targets") = std::nullopt, py::arg("max_seconds") = 0.0, py::arg("alternatives") = false,
+           py::arg("allowed_positions") = std::nullopt, py::arg("allowed") = std::nullopt)
       .def("forward", forward, py::arg("tokens"))
       .def("forward_in_place", forward_in_place, py::arg("tokens"), py::arg("hidden"))
       .def("hidden", hidden, py::arg("slot"), py::arg("spans"), py::arg("positions"))

@@ -16,13 +16,24 @@ namespace {
 constexpr std::int64_t kChunkPanels = kCandidateChunk / kPanel;
 
 // One token at a time: tiles with special tokens, the last tile, and rows with noise.
-void fold_slowly(RowState& state, const SamplingRule& rule, const CandidateRow& row, const float* logits,
-                 std::int32_t first, std::int64_t n) {
-  for (std::int64_t i = 0; i < n; ++i) fold_token(state, rule, row, first + static_cast<std::int32_t>(i), logits[i]);
+void fold_slowly(RowState& state, const SamplingRule& rule, const CandidateRow& row, const std::uint32_t* set,
+                 const float* logits, std::int32_t first, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i)
+    fold_token(state, rule, row, set, first + static_cast<std::int32_t>(i), logits[i]);
+}
+
+// The best of the tile's tokens in a set, which is seldom asked: the largest logit has to be better than the best.
+void fold_allowed(RowState& state, const std::uint32_t* set, const float* logits, std::int32_t first) {
+  for (std::int32_t i = 0; i < kPanel; ++i) {
+    if (!is_allowed(set, first + i) || !(static_cast<double>(logits[i]) > state.best_score)) continue;
+    state.best_score = static_cast<double>(logits[i]);
+    state.best_logit = logits[i];
+    state.best_token = first + i;
+  }
 }
 
 // A full tile of ordinary tokens without noise; returns its largest logit.
-LLADA_INLINE float fold_fast(RowState& state, const float* logits, std::int32_t first) {
+LLADA_INLINE float fold_fast(RowState& state, const std::uint32_t* set, const float* logits, std::int32_t first) {
   F32 top = set1(kNoLogit), next = set1(kNoLogit);
   F32 poison = zero();
   for (std::int64_t i = 0; i < kPanel; i += kLanes) {
@@ -50,7 +61,9 @@ LLADA_INLINE float fold_fast(RowState& state, const float* logits, std::int32_t 
     }
     push_largest(state, a, b);
   }
-  if (static_cast<double>(a) > state.best_score) {
+  if (static_cast<double>(a) > state.best_score && set != nullptr) {
+    fold_allowed(state, set, logits, first);
+  } else if (static_cast<double>(a) > state.best_score) {
     std::int32_t i = 0;
     while (logits[i] != a && i < kPanel - 1) ++i;
     state.best_score = static_cast<double>(a);
@@ -94,8 +107,8 @@ LLADA_INLINE bool ordinary(const SamplingRule& rule, const CandidateRow& row, st
 }  // namespace
 
 void candidates(Stream stream, ConstTensor hidden, const PackedWeight& head, const SamplingRule* rules, std::int64_t,
-                const CandidateRow* rows, std::int64_t num_rows, Candidate* out, std::int64_t most,
-                Alternative* alternatives) {
+                const CandidateRow* rows, std::int64_t num_rows, const std::uint32_t* allowed, std::int64_t,
+                Candidate* out, std::int64_t most, Alternative* alternatives) {
   if (num_rows == 0) return;
   const std::int64_t num_panels = num_panels_of(head);
   const std::int64_t num_chunks = (num_panels + kChunkPanels - 1) / kChunkPanels;
@@ -131,11 +144,13 @@ void candidates(Stream stream, ConstTensor hidden, const PackedWeight& head, con
             store(mixed + i, load(guide + i) + factor * (load(of_row + i) - load(guide + i)));
           of_row = mixed;
         }
+        const std::uint32_t* const set =
+            rows[r].allowed < 0 ? nullptr : allowed + rows[r].allowed * set_words(head.num_out);
         float largest = std::numeric_limits<float>::infinity();
         if (n == kPanel && ordinary(rule, rows[r], first))
-          largest = fold_fast(state[r], of_row, first);
+          largest = fold_fast(state[r], set, of_row, first);
         else
-          fold_slowly(state[r], rule, rows[r], of_row, first, n);
+          fold_slowly(state[r], rule, rows[r], set, of_row, first, n);
         if (rule.num_alternatives == 0) continue;
         Ranked* const list = lists + (worker * num_rows + r) * most;
         if (largest >= list[rule.num_alternatives - 1].logit) rank(list, rule, of_row, first, n);

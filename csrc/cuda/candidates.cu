@@ -110,8 +110,8 @@ void run_head(const HeadArgs& args, cudaStream_t stream) {
 }  // namespace
 
 void candidates(Stream stream, ConstTensor hidden, const PackedWeight& head, const SamplingRule* rules,
-                std::int64_t num_rules, const CandidateRow* rows, std::int64_t num_rows, Candidate* out,
-                std::int64_t most, Alternative* alternatives) {
+                std::int64_t num_rules, const CandidateRow* rows, std::int64_t num_rows, const std::uint32_t* allowed,
+                std::int64_t num_sets, Candidate* out, std::int64_t most, Alternative* alternatives) {
   if (num_rows == 0) return;
   Session& session = session_of(stream);
   HeadArgs args{};
@@ -120,6 +120,7 @@ void candidates(Stream stream, ConstTensor hidden, const PackedWeight& head, con
   args.rows = hidden.dtype;
   args.weight = head.dtype;
   args.head.rules = session.input(rules, num_rules);
+  if (num_sets > 0) args.head.allowed = session.input(allowed, num_sets * set_words(head.num_out));
   const std::int64_t most_rows = std::min(num_rows, most > 0 ? kMostRankedRows : kMostRows);
   const std::int64_t num_states = most_rows * args.num_chunks;
   const std::int64_t state_bytes = num_states * static_cast<std::int64_t>(sizeof(RowState));

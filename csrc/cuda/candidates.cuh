@@ -37,6 +37,7 @@ struct HeadRows {
   const SamplingRule* rules;
   const CandidateRow* rows;          // (num_rows)
   const std::int32_t* candidate_of;  // (num_slots): index of its candidate, -1: a guide, or nobody
+  const std::uint32_t* allowed;      // (num_sets, set_words): the sets of tokens that rows name
   RowState* states;                  // (num_rows, num_chunks)
   Ranked* lists;                     // (num_rows, num_chunks, most)
   std::int64_t most;                 // alternatives that a row asks for; 0: there are no lists
@@ -73,10 +74,11 @@ __device__ __forceinline__ double sum_of_warp(double value) {
 }
 
 // A row of the chunk of tokens that begins with `first`; `count` of them exist. Same arithmetic as fold_token, but the
-// exponentials are float32 and the order is the warp's.
+// exponentials are float32 and the order is the warp's. set: see fold_token; a word of it is a load for the whole warp.
 template <class LogitAt>
-__device__ __forceinline__ RowState fold_chunk(const SamplingRule& rule, const CandidateRow& row, std::int32_t first,
-                                               std::int32_t count, const LogitAt& logit_at) {
+__device__ __forceinline__ RowState fold_chunk(const SamplingRule& rule, const CandidateRow& row,
+                                               const std::uint32_t* set, std::int32_t first, std::int32_t count,
+                                               const LogitAt& logit_at) {
   constexpr int kEach = kChunkTokens / 32;
   const std::int32_t lane = static_cast<std::int32_t>(threadIdx.x) % 32;
   float logits[kEach];
@@ -94,7 +96,7 @@ __device__ __forceinline__ RowState fold_chunk(const SamplingRule& rule, const C
     }
     if (at >= count) continue;
     finite = finite && is_finite(logits[i]);
-    if (token == rule.mask_id || token == rule.suppressed_token) continue;
+    if (token == rule.mask_id || token == rule.suppressed_token || !is_allowed(set, token)) continue;
     const double score = score_of(rule, row, token, logits[i]);
     if (score > state.best_score) {
       state.best_score = score;
@@ -121,7 +123,7 @@ __device__ __forceinline__ RowState fold_chunk(const SamplingRule& rule, const C
   const auto is_here = [&](std::int32_t token) { return token >= first && token - first < count; };
   if (state.best_token >= 0) state.best_logit = logit_at(state.best_token - first);
   if (is_here(row.target)) state.target_logit = logit_at(row.target - first);
-  if (is_here(rule.mask_id) && rule.mask_id != rule.suppressed_token) {
+  if (is_here(rule.mask_id) && rule.mask_id != rule.suppressed_token && is_allowed(set, rule.mask_id)) {
     state.mask_logit = logit_at(rule.mask_id - first);
     state.mask_score = score_of(rule, row, rule.mask_id, state.mask_logit);
   }
@@ -222,7 +224,9 @@ __global__ void __launch_bounds__(Tile::kThreads, kHeadBlocks<Tile, kRanks>)
       const float guide = own[kLogitStep + at];
       return guide + factor * (own[at] - guide);
     };
-    const RowState state = fold_chunk(rule, row, static_cast<std::int32_t>(first), count, logit_at);
+    const std::uint32_t* const set =
+        row.allowed < 0 ? nullptr : head.allowed + row.allowed * set_words(input.num_outputs);
+    const RowState state = fold_chunk(rule, row, set, static_cast<std::int32_t>(first), count, logit_at);
     const std::int64_t place = std::int64_t{index} * gridDim.y + blockIdx.y;
     if (threadIdx.x % 32 == 0) head.states[place] = state;
     if (kRanks && rule.num_alternatives > 0)

@@ -19,15 +19,17 @@ std::int32_t count_masks(const std::vector<std::int32_t>& canvas, const Sequence
 
 // LLaDA's schedule: num_masked spread over num_steps, the first ones take one more.
 std::int64_t num_scheduled(const SelectRule& rule, std::int32_t step) {
-  if (step >= rule.num_steps) return 0;
+  if (rule.kind == Select::kPropose || step >= rule.num_steps) return 0;
   return rule.num_masked / rule.num_steps + (step < rule.num_masked % rule.num_steps ? 1 : 0);
 }
 
 bool is_scored(const SequencePlan& plan) { return plan.targets_begin < plan.targets_end; }
 
+bool is_proposed(const SequencePlan& plan) { return plan.select.kind == Select::kPropose; }
+
 bool is_done(const SequencePlan& plan, std::int32_t num_masked, std::int32_t num_steps) {
   if (is_scored(plan)) return num_steps > 0;
-  if (num_masked == 0) return true;
+  if (num_masked == 0 || (is_proposed(plan) && num_steps > 0)) return true;
   // Counts never grow along the schedule: a zero means that only zeros follow.
   return plan.select.kind == Select::kTopK && num_scheduled(plan.select, plan.select.next_step + num_steps) == 0;
 }
@@ -44,6 +46,19 @@ bool is_named(Enum value, const char* const (&)[kCount]) {
   return static_cast<std::int32_t>(value) >= 0 && static_cast<std::int32_t>(value) < static_cast<std::int32_t>(kCount);
 }
 
+// Whether a set holds a token that can be a candidate.
+bool allows_any(const SequencePlan& plan, const std::uint32_t* set, std::int64_t vocab_size) {
+  for (std::int64_t word = 0; word < set_words(vocab_size); ++word) {
+    std::uint32_t bits = set[word];
+    for (const std::int32_t token : {plan.sampling.mask_id, plan.sampling.suppressed_token})
+      if (token >= 0 && token / 32 == word) bits &= ~(1u << (token % 32));
+    const std::int64_t left = vocab_size - 32 * word;
+    if (left < 32) bits &= (1u << left) - 1u;
+    if (bits != 0) return true;
+  }
+  return false;
+}
+
 void check_plan(const StepPlan& plan, KvPool& pool, std::int64_t vocab_size) {
   const auto expect = [](bool ok, std::int64_t s, const char* what) {
     check(ok, ErrorKind::kInvalidRequest, "sequence ", s, " of the plan: expected ", what);
@@ -58,7 +73,7 @@ void check_plan(const StepPlan& plan, KvPool& pool, std::int64_t vocab_size) {
            s, "0 <= commit_start <= block_start < block_stop <= length of the canvas");
     const SelectRule& select = p.select;
     const SamplingRule& sampling = p.sampling;
-    expect(is_named(select.kind, kSelectNames), s, "a select rule from 0 to 2");
+    expect(is_named(select.kind, kSelectNames), s, "a select rule from 0 to 3");
     expect(is_named(sampling.score, kScoreNames), s, "a score from 0 to 3");
     expect(sampling.num_alternatives >= 0 && sampling.num_alternatives <= kMostAlternatives, s, "0 to 20 alternatives");
     expect(select.kind != Select::kTopK || (select.num_steps >= 1 && select.num_masked >= 0 && select.next_step >= 0),
@@ -79,6 +94,17 @@ void check_plan(const StepPlan& plan, KvPool& pool, std::int64_t vocab_size) {
       expect(select.kind == Select::kTopK && select.num_masked == 0, s, "an empty schedule beside targets");
       for (std::int32_t i = p.targets_begin; i < p.targets_end; ++i)
         expect(plan.targets[i] < vocab_size, s, "targets from the vocabulary");
+    }
+    expect(0 <= p.allowed_begin && p.allowed_begin <= p.allowed_end && p.allowed_end <= plan.num_sets, s,
+           "a range of the sets of allowed tokens");
+    std::int32_t from = p.block_start;
+    for (std::int32_t i = p.allowed_begin; i < p.allowed_end; ++i) {
+      const std::int32_t position = plan.allowed_positions[i];
+      expect(from <= position && position < p.block_stop, s,
+             "sets of allowed tokens at ascending positions of the block");
+      expect(allows_any(p, plan.allowed + i * set_words(vocab_size), vocab_size), s,
+             "sets with a token that is neither the mask id nor suppressed");
+      from = position + 1;
     }
     for (std::int64_t other = 0; other < s; ++other)
       expect(plan.sequences[other].slot != p.slot, s, "a slot of its own");
@@ -133,10 +159,11 @@ void DenoisingLoop::step(Stream stream, const StepPlan& plan, std::int32_t index
     result.outcomes[static_cast<std::size_t>(s)].num_query_rows += num_rows;
     result.outcomes[static_cast<std::size_t>(s)].num_refreshes += num_rows == length_of(pool_.at(sequence.slot));
     const SelectRule& select = sequence.select;
-    groups_.push_back({begin, static_cast<std::int64_t>(rows_.size()), select.kind,
+    groups_.push_back({begin, static_cast<std::int64_t>(rows_.size()),
+                       is_proposed(sequence) ? Select::kTopK : select.kind,
                        num_scheduled(select, select.next_step + index), select.value, sequence.sampling.mask_id});
   }
-  find_candidates(stream);
+  find_candidates(stream, plan);
   chosen_.assign(rows_.size(), -1);
   ops_.commit(stream, candidates_.data(), static_cast<std::int64_t>(rows_.size()), groups_.data(),
               static_cast<std::int64_t>(groups_.size()), chosen_.data());
@@ -150,23 +177,31 @@ void DenoisingLoop::step(Stream stream, const StepPlan& plan, std::int32_t index
     const bool gives_log_probs = is_scored(sequence) && outcome.bad_position < 0;
     for (std::int64_t i = group.begin; i < group.end && gives_log_probs; ++i)
       result.log_probs.push_back(candidates_[static_cast<std::size_t>(i)].target_log_prob);
+    for (std::int64_t i = group.begin; i < group.end && is_proposed(sequence) && outcome.bad_position < 0; ++i)
+      tell(plan, s, index, static_cast<std::size_t>(i), result);
     for (std::int64_t i = group.begin; i < group.end && chosen_[static_cast<std::size_t>(i)] >= 0; ++i) {
       const std::size_t row = static_cast<std::size_t>(chosen_[static_cast<std::size_t>(i)]);
-      const Candidate& candidate = candidates_[row];
-      if (candidate.token == sequence.sampling.mask_id) continue;
-      const std::int32_t position = rows_[row].position;
-      pool_.at(sequence.slot).canvas[static_cast<std::size_t>(position)] = candidate.token;
-      if (sequence.guide_slot >= 0)
-        pool_.at(sequence.guide_slot).canvas[static_cast<std::size_t>(position)] = candidate.token;
-      result.commits.push_back(
-          {static_cast<std::int32_t>(s), index, position, candidate.token, candidate.confidence, candidate.log_prob});
-      const auto of_row = alternatives_.begin() + static_cast<std::ptrdiff_t>(row) * most_alternatives_;
-      result.alternatives.insert(result.alternatives.end(), of_row, of_row + sequence.sampling.num_alternatives);
+      const std::int32_t token = candidates_[row].token;
+      if (token == sequence.sampling.mask_id) continue;
+      const std::size_t position = static_cast<std::size_t>(rows_[row].position);
+      pool_.at(sequence.slot).canvas[position] = token;
+      if (sequence.guide_slot >= 0) pool_.at(sequence.guide_slot).canvas[position] = token;
+      tell(plan, s, index, row, result);
     }
     outcome.num_steps = index + 1;
     outcome.num_masked = count_masks(pool_.at(sequence.slot).canvas, sequence);
     outcome.block_done = outcome.bad_position >= 0 || is_done(sequence, outcome.num_masked, index + 1);
   }
+}
+
+// Puts the candidate of a row, and its alternatives, into the result.
+void DenoisingLoop::tell(const StepPlan& plan, std::int64_t s, std::int32_t index, std::size_t row,
+                         StepResult& result) const {
+  const Candidate& candidate = candidates_[row];
+  result.commits.push_back({static_cast<std::int32_t>(s), index, rows_[row].position, candidate.token,
+                            candidate.confidence, candidate.log_prob});
+  const auto of_row = alternatives_.begin() + static_cast<std::ptrdiff_t>(row) * most_alternatives_;
+  result.alternatives.insert(result.alternatives.end(), of_row, of_row + plan.sequences[s].sampling.num_alternatives);
 }
 
 // Fills positions_ with what a step recomputes of `span`.
@@ -190,6 +225,7 @@ std::int64_t DenoisingLoop::add_sequence(const StepPlan& plan, std::int64_t s, b
   const std::int32_t begin = first ? sequence.first_begin : sequence.next_begin;
   const std::int32_t end = first ? sequence.first_end : sequence.next_end;
   std::size_t candidate_of_guide = rows_.size();
+  std::int32_t set = sequence.allowed_begin;
   std::int64_t num_rows = 0;
   for (std::int32_t i = begin; i < end; ++i) {
     choose_positions(sequence, s, plan.spans[i], first);
@@ -208,6 +244,8 @@ std::int64_t DenoisingLoop::add_sequence(const StepPlan& plan, std::int64_t s, b
       candidate.hidden_row = static_cast<std::int32_t>(batch_.wanted.size());
       candidate.position = position;
       candidate.rule = static_cast<std::int32_t>(s);
+      while (set < sequence.allowed_end && plan.allowed_positions[set] < position) ++set;
+      if (set < sequence.allowed_end && plan.allowed_positions[set] == position) candidate.allowed = set;
       rows_.push_back(candidate);
       batch_.wanted.push_back(row);
     }
@@ -231,7 +269,7 @@ void DenoisingLoop::add_guide(const Slot& guide, std::int64_t visible, std::size
 }
 
 // Fills candidates_ and alternatives_ from the batch.
-void DenoisingLoop::find_candidates(Stream stream) {
+void DenoisingLoop::find_candidates(Stream stream, const StepPlan& plan) {
   const ConstTensor hidden = model_.forward(stream, batch_);
   // Rows of no group fill the bucket, so that steps have few shapes.
   while (static_cast<std::int64_t>(rows_.size()) % ops_.row_bucket != 0) rows_.push_back({});
@@ -240,8 +278,8 @@ void DenoisingLoop::find_candidates(Stream stream) {
   for (const SamplingRule& rule : rules_) most_alternatives_ = std::max(most_alternatives_, rule.num_alternatives);
   alternatives_.assign(rows_.size() * static_cast<std::size_t>(most_alternatives_), Alternative{});
   ops_.candidates(stream, hidden, weights_.head, rules_.data(), static_cast<std::int64_t>(rules_.size()), rows_.data(),
-                  static_cast<std::int64_t>(rows_.size()), candidates_.data(), most_alternatives_,
-                  alternatives_.data());
+                  static_cast<std::int64_t>(rows_.size()), plan.allowed, plan.num_sets, candidates_.data(),
+                  most_alternatives_, alternatives_.data());
 }
 
 // The first position of the group without finite logits, or -1.

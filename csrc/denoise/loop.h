@@ -24,7 +24,8 @@ class DenoisingLoop {
   std::int64_t add_sequence(const StepPlan& plan, std::int64_t s, bool first);
   void add_guide(const Slot& guide, std::int64_t visible, std::size_t& candidate);
   void choose_positions(const SequencePlan& plan, std::int64_t s, const QuerySpan& span, bool first);
-  void find_candidates(Stream stream);
+  void find_candidates(Stream stream, const StepPlan& plan);
+  void tell(const StepPlan& plan, std::int64_t s, std::int32_t index, std::size_t row, StepResult& result) const;
   std::int32_t bad_position(const CommitGroup& group) const;
 
   Transformer& model_;

@@ -10,7 +10,9 @@
 
 namespace llada {
 
-// Which candidates a step commits. The fields are those of SelectRule in llada_rt/planning/plan.py, in this order.
+// Which candidates a step commits. kPropose commits none: the one step tells every candidate, and the caller writes
+// into the canvas what it makes of them. The fields are those of SelectRule in llada_rt/planning/plan.py, in this
+// order.
 struct SelectRule {
   Select kind;
   std::int32_t num_masked;  // masks in the block when it began: what a top_k schedule divides
@@ -35,6 +37,8 @@ struct SequencePlan {
   // Range of the plan's targets, one for each position of the canvas: the sequence is scored. One step gives the
   // log-probability of each position with a target (not -1), nothing is committed. Empty: it is decoded.
   std::int32_t targets_begin, targets_end;
+  // Range of the plan's sets of allowed tokens: the candidates at these positions come out of them.
+  std::int32_t allowed_begin, allowed_end;
   SelectRule select;
   SamplingRule sampling;
 };
@@ -46,6 +50,9 @@ struct StepPlan {
   std::int64_t num_spans = 0;
   const std::int32_t* targets = nullptr;  // of the scored sequences, one for each position of their canvas
   std::int64_t num_targets = 0;
+  const std::int32_t* allowed_positions = nullptr;  // (num_sets), ascending within a sequence
+  const std::uint32_t* allowed = nullptr;           // (num_sets, set_words(vocabulary)), see Ops::candidates
+  std::int64_t num_sets = 0;
   std::int32_t max_steps = 1;
   // No step begins that would end later than this after the call began, were it as long as the one before; 0: no limit.
   double max_seconds = 0;
@@ -56,11 +63,12 @@ struct SequenceOutcome {
   std::int32_t num_refreshes;   // steps that recomputed the whole canvas
   std::int32_t num_steps;       // forwards run in this call
   std::int32_t num_masked;      // masks left in the block
-  std::int32_t block_done;      // no mask left, nothing left in the schedule, or no finite logits
+  std::int32_t block_done;      // no mask left, nothing left in the schedule, proposed, or no finite logits
   std::int32_t
       bad_position;  // -1, or the first position whose logits are not finite: nothing was committed in that step
 };
 
+// A committed token, or a proposed one.
 struct CommitRecord {
   std::int32_t sequence;  // index in the plan
   std::int32_t step;      // of this call, from 0
@@ -72,7 +80,7 @@ struct CommitRecord {
 
 struct StepResult {
   std::vector<SequenceOutcome> outcomes;
-  std::vector<CommitRecord> commits;  // by step, then sequence, then confidence
+  std::vector<CommitRecord> commits;  // by step, then sequence, then confidence; proposals by position
   std::vector<double> log_probs;      // of the targets, by sequence, then position; none of one without finite logits
   std::vector<Alternative> alternatives;  // of the commits, one after the other, as many as their sequence asks for
 };

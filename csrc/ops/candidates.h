@@ -12,8 +12,8 @@ namespace llada {
 
 constexpr float kNoLogit = -std::numeric_limits<float>::infinity();
 
-// What is known of a row after part of its vocabulary. `best` is over tokens other than the mask id; scores are logits,
-// or noised logits where there is a temperature.
+// What is known of a row after part of its vocabulary. `best` is over the tokens that may be the candidate, the mask id
+// apart; scores are logits, or noised logits where there is a temperature.
 struct RowState {
   double sum = 0;       // of exp(logit - largest) over the softmax
   double weighted = 0;  // of exp(logit - largest) (logit - largest)
@@ -73,20 +73,27 @@ LLADA_INLINE double score_of(const SamplingRule& rule, const CandidateRow& row, 
   return score;
 }
 
-// Takes one token; tokens come in ascending order.
-LLADA_INLINE void fold_token(RowState& state, const SamplingRule& rule, const CandidateRow& row, std::int32_t token,
-                             float logit) {
+// Whether a token is in a set; nullptr is the set of all.
+LLADA_INLINE bool is_allowed(const std::uint32_t* set, std::int32_t token) {
+  return set == nullptr || (set[token / 32] >> (token % 32) & 1u) != 0;
+}
+
+// Takes one token; tokens come in ascending order. set: the tokens that may be the candidate.
+LLADA_INLINE void fold_token(RowState& state, const SamplingRule& rule, const CandidateRow& row,
+                             const std::uint32_t* set, std::int32_t token, float logit) {
   if (!is_finite(logit)) state.finite = false;
   if (token == row.target) state.target_logit = logit;
   if (token == rule.suppressed_token) return;
-  const double score = score_of(rule, row, token, logit);
-  if (token == rule.mask_id) {
-    state.mask_score = score;
-    state.mask_logit = logit;
-  } else if (score > state.best_score) {
-    state.best_score = score;
-    state.best_logit = logit;
-    state.best_token = token;
+  if (is_allowed(set, token)) {
+    const double score = score_of(rule, row, token, logit);
+    if (token == rule.mask_id) {
+      state.mask_score = score;
+      state.mask_logit = logit;
+    } else if (score > state.best_score) {
+      state.best_score = score;
+      state.best_logit = logit;
+      state.best_token = token;
+    }
   }
   if (unconfident(rule, token)) return;
   push_largest(state, logit, kNoLogit);

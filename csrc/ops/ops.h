@@ -136,7 +136,12 @@ struct CandidateRow {
   std::int32_t position = 0;
   std::int32_t rule = 0;     // index into the rules
   std::int32_t target = -1;  // token whose log-probability is wanted
+  // Index of the set of tokens that may be the candidate; -1: each may. The mask id is in no set.
+  std::int32_t allowed = -1;
 };
+
+// Words of a set of tokens.
+constexpr std::int64_t set_words(std::int64_t vocab_size) { return (vocab_size + 31) / 32; }
 
 struct Candidate {
   std::int32_t token = -1;        // -1: the row's logits are not finite, and nothing else here means anything
@@ -157,8 +162,9 @@ struct Alternative {
   double log_prob = 0;      // as of a candidate
 };
 
-enum class Select : std::int32_t { kTopK = 0, kThreshold = 1, kFactor = 2 };
-constexpr const char* kSelectNames[] = {"top_k", "threshold", "factor"};
+// How candidates are selected. kPropose is for plans; no group has it.
+enum class Select : std::int32_t { kTopK = 0, kThreshold = 1, kFactor = 2, kPropose = 3 };
+constexpr const char* kSelectNames[] = {"top_k", "threshold", "factor", "propose"};
 
 // One sequence's share of a commit: candidates [begin, end), at ascending positions.
 struct CommitGroup {
@@ -238,9 +244,13 @@ struct Ops {
   // (num_rows). Ties: the lower token id wins. A row whose logits are not finite gets token -1.
   // alternatives: (num_rows, most), of each row as many entries as its rule asks for, most probable first; what the
   // others are is open. `most`: what the rules ask for at most; 0: nobody asks, and there is no such array.
+  // allowed: (num_sets, set_words(vocabulary)), token t is bit t % 32 of word t / 32. A set narrows the choice of the
+  // candidate and nothing else: confidence, log-probabilities and alternatives are of the whole softmax. A row whose
+  // set holds no token that may be chosen gets token -1.
   void (*candidates)(Stream, ConstTensor hidden, const PackedWeight& head, const SamplingRule* rules,
-                     std::int64_t num_rules, const CandidateRow* rows, std::int64_t num_rows, Candidate* out,
-                     std::int64_t most, Alternative* alternatives);
+                     std::int64_t num_rules, const CandidateRow* rows, std::int64_t num_rows,
+                     const std::uint32_t* allowed, std::int64_t num_sets, Candidate* out, std::int64_t most,
+                     Alternative* alternatives);
 
   // Chooses the candidates of each group that are to be committed: highest confidence first, then lower position.
   // kTopK: `count` of them. kThreshold: all with confidence >= value. kFactor: the largest n with

@@ -88,6 +88,8 @@ class Runtime:
         max_seconds: float = ...,
         *,
         alternatives: Literal[True],
+        allowed_positions: NDArray[np.int32] | None = ...,
+        allowed: NDArray[np.uint32] | None = ...,
     ) -> tuple[NDArray[np.void], NDArray[np.void], NDArray[np.float64], NDArray[np.void]]: ...
     def kv_slot_bytes(self, length: int) -> int: ...
     def workspace_bytes(self, num_rows: int) -> int: ...
@@ -174,6 +176,7 @@ class Ops:
         unconfident_token_1: int = ...,
         targets: NDArray[np.int32] | None = ...,
         num_alternatives: int = ...,
+        allowed: NDArray[np.uint32] | None = ...,
     ) -> dict[str, Any]: ...
     def commit(
         self,

@@ -118,6 +118,16 @@ def test_neighbours_are_not_felt(speaker: Engine, regexes, cache, temperature):
         assert output.text == alone.text
 
 
+def test_constrained_and_free_requests_share_forwards(speaker: Engine):
+    """Eight together take as many calls as the longest of them alone."""
+    params = [BASE.replace(regex="[a-z]{6}"), BASE.replace(steps=12)] * 4
+    before = speaker.stats()
+    outputs = speaker.generate([f"{index}ab" for index in range(8)], params)
+    after = speaker.stats()
+    assert after.num_forwards - before.num_forwards == max(o.outputs[0].diffusion.nfe for o in outputs) == 12
+    assert after.num_committed - before.num_committed == 8 * 12
+
+
 @pytest.mark.parametrize("mode", ["denoise", "append"])
 def test_it_streams(speaker: Engine, mode):
     params = BASE.replace(regex=r"\d+-\d+", seed=3)
@@ -180,14 +190,14 @@ def test_an_allowance_that_does_not_reach_ends_its_request_only(speaker: Engine,
 
 def test_many_slow_constraints_share_a_step_by_time(speaker: Engine, monkeypatch):
     """None is left out for ever, and a step ends in time for the deadlines and callers of others."""
-    step, turns = Constraint.step, []
+    advance, turns = Constraint.advance, []
 
-    def slow(constraint, *args):
+    def slow(constraint, tokens):
         time.sleep(0.12)
         turns.append(constraint)
-        return step(constraint, *args)
+        return advance(constraint, tokens)
 
-    monkeypatch.setattr(Constraint, "step", slow)
+    monkeypatch.setattr(Constraint, "advance", slow)
     stepper, longest = speaker._dispatcher._stepper, 0.0
     whole = stepper.step
 

@@ -20,8 +20,14 @@ def make(seed: int, rows: int, vocab: int, d: int, dtype: str, scale: float = 4.
     return hidden, head, np.sort(rng.choice(4 * rows + 1, rows, replace=False)).astype(np.int32)
 
 
-def check(ops, hidden, head, positions, dtype, guide_hidden=None, **rule) -> dict:
-    """Runs the op and compares every figure with float64; returns what the op gave."""
+def as_sets(allowed: np.ndarray) -> np.ndarray:
+    """(n, vocab) bool -> (n, words): token t is bit t % 32 of word t // 32."""
+    padded = np.pad(allowed, ((0, 0), (0, -allowed.shape[1] % 32)))
+    return np.packbits(padded, axis=-1, bitorder="little").view("<u4")
+
+
+def check(ops, hidden, head, positions, dtype, guide_hidden=None, allowed=None, **rule) -> dict:
+    """Runs the op and compares every figure with float64; returns what the op gave. allowed: (n, vocab) bool."""
     names = ("suppressed_token", "unconfident_token_0", "unconfident_token_1", "mask_id", "propose_mask")
     suppressed, un0, un1, mask_id, propose_mask = (rule.get(name, -1) for name in names)
     w, score = rule.get("guidance_scale", 0.0), rule.pop("score", "low_confidence")
@@ -30,6 +36,7 @@ def check(ops, hidden, head, positions, dtype, guide_hidden=None, **rule) -> dic
         "suppressed": [t for t in (suppressed,) if t >= 0],
         "unconfident": [t for t in (un0, un1) if t >= 0],
         "never": [mask_id] if propose_mask == 0 and mask_id >= 0 else [],
+        "allowed": allowed,
     }
     got = ops.candidates(
         hidden,
@@ -38,6 +45,7 @@ def check(ops, hidden, head, positions, dtype, guide_hidden=None, **rule) -> dic
         guide_hidden=guide_hidden,
         positions=positions,
         score=SCORES.index(score),
+        allowed=None if allowed is None else as_sets(allowed),
         **{"step": 0, **rule},
     )
     wide, narrow = matmul(hidden, head), hidden @ head.T

@@ -32,8 +32,9 @@ def test_a_sequence_has_the_same_fields_on_both_sides():
     """Those of the plan: spans and targets are ranges below."""
     below = set(records.SEQUENCE.names)
     ranges = {"first_query": "first", "next_query": "next", "block": "block", "targets": "targets"}
+    ranges["allowed"] = "allowed"
     above = {field.name for field in dataclasses.fields(SequencePlan)}
-    of_ranges = {f"{name}_{end}" for name in ("first", "next", "targets") for end in ("begin", "end")}
+    of_ranges = {f"{name}_{end}" for name in ("first", "next", "targets", "allowed") for end in ("begin", "end")}
     assert below - of_ranges - {"block_start", "block_stop"} == above - set(ranges)
     assert list(records.SPAN.names) == [field.name for field in dataclasses.fields(QuerySpan)]
 

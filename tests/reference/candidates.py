@@ -39,9 +39,10 @@ def candidates(
     suppressed=(),
     unconfident=(),
     never=(),
+    allowed=None,
 ) -> Candidates:
     """logits: (n, vocab). Ids in `suppressed` have logit -inf, in `never` are not chosen, in `unconfident` have p =
-    0.
+    0. allowed: (n, vocab) bool, the ids that may be chosen; None: each.
     """
     logits = np.array(logits, np.float64)
     logits[:, list(suppressed)] = -np.inf
@@ -50,6 +51,8 @@ def candidates(
         u = uniform(seed, step=step, positions=positions, tokens=np.arange(logits.shape[1]), stream=GUMBEL_STREAM)
         noisy -= temperature * np.log(-np.log(u))
     noisy[:, list(never)] = -np.inf
+    if allowed is not None:
+        noisy[~allowed] = -np.inf
     token = noisy.argmax(-1)  # the first, that is the lower id, among equals
     own = logits[np.arange(len(logits)), token]
     logits[:, list(unconfident)] = -np.inf

@@ -84,23 +84,26 @@ class Grammar:
     def read(self, states: States, text: str) -> States:
         """The states after some more text; empty: it does not fit."""
         for character in text:
-            key = states, self._class(character)
-            after = self._read.get(key)
-            if after is None:
-                if len(self._read) >= _MAX_KEPT:
-                    self._read.clear()
-                after = self._read[key] = self._after_all(states & self._readers[key[1]])
-            states = after
+            states = self.after(states, self._class(character))
             if not states:
                 break
         return states
 
-    def readable(self, states: States, table: CharacterTable) -> NDArray[np.bool_]:
-        """(num_characters,): which characters of the table may come next."""
+    def after(self, states: States, of_class: int) -> States:
+        """The states after a character of the class."""
+        key = states, of_class
+        after = self._read.get(key)
+        if after is None:
+            if len(self._read) >= _MAX_KEPT:
+                self._read.clear()
+            after = self._read[key] = self._after_all(states & self._readers[of_class])
+        return after
+
+    def classes(self, table: CharacterTable) -> NDArray[np.int64]:
+        """(num_characters,): the class of each character of the table. Those of a class are read alike."""
         if self._of_table is None or self._of_table[0] is not table:
             self._of_table = table, self._classes_of(table)
-        may = np.array([bool(states & readers) for readers in self._readers], dtype=np.bool_)
-        return may[self._of_table[1]]
+        return self._of_table[1]
 
     def shortest(self, states: States) -> str | None:
         """The shortest text, in characters that can be written, that completes one begun; None: there is none."""

@@ -9,7 +9,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-SelectKind = Literal["top_k", "threshold", "factor"]
+import numpy as np
+from numpy.typing import NDArray
+
+SelectKind = Literal["top_k", "threshold", "factor", "propose"]
 Score = Literal["low_confidence", "random", "margin", "entropy"]
 
 
@@ -41,7 +44,8 @@ class SelectRule:
     """Which candidates a step commits.
 
     `top_k` commits num_masked // num_steps + (i < num_masked % num_steps) at schedule index i, counted from
-    `next_step`; `threshold` and `factor` compare with `value` and always commit the best candidate.
+    `next_step`; `threshold` and `factor` compare with `value` and always commit the best candidate. `propose` commits
+    none: one step tells all candidates, and the caller writes what it makes of them.
     """
 
     kind: SelectKind
@@ -66,6 +70,14 @@ class SamplingRule:
     num_alternatives: int = 0  # that each commit tells, see Alternative
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class AllowedTokens:
+    """The tokens that may be the candidate at a position; the mask id never is. Confidence is of all tokens."""
+
+    position: int
+    tokens: NDArray[np.uint32]  # (vocabulary / 32, rounded up): token t is bit t % 32 of word t // 32
+
+
 @dataclass(frozen=True, slots=True)
 class SequencePlan:
     """One sequence's share of the next steps."""
@@ -82,6 +94,7 @@ class SequencePlan:
     compact: bool = False  # of next_query, recompute only the candidates of the step before
     # Scored, not decoded: the token wanted at each position of the canvas, -1 for none. Takes one step.
     targets: tuple[int, ...] = ()
+    allowed: tuple[AllowedTokens, ...] = ()  # at ascending positions of the block; elsewhere every token is
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +123,7 @@ class Commit:
 
     `log_prob` is of the model's distribution in the forward that committed the token: after guidance, without noise and
     without the suppressed token; the mask id counts, the unconfident tokens do not (one that is committed counts for
-    itself). Where a grammar writes, it is of all tokens, and 0 where the grammar leaves no choice.
+    itself). A grammar narrows the choice and not the distribution; where it leaves no choice, `log_prob` is 0.
     """
 
     position: int
@@ -133,6 +146,7 @@ class SequenceResult:
     commits: tuple[Commit, ...]
     log_probs: tuple[float, ...] = ()  # of the targets, in order of position
     bad_position: int | None = None  # where the logits are not finite: the request cannot go on
+    proposals: tuple[Commit, ...] = ()  # candidates by position, not written: of the rule `propose`
 
 
 @dataclass(frozen=True, slots=True)

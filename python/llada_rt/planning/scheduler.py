@@ -27,7 +27,11 @@ class Member(Protocol):
 
     @property
     def constraint(self) -> Constraint | None:
-        """What writes the coming step in place of the compiled loop."""
+        """What decides in place of the compiled loop what its steps write."""
+
+    @property
+    def is_ready(self) -> bool:
+        """It can plan a step now."""
 
     @property
     def is_seated(self) -> bool:
@@ -99,7 +103,6 @@ class Scheduler:
         self._num_seated = 0
         self._draw_rows = 0  # of the running draws
         self._round = 0
-        self._served_before: dict[Member, int] = {}  # of the last plan
 
     @property
     def num_waiting(self) -> int:
@@ -167,14 +170,21 @@ class Scheduler:
         del self._running[gone.slot]
         self._count(gone, -1)
 
+    def by_waiting(self) -> list[Member]:
+        """The running ones, who has waited longest first."""
+        return sorted(self._running.values(), key=lambda member: member.last_served)
+
     def schedule(self, max_steps: int) -> StepPlan:
-        """The next call: those that waited longest first, as many as fit the row budget, always at least one.
+        """The next call: of those that are ready those that waited longest first, as many as fit the row budget, always
+        at least one.
 
         What a member raises comes out as a PlanError that names it, and nothing has changed.
         """
         chosen: list[tuple[Member, SequencePlan]] = []
         rows = 0
-        for member in sorted(self._running.values(), key=lambda m: m.last_served):
+        for member in self.by_waiting():
+            if not member.is_ready:
+                continue
             try:
                 plan, alike = member.plan(), member.steps_alike(max_steps)
             except Exception as error:
@@ -186,14 +196,9 @@ class Scheduler:
             max_steps = alike
             chosen.append((member, plan))
         self._round += 1
-        self._served_before = {member: member.last_served for member, _ in chosen}
         for member, _ in chosen:
             member.last_served = self._round
         return StepPlan(tuple(plan for _, plan in chosen), max_steps)
-
-    def postpone(self, member: Member) -> None:
-        """It was in the last plan and has not been run: it keeps the place it had among those that wait."""
-        member.last_served = self._served_before[member]
 
     def settle(self, member: Member, outcome: SequenceResult) -> bool:
         """Give a running one its part of a result. True: it is finished by it, and has left."""

@@ -94,8 +94,12 @@ class SequenceState:
 
     @property
     def constraint(self) -> Constraint | None:
-        """That of the active block, which writes it in place of the compiled loop."""
+        """That of the active block, which decides what its steps write."""
         return None if self.canvas.is_complete else self.constraints.get(self.canvas.block.start)
+
+    @property
+    def is_ready(self) -> bool:
+        return self.constraint is None or self.constraint.is_ready
 
     @property
     def is_choosing(self) -> bool:
@@ -128,7 +132,7 @@ class SequenceState:
         if self.is_choosing:
             block = self.canvas.span
             commit_start, select = block.start, SelectRule("top_k", num_masked=1, num_steps=1)
-        return SequencePlan(
+        plan = SequencePlan(
             slot=self.slot,
             guide_slot=self.guide_slot,
             first_query=self.first_query(),
@@ -140,6 +144,7 @@ class SequenceState:
             step=self.num_forwards,
             compact=self.cache.compact,
         )
+        return plan if self.constraint is None else self.constraint.ask(plan)
 
     def _compacted(self, spans: tuple[QuerySpan, ...]) -> tuple[QuerySpan, ...]:
         """The last step's candidates within the spans, as the compiled loop finds them between steps of a call."""

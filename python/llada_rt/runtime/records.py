@@ -32,7 +32,7 @@ def pack(plans: Sequence[SequencePlan]) -> tuple[NDArray[np.void], NDArray[np.vo
         spans.extend((q.start, q.stop, q.visible) for q in queries)
         return begin, len(spans)
 
-    records, num_targets = [], 0
+    records, num_targets, num_sets = [], 0, 0
     for plan in plans:
         first, then = place(plan.first_query), place(plan.next_query)
         value: dict[str, Any] = {
@@ -49,10 +49,13 @@ def pack(plans: Sequence[SequencePlan]) -> tuple[NDArray[np.void], NDArray[np.vo
             "compact": plan.compact,
             "targets_begin": num_targets,
             "targets_end": num_targets + len(plan.targets),
+            "allowed_begin": num_sets,
+            "allowed_end": num_sets + len(plan.allowed),
             "select": _rule(plan.select, SEQUENCE["select"]),
             "sampling": _rule(plan.sampling, SEQUENCE["sampling"]),
         }
         num_targets += len(plan.targets)
+        num_sets += len(plan.allowed)
         records.append(tuple(value[name] for name in SEQUENCE.names or ()))
     return np.array(records, SEQUENCE), np.array(spans, SPAN)
 

@@ -84,7 +84,7 @@ class Runner:
         )
 
     def _python_bytes(self, model: Mapping[str, Any]) -> int:
-        """Logits that audits, constraints and recall hold; no part of a GPU's memory."""
+        """Logits that audits and recall hold; no part of a GPU's memory."""
         return 0 if self.placement.is_gpu else piece_bytes(int(model["vocab_size"]))
 
     @property
@@ -129,8 +129,16 @@ class Runner:
         """Run the plan's steps; returns when a sequence has completed its block, or at the plan's limits."""
         sequences, spans = pack(plan.sequences)
         targets = [target for row in plan.sequences for target in row.targets]
+        sets = [each for row in plan.sequences for each in row.allowed]
         outcomes, commits, scored, ranked = self._runtime.denoise(
-            sequences, spans, plan.max_steps, np.asarray(targets, dtype=np.int32), plan.max_seconds, alternatives=True
+            sequences,
+            spans,
+            plan.max_steps,
+            np.asarray(targets, dtype=np.int32),
+            plan.max_seconds,
+            alternatives=True,
+            allowed_positions=np.array([each.position for each in sets], dtype=np.int32) if sets else None,
+            allowed=np.stack([each.tokens for each in sets]) if sets else None,
         )
         alternatives = iter(ranked.tolist())
         by_row: list[list[Commit]] = [[] for _ in plan.sequences]
@@ -145,6 +153,7 @@ class Runner:
             wanted = sum(target >= 0 for target in plan.sequences[row].targets) if steps and bad < 0 else 0
             log_probs = tuple(scored[begin : begin + wanted].tolist())
             begin += wanted
+            is_proposed = plan.sequences[row].select.kind == "propose"
             results.append(
                 SequenceResult(
                     rows,
@@ -152,9 +161,10 @@ class Runner:
                     steps,
                     masked,
                     bool(done),
-                    tuple(by_row[row]),
+                    () if is_proposed else tuple(by_row[row]),
                     log_probs=log_probs,
                     bad_position=bad if bad >= 0 else None,
+                    proposals=tuple(by_row[row]) if is_proposed else (),
                 )
             )
         return StepResult(tuple(results))

@@ -42,6 +42,7 @@ class ScoredDraw:
         self.slot = self.guide_slot = self.last_served = -1
         self.audit: Audit | None = None  # it has no cache
         self.constraint: Constraint | None = None
+        self.is_ready = True
         self.log_probs: tuple[float, ...] = ()  # of the targets, in order of position
         self.is_finished = False
         self.draw = draw

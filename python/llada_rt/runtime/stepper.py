@@ -13,6 +13,7 @@ from typing import Literal
 from ..config import EngineConfig
 from ..errors import InternalError, ModelError, OutOfMemoryError
 from ..outputs import EngineStats
+from ..planning.constraint import Constraint
 from ..planning.plan import SequencePlan, SequenceResult, StepPlan, StepResult
 from ..planning.scheduler import Member, PlanError, Scheduler
 from .jobs import Job
@@ -86,6 +87,7 @@ class Stepper:
         for job in [job for job in list(self.jobs.values()) if job.deadline <= now]:
             self.end(job, "timeout")
         self._admit()
+        self._advance()
         plan = self._audited(self._schedule())
         if not plan.sequences:
             return
@@ -93,7 +95,10 @@ class Stepper:
         blocks = {member: member.block_index for member in members}
         try:
             for member, outcome in self._run(plan):
-                self._take_over(member, outcome, blocks[member])
+                if member.constraint is not None and outcome.bad_position is None:
+                    member.constraint.take(outcome)
+                else:
+                    self._take_over(member, outcome, blocks[member])
         except BaseException:
             # The canvases below may be ahead of those here, so none of these requests can go on.
             for member in members:
@@ -126,6 +131,34 @@ class Stepper:
             self._kv_bytes[member] = self.kv_bytes_of(member)
             job.admitted(member)
 
+    def _advance(self) -> None:
+        """Write what the last steps of constrained members and their grammars give. Who has no turn in the time of a
+        call has one before the next.
+        """
+        began = time.monotonic()
+        for member in self._scheduler.by_waiting():
+            while member in self._job_of and not member.is_ready:
+                if member.constraint is not None:
+                    self._advance_one(member, member.constraint)
+                if time.monotonic() - began > _CALL_SECONDS:
+                    return
+
+    def _advance_one(self, member: Member, constraint: Constraint) -> None:
+        try:
+            outcome = constraint.advance(member.slot_tokens()[0])
+            for slot in (member.slot, member.guide_slot):
+                if slot >= 0 and outcome.commits:
+                    canvas = self.runner.canvas(slot)
+                    for commit in outcome.commits:
+                        canvas[commit.position] = commit.token
+                    self.runner.write(slot, canvas)
+        except Exception as error:
+            self.fail(self._job_of[member], error)
+        else:
+            self._num["committed"] += len(outcome.commits)
+            if outcome.num_steps or outcome.commits:
+                self._take_over(member, outcome, member.block_index)
+
     def _schedule(self) -> StepPlan:
         while True:
             try:
@@ -157,17 +190,6 @@ class Stepper:
         If the call fails, each is tried alone, so that a fault ends the requests that have it and no others.
         """
         members = self._scheduler.of(plan)
-        constrained = [(row, m) for row, m in zip(plan.sequences, members, strict=True) if m.constraint is not None]
-        if constrained:
-            pairs: list[tuple[Member, SequenceResult]] = []
-            began = time.monotonic()
-            for row, member in constrained:
-                if time.monotonic() - began < _CALL_SECONDS:
-                    pairs += self._run_constrained(row, member)
-                else:
-                    self._scheduler.postpone(member)
-            others = tuple(row for row in plan.sequences if all(row is not each for each, _ in constrained))
-            return pairs + (self._run(StepPlan(others, 1)) if others else [])
         try:
             result = self._denoise(plan)
         except Exception as error:
@@ -177,23 +199,6 @@ class Stepper:
             rows = zip(plan.sequences, members, strict=True)
             return [pair for row, member in rows for pair in self._run_alone(row, member, error)]
         return list(zip(members, result.sequences, strict=True))
-
-    def _run_constrained(self, row: SequencePlan, member: Member) -> list[tuple[Member, SequenceResult]]:
-        """One step of a stretch that a grammar rules."""
-        assert member.constraint is not None
-        self.call_began = began = time.monotonic()
-        try:
-            outcome = member.constraint.step(self.runner, row, member.slot_tokens()[0])
-        except Exception as error:
-            self.fail(self._job_of[member], error)
-            return []
-        finally:
-            self.call_began = None
-            self._busy_s += time.monotonic() - began
-        self._num["forwards"] += outcome.num_steps
-        self._num["query_rows"] += outcome.num_query_rows
-        self._num["committed"] += len(outcome.commits)
-        return [(member, outcome)]
 
     def _run_alone(self, row: SequencePlan, member: Member, error: Exception) -> list[tuple[Member, SequenceResult]]:
         job = self._job_of.get(member)

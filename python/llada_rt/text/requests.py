@@ -19,12 +19,13 @@ from ..params import SamplingParams
 from ..planning.audit import Audit
 from ..planning.caches import CACHES
 from ..planning.canvas import Canvas
-from ..planning.constraint import Alphabet, Constraint
+from ..planning.constraint import Constraint
 from ..planning.decoders import decoder_of
 from ..planning.expression import regex_of
 from ..planning.grammar import Grammar
 from ..planning.plan import SamplingRule, Span
 from ..planning.sequence import SequenceState
+from ..planning.token_grammar import TokenGrammar
 from .chat.messages import check_messages, text_of
 from .template import Hole, Template, read_template
 from .tokenizer import Tokenizer
@@ -45,7 +46,7 @@ class Request:
     prompt_token_ids: tuple[int, ...]
     template: Template | None
     pinned: tuple[tuple[int, int], ...]  # (position in the response, token) of a generation
-    grammars: tuple[tuple[Span, Grammar, Alphabet], ...]  # what stretches of the canvas must be
+    grammars: tuple[tuple[Span, TokenGrammar], ...]  # what stretches of the canvas must be
     mask_id: int
     end_tokens: frozenset[int]
 
@@ -147,7 +148,7 @@ class RequestReader:
 
     def _grammars(
         self, start: int, template: Template | None, params: SamplingParams
-    ) -> tuple[tuple[Span, Grammar, Alphabet], ...]:
+    ) -> tuple[tuple[Span, TokenGrammar], ...]:
         """The grammars of a template's holes, or that of a generated response."""
         rule = regex_of(params.choice) if params.choice else params.regex
         if template is None:
@@ -168,7 +169,10 @@ class RequestReader:
             raise InvalidRequestError("a regex or a choice needs an end-of-text token, and the model names none")
         alphabet = self.need_tokenizer().alphabet
         return tuple(
-            (Span(start + hole.start, start + hole.stop), Grammar(text, alphabet.pick), alphabet)
+            (
+                Span(start + hole.start, start + hole.stop),
+                TokenGrammar(Grammar(text, alphabet.pick), alphabet, self.vocab_size),
+            )
             for hole, text in rules
         )
 
@@ -335,7 +339,7 @@ def make_sequence(request: Request, params: SamplingParams, special: SpecialIds,
     is_infill = template is not None
     # The published loop lets the mask id win and leftover masks of earlier blocks compete; an infill fills all holes.
     as_published = params.preset == "reference" and not is_infill
-    alone = [span for span, _, _ in request.grammars]
+    alone = [span for span, _ in request.grammars]
     if template is not None:
         tokens = [*request.prompt_token_ids, *template.tokens]
         canvas = Canvas.for_infill(tokens, mask_id=special.mask, block_length=params.block_length, alone=alone)
@@ -352,6 +356,7 @@ def make_sequence(request: Request, params: SamplingParams, special: SpecialIds,
     end_from = start if template is None else None if template.open_from is None else start + template.open_from
     ends = special.ordered_ends
     unconfident = (*ends, -1, -1)[:2]  # the compiled loop takes two
+    suppressed = special.eos if params.logits_eos_inf and special.eos is not None else -1
     return SequenceState(
         request_id=request.request_id,
         canvas=canvas,
@@ -363,7 +368,7 @@ def make_sequence(request: Request, params: SamplingParams, special: SpecialIds,
             temperature=params.temperature,
             guidance_scale=params.cfg_scale,
             seed=seed,
-            suppressed_token=special.eos if params.logits_eos_inf and special.eos is not None else -1,
+            suppressed_token=suppressed,
             unconfident_tokens=(unconfident[0], unconfident[1]) if params.confidence_eos_eot_inf else (-1, -1),
             propose_mask=as_published,
             num_alternatives=params.logprobs or 0,
@@ -375,13 +380,13 @@ def make_sequence(request: Request, params: SamplingParams, special: SpecialIds,
         constraints={
             span.start: Constraint(
                 grammar,
-                alphabet,
                 span,
-                ends=special.ends,
+                mask_id=special.mask,
+                ends=special.ends - {suppressed},
                 fill=ends[0] if ends else -1,
                 threshold=params.threshold,
             )
-            for span, grammar, alphabet in request.grammars
+            for span, grammar in request.grammars
         },
         by_confidence=params.block_order == "confidence",
         audit=Audit(params.audit, params.error_budget) if params.audit else None,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ChatTemplateError, ModelFormatError, TokenizerError
 from ..excerpt import excerpt
 from ..folder.model_files import parse_json, read_file, read_json
-from ..planning.constraint import Alphabet
+from ..planning.vocabulary import Alphabet
 from .chat.marks import whole
 from .chat.messages import render_chat
 from .chat_template import MAX_TEMPLATE_CHARS, ChatTemplate
