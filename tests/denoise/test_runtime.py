@@ -199,7 +199,7 @@ BAD_PLANS = {
     "block backwards": {"block_start": 9, "block_stop": 4},
     "commit after the block": {"commit_start": LENGTH},
     "negative commit": {"commit_start": -1},
-    "unknown rule": {"kind": 3},
+    "unknown rule": {"kind": len(_core.SELECT_KINDS)},
     "unknown score": {"score": 9},
     "no steps": {"num_steps": 0},
     "negative schedule": {"num_masked": -5},

@@ -35,19 +35,22 @@ def tokens_in(words: np.ndarray | None) -> list[int]:
 
 
 @settings(max_examples=200, deadline=None)
-@given(texts=TEXTS, regex=st.sampled_from(REGEXES), read=st.text(alphabet=ALPHABET, max_size=4), sorts=st.booleans())
-def test_readable_tokens(texts, regex, read, sorts):
+@given(texts=TEXTS, regex=st.sampled_from(REGEXES), read=st.text(alphabet=ALPHABET, max_size=4), large=st.booleans())
+def test_readable_tokens(texts, regex, read, large):
     alphabet = alphabet_of(texts)
     grammar = Grammar(regex, alphabet.pick)
     states = grammar.read(grammar.start, read)
     with pytest.MonkeyPatch.context() as patch:
-        if sorts:
+        if large:  # as of vocabularies and grammars that are
             patch.setattr(vocabulary, "_MAX_FLAGS", 0)
-        found = alphabet.readable(grammar, states)
-    told = {t: found.states[s] for t, s in zip(found.tokens.tolist(), found.targets.tolist(), strict=True)}
+            patch.setattr(vocabulary, "_MOST_CLASSES", 0)
+        tree = alphabet.tree(grammar)
+        found = tree.read(grammar, states)
+    reached = found.reached[tree.node_of].tolist()
+    told = {token: found.states[index] for token, index in enumerate(reached) if index >= 0}
     after = {token: grammar.read(states, text) for token, text in enumerate(alphabet.texts) if text}
     assert told == {token: reached for token, reached in after.items() if reached}
-    assert len(told) == len(found.tokens)
+    assert len(set(found.states)) == len(found.states)
 
 
 @settings(max_examples=200, deadline=None)
@@ -87,14 +90,14 @@ def test_end_tokens_are_allowed_beside_the_readable_ones():
 
 
 def test_what_is_kept_is_bounded(monkeypatch):
-    monkeypatch.setattr(token_grammar, "_MAX_KEPT_TOKENS", 50)
+    monkeypatch.setattr(token_grammar, "_MAX_KEPT_NODES", 50)
     alphabet = alphabet_of([first + second for first in "ab" for second in "ab"])
     grammar = TokenGrammar(Grammar("[ab]{1,40}", alphabet.pick), alphabet, len(alphabet.texts))
     states, first = grammar.grammar.start, grammar.allowed(grammar.grammar.start, 50, ())
     for _ in range(30):
         assert grammar.allowed(states, 50, ()) is not None
         states = grammar.grammar.read(states, "a")
-    assert sum(len(each.tokens) for each in grammar._readable.values()) == grammar._num_kept <= 50
+    assert sum(len(each.reached) for each in grammar._readable.values()) == grammar._num_kept <= 50
     assert np.array_equal(grammar.allowed(grammar.grammar.start, 50, ()), first)
 
 
@@ -109,4 +112,12 @@ def test_work_is_paid_for():
 def test_a_vocabulary_without_texts_reads_nothing():
     alphabet = Alphabet(["", ""], list, str)
     grammar = Grammar("a", alphabet.pick)
-    assert len(alphabet.readable(grammar, grammar.start).tokens) == 0
+    tree = alphabet.tree(grammar)
+    assert tree.node_of.tolist() == [0, 0]
+    assert tree.read(grammar, grammar.start).reached.tolist() == [-1]
+
+
+def test_tokens_that_look_alike_share_a_node():
+    alphabet = alphabet_of(["ab", "ba", "bb", "a0", "é0"])
+    node_of = alphabet.tree(Grammar("[ab]*0", alphabet.pick)).node_of.tolist()
+    assert node_of[0] == node_of[1] == node_of[2] != node_of[3] != node_of[4]

@@ -14,7 +14,7 @@ from .vocabulary import Alphabet, Readable
 
 _CHARACTER_WORK = 5  # to encode one, in places read from
 _MAX_KEPT = 4096  # lengths kept
-_MAX_KEPT_TOKENS = 1 << 19  # of readable tokens, 8 bytes each
+_MAX_KEPT_NODES = 1 << 20  # of trees, 4 bytes each
 
 
 class TokenGrammar:
@@ -29,18 +29,20 @@ class TokenGrammar:
         self.vocab_size = vocab_size  # rows of the head
         self._rest_lengths: dict[States, int | None] = {}
         self._readable: OrderedDict[States, Readable] = OrderedDict()
-        self._num_kept = 0  # tokens of these
+        self._num_kept = 0  # nodes of these
+        self._tree = alphabet.tree(grammar)
+        self._node_of = self._tree.node_of[:vocab_size]
 
     def allowed(self, states: States, num_places: int, ends: Iterable[int]) -> NDArray[np.uint32] | None:
         """The set of tokens after which the text can be completed in one place less; None: it is empty.
 
         Shape (vocab_size / 32, rounded up); token t is bit t % 32 of word t // 32. `ends` are in the set too.
         """
-        tokens, targets, reached = self._readable_in(states)
-        lengths = [self.rest_length(each) for each in reached]
-        fits = np.array([length is not None and length < num_places for length in lengths], dtype=np.bool_)
+        readable = self._readable_in(states)
+        lengths = [self.rest_length(each) for each in readable.states]
+        fits = np.array([length is not None and length < num_places for length in lengths] + [False])
         is_in = np.zeros(-(-self.vocab_size // 32) * 32, dtype=np.bool_)
-        is_in[tokens[fits[targets]]] = True
+        is_in[: len(self._node_of)] = fits[readable.reached][self._node_of]
         is_in[[token for token in ends if token < self.vocab_size]] = True
         return np.packbits(is_in, bitorder="little").view("<u4") if is_in.any() else None
 
@@ -73,12 +75,10 @@ class TokenGrammar:
         if states in self._readable:
             self._readable.move_to_end(states)
             return self._readable[states]
-        tokens, targets, reached = self.alphabet.readable(self.grammar, states)
-        is_token = tokens < self.vocab_size
-        found = Readable(tokens[is_token], targets[is_token], reached)
+        found = self._tree.read(self.grammar, states)
         self._readable[states] = found
-        self._num_kept += len(found.tokens)
-        while self._num_kept > _MAX_KEPT_TOKENS and len(self._readable) > 1:
+        self._num_kept += len(found.reached)
+        while self._num_kept > _MAX_KEPT_NODES and len(self._readable) > 1:
             _, dropped = self._readable.popitem(last=False)
-            self._num_kept -= len(dropped.tokens)
+            self._num_kept -= len(dropped.reached)
         return found
