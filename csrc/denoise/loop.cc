@@ -131,7 +131,8 @@ void DenoisingLoop::step(Stream stream, const StepPlan& plan, std::int32_t index
     rules_.push_back(sampling_rule(sequence, index));
     const std::int64_t num_rows = add_sequence(plan, s, index == 0);
     result.outcomes[static_cast<std::size_t>(s)].num_query_rows += num_rows;
-    result.outcomes[static_cast<std::size_t>(s)].num_refreshes += num_rows == length_of(pool_.at(sequence.slot));
+    const std::int32_t visible = plan.spans[(index == 0 ? sequence.first_end : sequence.next_end) - 1].visible;
+    result.outcomes[static_cast<std::size_t>(s)].num_refreshes += num_rows == visible;
     const SelectRule& select = sequence.select;
     groups_.push_back({begin, static_cast<std::int64_t>(rows_.size()), select.kind,
                        num_scheduled(select, select.next_step + index), select.value, sequence.sampling.mask_id});

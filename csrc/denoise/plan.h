@@ -53,7 +53,7 @@ struct StepPlan {
 
 struct SequenceOutcome {
   std::int64_t num_query_rows;  // positions recomputed in this call, without the guide's
-  std::int32_t num_refreshes;   // steps that recomputed the whole canvas
+  std::int32_t num_refreshes;   // steps that recomputed all that their rows see: under full attention the whole canvas
   std::int32_t num_steps;       // forwards run in this call
   std::int32_t num_masked;      // masks left in the block
   std::int32_t block_done;      // no mask left, nothing left in the schedule, or no finite logits

@@ -126,7 +126,7 @@ class SequenceResult:
     """What became of one row of the plan."""
 
     num_query_rows: int  # positions recomputed
-    num_refreshes: int  # forwards that recomputed the whole canvas
+    num_refreshes: int  # forwards that recomputed all that their positions see
     num_steps: int  # forwards run
     num_masked: int  # masks left in the block
     block_done: bool

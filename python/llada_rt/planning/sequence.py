@@ -6,7 +6,7 @@ The state answers what its next steps are, as a SequencePlan, and takes over wha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import NamedTuple
 
@@ -105,7 +105,7 @@ class SequenceState:
     def first_query(self) -> tuple[QuerySpan, ...]:
         """What the next step recomputes."""
         if self.is_choosing:
-            return (QuerySpan(0, len(self.canvas), len(self.canvas)),)
+            return self.canvas.query(self.canvas.visible(self.canvas.span))
         spans = self.query(0)
         return self._compacted(spans) if self.cache.compact and self.steps_in_block else spans
 
@@ -117,7 +117,7 @@ class SequenceState:
             most = min(most, self.max_forwards - self.num_forwards)
         most = min(most, self.canvas.num_masked)  # a block has no more steps left than masks
         if self.audit:
-            most = self.audit.steps_alike(most, self.first_query(), len(self.canvas))
+            most = self.audit.steps_alike(most, self.first_query(), self.canvas.visible(self.canvas.block))
         later = self.query(1)
         return next((ahead for ahead in range(2, most) if self.query(ahead) != later), most)
 
@@ -152,7 +152,7 @@ class SequenceState:
             for kept, positions in groupby(range(span.start, span.stop), was_masked):
                 run = list(positions)
                 if kept:
-                    runs.append(QuerySpan(run[0], run[-1] + 1, span.visible))
+                    runs.append(replace(span, start=run[0], stop=run[-1] + 1))
         return tuple(runs)
 
     def apply(self, result: SequenceResult) -> None:

@@ -17,7 +17,8 @@ from ..config import EngineConfig
 from ..errors import ConfigError, OutOfMemoryError
 from ..folder.footprint import resident_bytes
 from ..planning.logits import piece_bytes, pieces
-from ..planning.plan import Alternative, Commit, QuerySpan, SequenceResult, StepPlan, StepResult
+from ..planning.plan import Alternative, Commit, QuerySpan, SequenceResult, Span, StepPlan, StepResult
+from ..planning.visibility import FULL
 from .device import cpu_tables, device_facts, place, stream_handle
 from .memory import MemoryPlan, check_weights, machine_bytes
 from .records import SPAN, pack
@@ -40,6 +41,7 @@ class Runner:
             stream=stream_handle(config.stream),
         )
         self.config: dict[str, Any] = dict(self._runtime.config)
+        self.visibility = FULL  # the attention of every model that this runtime implements
         self.compute_type: str = self._runtime.compute_type
         self.table: str = self._runtime.table
         self.num_threads: int = self._runtime.num_threads
@@ -166,7 +168,7 @@ class Runner:
         canvas[list(positions)] = mask_id
         slot = self._runtime.open_slot(canvas)
         try:
-            rows = self.hidden(slot, [QuerySpan(0, len(canvas), len(canvas))], positions)
+            rows = self.hidden(slot, self.visibility.query(Span(0, len(canvas)), len(canvas)), positions)
         finally:
             self._runtime.close_slot(slot)
         log_probs = np.zeros(len(wanted))
