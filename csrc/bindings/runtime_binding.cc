@@ -285,7 +285,7 @@ void bind_runtime(py::module_& module) {
       .def("__len__", &HiddenRows::num_rows)
       .def("logits", &HiddenRows::logits, py::arg("begin"), py::arg("end"));
   PYBIND11_NUMPY_DTYPE(QuerySpan, start, stop, visible);
-  PYBIND11_NUMPY_DTYPE(SelectRule, kind, num_masked, num_steps, next_step, value);
+  PYBIND11_NUMPY_DTYPE(SelectRule, kind, num_masked, num_steps, next_step, count, value);
   PYBIND11_NUMPY_DTYPE(SamplingRule, mask_id, score, temperature, guidance_scale, seed, suppressed_token,
                        unconfident_tokens, propose_mask, num_alternatives, step);
   PYBIND11_NUMPY_DTYPE(SequencePlan, slot, guide_slot, first_begin, first_end, next_begin, next_end, block_start,

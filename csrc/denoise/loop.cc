@@ -17,10 +17,22 @@ std::int32_t count_masks(const std::vector<std::int32_t>& canvas, const Sequence
       std::count(canvas.begin() + plan.block_start, canvas.begin() + plan.block_stop, plan.sampling.mask_id));
 }
 
-// LLaDA's schedule: num_masked spread over num_steps, the first ones take one more.
+// LLaDA's schedule: num_masked spread over num_steps, the first ones take one more. Without steps all zeros.
 std::int64_t num_scheduled(const SelectRule& rule, std::int32_t step) {
   if (step >= rule.num_steps) return 0;
   return rule.num_masked / rule.num_steps + (step < rule.num_masked % rule.num_steps ? 1 : 0);
+}
+
+// What a step commits at least; of top_k, what it commits.
+std::int64_t least_commits(const SelectRule& rule, std::int32_t step) {
+  const std::int64_t scheduled = num_scheduled(rule, step);
+  return rule.kind == Select::kTopK ? scheduled : std::max(rule.count, scheduled);
+}
+
+bool is_scheduled_out(const SelectRule& rule, std::int32_t step) {
+  // Counts never grow along the schedule: a zero means that only zeros follow.
+  if (rule.kind == Select::kTopK) return num_scheduled(rule, step) == 0;
+  return rule.num_steps > 0 && step >= rule.num_steps;
 }
 
 bool is_scored(const SequencePlan& plan) { return plan.targets_begin < plan.targets_end; }
@@ -28,8 +40,7 @@ bool is_scored(const SequencePlan& plan) { return plan.targets_begin < plan.targ
 bool is_done(const SequencePlan& plan, std::int32_t num_masked, std::int32_t num_steps) {
   if (is_scored(plan)) return num_steps > 0;
   if (num_masked == 0) return true;
-  // Counts never grow along the schedule: a zero means that only zeros follow.
-  return plan.select.kind == Select::kTopK && num_scheduled(plan.select, plan.select.next_step + num_steps) == 0;
+  return is_scheduled_out(plan.select, plan.select.next_step + num_steps);
 }
 
 SamplingRule sampling_rule(const SequencePlan& plan, std::int32_t step) {
@@ -61,8 +72,9 @@ void check_plan(const StepPlan& plan, KvPool& pool, std::int64_t vocab_size) {
     expect(is_named(select.kind, kSelectNames), s, "a select rule from 0 to 2");
     expect(is_named(sampling.score, kScoreNames), s, "a score from 0 to 3");
     expect(sampling.num_alternatives >= 0 && sampling.num_alternatives <= kMostAlternatives, s, "0 to 20 alternatives");
-    expect(select.kind != Select::kTopK || (select.num_steps >= 1 && select.num_masked >= 0 && select.next_step >= 0),
-           s, "a schedule of at least one step");
+    const std::int32_t fewest_steps = select.kind == Select::kTopK ? 1 : 0;
+    expect(select.num_steps >= fewest_steps && select.num_masked >= 0 && select.next_step >= 0 && select.count >= 0, s,
+           "counts from 0, and of top_k a schedule of at least one step");
     for (const auto& [begin, end] : {std::pair(p.first_begin, p.first_end), std::pair(p.next_begin, p.next_end)}) {
       expect(0 <= begin && begin < end && end <= plan.num_spans, s, "a non-empty range of the spans");
       std::int32_t from = 0;
@@ -135,7 +147,7 @@ void DenoisingLoop::step(Stream stream, const StepPlan& plan, std::int32_t index
     result.outcomes[static_cast<std::size_t>(s)].num_refreshes += num_rows == visible;
     const SelectRule& select = sequence.select;
     groups_.push_back({begin, static_cast<std::int64_t>(rows_.size()), select.kind,
-                       num_scheduled(select, select.next_step + index), select.value, sequence.sampling.mask_id});
+                       least_commits(select, select.next_step + index), select.value, sequence.sampling.mask_id});
   }
   find_candidates(stream);
   chosen_.assign(rows_.size(), -1);

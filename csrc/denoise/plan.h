@@ -11,11 +11,13 @@
 namespace llada {
 
 // Which candidates a step commits. The fields are those of SelectRule in llada_rt/planning/plan.py, in this order.
+// No byte between them is open.
 struct SelectRule {
   Select kind;
-  std::int32_t num_masked;  // masks in the block when it began: what a top_k schedule divides
-  std::int32_t num_steps;   // of the block, top_k
+  std::int32_t num_masked;  // what the schedule divides: as top_k counts, the masks in the block when it began
+  std::int32_t num_steps;   // of the schedule; threshold and factor: 0, or the block ends with it
   std::int32_t next_step;   // index in that schedule
+  std::int64_t count;       // threshold, factor: commit at least so many, what the schedule says and one
   double value;             // threshold: tau; factor: f
 };
 

@@ -41,14 +41,16 @@ class SelectRule:
     """Which candidates a step commits.
 
     `top_k` commits num_masked // num_steps + (i < num_masked % num_steps) at schedule index i, counted from
-    `next_step`; `threshold` and `factor` compare with `value` and always commit the best candidate.
+    `next_step`. `threshold` and `factor` commit what passes `value`, and at least the `count` best candidates; where
+    they have a schedule, also at least what it says, and the block ends with it (LLaDA2.0, SDAR).
     """
 
     kind: SelectKind
-    num_masked: int = 0  # masks in the block when it began
-    num_steps: int = 0  # steps of the block
+    num_masked: int = 0  # what the schedule divides: LLaDA's, the masks in the block when it began
+    num_steps: int = 0  # of the schedule; 0: there is none
     next_step: int = 0  # schedule index of the next step
-    value: float = 0.0  # tau or f
+    count: int = 1  # of candidates, unless there are fewer
+    value: float = 0.0  # tau: confidence >= tau passes; or f
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,8 @@ class Visibility:
     def query(self, span: Span, length: int) -> tuple[QuerySpan, ...]:
         """The positions of a span that the canvas has, to be recomputed; a piece for each block of the attention."""
         start, stop = max(span.start, 0), min(span.stop, length)
+        if self.block_length is None:
+            return (QuerySpan(start, stop, length),) if start < stop else ()
         pieces = []
         while start < stop:
             visible = self.visible(Span(start, start + 1), length).stop
