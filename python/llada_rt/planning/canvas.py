@@ -129,9 +129,10 @@ class Canvas:
         return self.tokens[span.start : span.stop].count(self.mask_id)
 
     def commit(self, commits: Sequence[Commit]) -> None:
-        """Write committed tokens; each must fill a mask."""
+        """Write committed tokens; each must fill a mask or, as an edit, replace the token that it says."""
         for commit in commits:
-            assert self.tokens[commit.position] == self.mask_id, f"position {commit.position} is not masked"
+            expected, found = commit.replaced, self.tokens[commit.position]
+            assert found == (self.mask_id if expected is None else expected), f"{commit.position} holds {found}"
             assert commit.token != self.mask_id
             self.tokens[commit.position] = commit.token
         self._num_masked = 0 if self.is_complete else self.masks_in(self.block)

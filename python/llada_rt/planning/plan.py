@@ -43,6 +43,10 @@ class SelectRule:
     `top_k` commits num_masked // num_steps + (i < num_masked % num_steps) at schedule index i, counted from
     `next_step`. `threshold` and `factor` commit what passes `value`, and at least the `count` best candidates; where
     they have a schedule, also at least what it says, and the block ends with it (LLaDA2.0, SDAR).
+
+    Where a plan lets edit tokens (LLaDA2.1), a candidate that differs from the token at its position and whose
+    confidence reaches `edit_threshold` takes its place. Edits do not count into the minimum and never write a mask. A
+    block whose masks are filled is then edited on, for `max_post_steps` steps or until one edits nothing.
     """
 
     kind: SelectKind
@@ -51,6 +55,8 @@ class SelectRule:
     next_step: int = 0  # schedule index of the next step
     count: int = 1  # of candidates, unless there are fewer
     value: float = 0.0  # tau: confidence >= tau passes; or f
+    edit_threshold: float = math.inf  # nothing is that sure
+    max_post_steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +82,14 @@ class SequencePlan:
     guide_slot: int  # the unconditional canvas, -1 without guidance
     first_query: tuple[QuerySpan, ...]  # the first step of this call
     next_query: tuple[QuerySpan, ...]  # the steps after it
-    block: Span  # complete when no mask is left in it
+    block: Span  # complete when no mask is left in it, and nothing left to edit
     commit_start: int  # masked, queried positions in [commit_start, block.stop) are candidates
     select: SelectRule
     sampling: SamplingRule
     step: int  # forwards this request has run: the noise counter
     compact: bool = False  # of next_query, recompute only the candidates of the step before
+    editable: tuple[Span, ...] = ()  # of [commit_start, block.stop): what is queried there may be edited
+    post_steps: int = 0  # that the block has run without masks
     # Scored, not decoded: the token wanted at each position of the canvas, -1 for none. Takes one step.
     targets: tuple[int, ...] = ()
 
@@ -108,7 +116,8 @@ class Alternative(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """One token written into a canvas; `step` counts from 0 within the call.
+    """One token written into a canvas, over a mask or, as an edit, over another token; `step` counts from 0 within the
+    call.
 
     `log_prob` is of the model's distribution in the forward that committed the token: after guidance, without noise and
     without the suppressed token; the mask id counts, the unconfident tokens do not (one that is committed counts for
@@ -121,6 +130,7 @@ class Commit:
     step: int
     log_prob: float = math.nan  # natural logarithm
     alternatives: tuple[Alternative, ...] = ()  # most probable first, of equals the lower id
+    replaced: int | None = None  # the token that an edit has replaced; None: the position was masked
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +145,7 @@ class SequenceResult:
     commits: tuple[Commit, ...]
     log_probs: tuple[float, ...] = ()  # of the targets, in order of position
     bad_position: int | None = None  # where the logits are not finite: the request cannot go on
+    num_post_steps: int = 0  # of num_steps, those that found no mask and could only edit
 
 
 @dataclass(frozen=True, slots=True)

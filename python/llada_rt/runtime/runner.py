@@ -136,14 +136,16 @@ class Runner:
         )
         alternatives = iter(ranked.tolist())
         by_row: list[list[Commit]] = [[] for _ in plan.sequences]
-        columns = ("sequence", "position", "token", "confidence", "step", "log_prob")
+        columns = ("sequence", "position", "token", "confidence", "step", "log_prob", "replaced")
         told: Iterator[tuple[Any, ...]] = zip(*(commits[c].tolist() for c in columns), strict=True)
-        for row, position, token, confidence, step, log_prob in told:
+        for row, position, token, confidence, step, log_prob, replaced in told:
             own = islice(alternatives, plan.sequences[row].sampling.num_alternatives)
             beside = tuple(Alternative(*each) for each in own if each[0] >= 0)
-            by_row[row].append(Commit(position, token, confidence, step, log_prob, beside))
+            by_row[row].append(
+                Commit(position, token, confidence, step, log_prob, beside, replaced if replaced >= 0 else None)
+            )
         results, begin = [], 0
-        for row, (rows, refreshes, steps, masked, done, bad) in enumerate(outcomes.tolist()):
+        for row, (rows, refreshes, steps, masked, done, bad, post_steps) in enumerate(outcomes.tolist()):
             wanted = sum(target >= 0 for target in plan.sequences[row].targets) if steps and bad < 0 else 0
             log_probs = tuple(scored[begin : begin + wanted].tolist())
             begin += wanted
@@ -157,6 +159,7 @@ class Runner:
                     tuple(by_row[row]),
                     log_probs=log_probs,
                     bad_position=bad if bad >= 0 else None,
+                    num_post_steps=post_steps,
                 )
             )
         return StepResult(tuple(results))
