@@ -9,12 +9,11 @@
 namespace llada::cpu {
 namespace {
 
-// How many of `n` candidates, best first, the group's rule takes; at least one where the loop would not end otherwise.
+// How many of `n` candidates, best first, the group's rule takes.
 template <class ConfidenceOf>
 std::int64_t num_selected(const CommitGroup& group, std::int64_t n, const ConfidenceOf& confidence_of) {
-  if (group.select == Select::kTopK) return std::min(n, group.count);
-  std::int64_t taken = std::min<std::int64_t>(n, 1);
-  while (taken < n && passes(group, taken, confidence_of(taken))) ++taken;
+  std::int64_t taken = num_unquestioned(group, n);
+  while (group.select != Select::kTopK && taken < n && passes(group, taken, confidence_of(taken))) ++taken;
   return taken;
 }
 

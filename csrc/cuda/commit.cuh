@@ -59,6 +59,7 @@ __global__ void __launch_bounds__(kCommitThreads)
   __shared__ std::int32_t unusable, taken, any_token;
   const CommitGroup group = groups[blockIdx.x];
   const std::int32_t n = static_cast<std::int32_t>(group.end - group.begin);
+  const std::int32_t unquestioned = static_cast<std::int32_t>(num_unquestioned(group, n));
   const std::int32_t thread = static_cast<std::int32_t>(threadIdx.x);
   Candidate* const own = candidates + group.begin;
   std::int64_t* const out = chosen + group.begin;
@@ -70,7 +71,7 @@ __global__ void __launch_bounds__(kCommitThreads)
 
   if (thread == 0) {
     unusable = 0;
-    taken = group.select == Select::kTopK && group.count < n ? static_cast<std::int32_t>(group.count) : n;
+    taken = group.select == Select::kTopK ? unquestioned : n;
     any_token = 0;
   }
   __syncthreads();
@@ -85,8 +86,7 @@ __global__ void __launch_bounds__(kCommitThreads)
     return;
   }
 
-  // The first one is taken without a question, or the loop would not end.
-  for (std::int32_t rank = 1 + thread; rank < n && group.select != Select::kTopK; rank += kCommitThreads)
+  for (std::int32_t rank = unquestioned + thread; rank < n && group.select != Select::kTopK; rank += kCommitThreads)
     if (!passes(group, rank, own[sorted.indices[rank]].confidence)) {
       atomicMin(&taken, rank);
       break;  // this thread's later ones change nothing

@@ -17,21 +17,49 @@ std::int32_t count_masks(const std::vector<std::int32_t>& canvas, const Sequence
       std::count(canvas.begin() + plan.block_start, canvas.begin() + plan.block_stop, plan.sampling.mask_id));
 }
 
-// LLaDA's schedule: num_masked spread over num_steps, the first ones take one more.
+// LLaDA's schedule: num_masked spread over num_steps, the first ones take one more. Without steps all zeros.
 std::int64_t num_scheduled(const SelectRule& rule, std::int32_t step) {
-  if (rule.kind == Select::kPropose || step >= rule.num_steps) return 0;
+  if (step >= rule.num_steps) return 0;
   return rule.num_masked / rule.num_steps + (step < rule.num_masked % rule.num_steps ? 1 : 0);
+}
+
+// What a step commits at least; of top_k, what it commits.
+std::int64_t least_commits(const SelectRule& rule, std::int32_t step) {
+  if (rule.kind == Select::kPropose) return 0;
+  const std::int64_t scheduled = num_scheduled(rule, step);
+  return rule.kind == Select::kTopK ? scheduled : std::max(rule.count, scheduled);
+}
+
+bool is_scheduled_out(const SelectRule& rule, std::int32_t step) {
+  // Counts never grow along the schedule: a zero means that only zeros follow.
+  if (rule.kind == Select::kTopK) return num_scheduled(rule, step) == 0;
+  return rule.num_steps > 0 && step >= rule.num_steps;
 }
 
 bool is_scored(const SequencePlan& plan) { return plan.targets_begin < plan.targets_end; }
 
 bool is_proposed(const SequencePlan& plan) { return plan.select.kind == Select::kPropose; }
 
-bool is_done(const SequencePlan& plan, std::int32_t num_masked, std::int32_t num_steps) {
-  if (is_scored(plan)) return num_steps > 0;
-  if (num_masked == 0 || (is_proposed(plan) && num_steps > 0)) return true;
-  // Counts never grow along the schedule: a zero means that only zeros follow.
-  return plan.select.kind == Select::kTopK && num_scheduled(plan.select, plan.select.next_step + num_steps) == 0;
+bool has_edits(const SequencePlan& plan) { return plan.editable_begin < plan.editable_end; }
+
+// After the steps that the outcome counts. `is_still`: the last one found no mask and edited nothing.
+bool is_done(const SequencePlan& plan, const SequenceOutcome& outcome, bool is_still) {
+  if (is_scored(plan)) return outcome.num_steps > 0;
+  if (is_proposed(plan)) return outcome.num_masked == 0 || outcome.num_steps > 0;
+  if (outcome.num_masked > 0) return is_scheduled_out(plan.select, plan.select.next_step + outcome.num_steps);
+  if (!has_edits(plan) || is_still) return true;
+  return std::int64_t{plan.post_steps} + outcome.num_post_steps >= plan.select.max_post_steps;
+}
+
+bool is_editable(const StepPlan& plan, const SequencePlan& sequence, std::int32_t position, std::int32_t token) {
+  if (token == sequence.sampling.mask_id) return false;
+  const auto holds = [&](const QuerySpan& span) { return span.start <= position && position < span.stop; };
+  return std::any_of(plan.spans + sequence.editable_begin, plan.spans + sequence.editable_end, holds);
+}
+
+// The row of that position if it is the next one there.
+CandidateRow* take(std::vector<CandidateRow>& rows, std::size_t& next, std::int32_t position) {
+  return next < rows.size() && rows[next].position == position ? &rows[next++] : nullptr;
 }
 
 SamplingRule sampling_rule(const SequencePlan& plan, std::int32_t step) {
@@ -76,8 +104,15 @@ void check_plan(const StepPlan& plan, KvPool& pool, std::int64_t vocab_size) {
     expect(is_named(select.kind, kSelectNames), s, "a select rule from 0 to 3");
     expect(is_named(sampling.score, kScoreNames), s, "a score from 0 to 3");
     expect(sampling.num_alternatives >= 0 && sampling.num_alternatives <= kMostAlternatives, s, "0 to 20 alternatives");
-    expect(select.kind != Select::kTopK || (select.num_steps >= 1 && select.num_masked >= 0 && select.next_step >= 0),
-           s, "a schedule of at least one step");
+    const std::int32_t fewest_steps = select.kind == Select::kTopK ? 1 : 0;
+    expect(select.num_steps >= fewest_steps && select.num_masked >= 0 && select.next_step >= 0 && select.count >= 0, s,
+           "counts from 0, and of top_k a schedule of at least one step");
+    expect(p.post_steps >= 0 && select.max_post_steps >= 0, s, "counts of steps from 0");
+    expect(0 <= p.editable_begin && p.editable_begin <= p.editable_end && p.editable_end <= plan.num_spans, s,
+           "a range of the spans to be edited");
+    for (std::int32_t i = p.editable_begin; i < p.editable_end; ++i)
+      expect(p.commit_start <= plan.spans[i].start && plan.spans[i].stop <= p.block_stop, s,
+             "edits from commit_start to block_stop");
     for (const auto& [begin, end] : {std::pair(p.first_begin, p.first_end), std::pair(p.next_begin, p.next_end)}) {
       expect(0 <= begin && begin < end && end <= plan.num_spans, s, "a non-empty range of the spans");
       std::int32_t from = 0;
@@ -91,7 +126,8 @@ void check_plan(const StepPlan& plan, KvPool& pool, std::int64_t vocab_size) {
     if (is_scored(p)) {
       expect(0 <= p.targets_begin && p.targets_end - p.targets_begin == length && p.targets_end <= plan.num_targets, s,
              "a target for each position");
-      expect(select.kind == Select::kTopK && select.num_masked == 0, s, "an empty schedule beside targets");
+      expect(select.kind == Select::kTopK && select.num_masked == 0 && !has_edits(p), s,
+             "an empty schedule and no edits beside targets");
       for (std::int32_t i = p.targets_begin; i < p.targets_end; ++i)
         expect(plan.targets[i] < vocab_size, s, "targets from the vocabulary");
     }
@@ -117,14 +153,14 @@ StepResult DenoisingLoop::run(Stream stream, const StepPlan& plan) {
   check_plan(plan, pool_, weights_.head.num_out);
   StepResult result;
   bool any_done = plan.num_sequences == 0;
-  std::size_t most_commits = 0;  // of the call: with room for them a step allocates nothing
+  std::size_t most_commits = 0;  // of the call, without edits: with room for them a step allocates nothing
   std::size_t most_alternatives = 0;
   for (std::int64_t s = 0; s < plan.num_sequences; ++s) {
     const SequencePlan& sequence = plan.sequences[s];
-    const std::int32_t num_masked = count_masks(pool_.at(sequence.slot).canvas, sequence);
-    const bool done = is_done(sequence, num_masked, 0);
-    result.outcomes.push_back({0, 0, 0, num_masked, done, -1});
-    any_done = any_done || done;
+    SequenceOutcome outcome{0, 0, 0, count_masks(pool_.at(sequence.slot).canvas, sequence), 0, -1, 0};
+    outcome.block_done = is_done(sequence, outcome, /*is_still=*/false);
+    result.outcomes.push_back(outcome);
+    any_done = any_done || outcome.block_done != 0;
     const std::size_t commits = static_cast<std::size_t>(sequence.block_stop - sequence.commit_start);
     most_commits += commits;
     most_alternatives += commits * static_cast<std::size_t>(sequence.sampling.num_alternatives);
@@ -151,57 +187,92 @@ void DenoisingLoop::step(Stream stream, const StepPlan& plan, std::int32_t index
   rows_.clear();
   groups_.swap(last_groups_);
   groups_.clear();
+  edits_.swap(last_edits_);
+  edits_.clear();
+  edit_rows_.clear();
   for (std::int64_t s = 0; s < plan.num_sequences; ++s) {
     const SequencePlan& sequence = plan.sequences[s];
     const std::int64_t begin = static_cast<std::int64_t>(rows_.size());
+    const std::int64_t edits_begin = static_cast<std::int64_t>(edit_rows_.size());
     rules_.push_back(sampling_rule(sequence, index));
     const std::int64_t num_rows = add_sequence(plan, s, index == 0);
     result.outcomes[static_cast<std::size_t>(s)].num_query_rows += num_rows;
-    result.outcomes[static_cast<std::size_t>(s)].num_refreshes += num_rows == length_of(pool_.at(sequence.slot));
+    const std::int32_t visible = plan.spans[(index == 0 ? sequence.first_end : sequence.next_end) - 1].visible;
+    result.outcomes[static_cast<std::size_t>(s)].num_refreshes += num_rows == visible;
     const SelectRule& select = sequence.select;
     groups_.push_back({begin, static_cast<std::int64_t>(rows_.size()),
                        is_proposed(sequence) ? Select::kTopK : select.kind,
-                       num_scheduled(select, select.next_step + index), select.value, sequence.sampling.mask_id});
+                       least_commits(select, select.next_step + index), select.value, sequence.sampling.mask_id});
+    edits_.push_back({edits_begin, static_cast<std::int64_t>(edit_rows_.size())});
   }
+  for (RowRange& edits : edits_) {
+    edits.begin += static_cast<std::int64_t>(rows_.size());
+    edits.end += static_cast<std::int64_t>(rows_.size());
+  }
+  rows_.insert(rows_.end(), edit_rows_.begin(), edit_rows_.end());
   find_candidates(stream, plan);
   chosen_.assign(rows_.size(), -1);
   ops_.commit(stream, candidates_.data(), static_cast<std::int64_t>(rows_.size()), groups_.data(),
               static_cast<std::int64_t>(groups_.size()), chosen_.data());
   ops_.finish(stream);
 
-  for (std::int64_t s = 0; s < plan.num_sequences; ++s) {
-    const SequencePlan& sequence = plan.sequences[s];
-    const CommitGroup& group = groups_[static_cast<std::size_t>(s)];
-    SequenceOutcome& outcome = result.outcomes[static_cast<std::size_t>(s)];
-    outcome.bad_position = bad_position(group);
-    const bool gives_log_probs = is_scored(sequence) && outcome.bad_position < 0;
-    for (std::int64_t i = group.begin; i < group.end && gives_log_probs; ++i)
-      result.log_probs.push_back(candidates_[static_cast<std::size_t>(i)].target_log_prob);
-    for (std::int64_t i = group.begin; i < group.end && is_proposed(sequence) && outcome.bad_position < 0; ++i)
-      tell(plan, s, index, static_cast<std::size_t>(i), result);
-    for (std::int64_t i = group.begin; i < group.end && chosen_[static_cast<std::size_t>(i)] >= 0; ++i) {
-      const std::size_t row = static_cast<std::size_t>(chosen_[static_cast<std::size_t>(i)]);
-      const std::int32_t token = candidates_[row].token;
-      if (token == sequence.sampling.mask_id) continue;
-      const std::size_t position = static_cast<std::size_t>(rows_[row].position);
-      pool_.at(sequence.slot).canvas[position] = token;
-      if (sequence.guide_slot >= 0) pool_.at(sequence.guide_slot).canvas[position] = token;
-      tell(plan, s, index, row, result);
-    }
-    outcome.num_steps = index + 1;
-    outcome.num_masked = count_masks(pool_.at(sequence.slot).canvas, sequence);
-    outcome.block_done = outcome.bad_position >= 0 || is_done(sequence, outcome.num_masked, index + 1);
+  for (std::int64_t s = 0; s < plan.num_sequences; ++s) write_candidates(plan, s, index, result);
+}
+
+// What a step does to one sequence: what was chosen of its masks, its edits, and what is left.
+void DenoisingLoop::write_candidates(const StepPlan& plan, std::int64_t s, std::int32_t index, StepResult& result) {
+  const SequencePlan& sequence = plan.sequences[s];
+  const CommitGroup& group = groups_[static_cast<std::size_t>(s)];
+  const RowRange& edits = edits_[static_cast<std::size_t>(s)];
+  SequenceOutcome& outcome = result.outcomes[static_cast<std::size_t>(s)];
+  outcome.bad_position = bad_position({group.begin, group.end});
+  if (outcome.bad_position < 0) outcome.bad_position = bad_position(edits);
+  const bool is_post_step = has_edits(sequence) && outcome.num_masked == 0;
+  const bool is_finite = outcome.bad_position < 0;
+  for (std::int64_t i = group.begin; i < group.end && is_finite && is_scored(sequence); ++i)
+    result.log_probs.push_back(candidates_[static_cast<std::size_t>(i)].target_log_prob);
+  CommitRecord record{static_cast<std::int32_t>(s), index, 0, 0, -1, 0, 0};
+  for (std::int64_t i = group.begin; i < group.end && is_finite && is_proposed(sequence); ++i)
+    tell(sequence, static_cast<std::size_t>(i), record, result);
+  for (std::int64_t i = group.begin; i < group.end && is_finite && chosen_[static_cast<std::size_t>(i)] >= 0; ++i) {
+    const std::size_t row = static_cast<std::size_t>(chosen_[static_cast<std::size_t>(i)]);
+    if (candidates_[row].token != sequence.sampling.mask_id) write(sequence, row, record, result);
   }
+  bool is_still = is_post_step;
+  for (std::int64_t i = edits.begin; i < edits.end && is_finite; ++i) {
+    const std::size_t row = static_cast<std::size_t>(i);
+    const Candidate& candidate = candidates_[row];
+    record.replaced = pool_.at(sequence.slot).canvas[static_cast<std::size_t>(rows_[row].position)];
+    if (candidate.token == record.replaced || candidate.token == sequence.sampling.mask_id) continue;
+    if (!(candidate.confidence >= sequence.select.edit_threshold)) continue;
+    write(sequence, row, record, result);
+    is_still = false;
+  }
+  outcome.num_steps = index + 1;
+  outcome.num_post_steps += is_post_step;
+  outcome.num_masked = count_masks(pool_.at(sequence.slot).canvas, sequence);
+  outcome.block_done = !is_finite || is_done(sequence, outcome, is_still);
+}
+
+// Writes the candidate of a row into the canvas, the guide's too; `record` says of which sequence and step it is.
+void DenoisingLoop::write(const SequencePlan& sequence, std::size_t row, const CommitRecord& record,
+                          StepResult& result) {
+  const std::size_t position = static_cast<std::size_t>(rows_[row].position);
+  for (const std::int32_t slot : {sequence.slot, sequence.guide_slot})
+    if (slot >= 0) pool_.at(slot).canvas[position] = candidates_[row].token;
+  tell(sequence, row, record, result);
 }
 
 // Puts the candidate of a row, and its alternatives, into the result.
-void DenoisingLoop::tell(const StepPlan& plan, std::int64_t s, std::int32_t index, std::size_t row,
-                         StepResult& result) const {
+void DenoisingLoop::tell(const SequencePlan& sequence, std::size_t row, CommitRecord record, StepResult& result) const {
   const Candidate& candidate = candidates_[row];
-  result.commits.push_back({static_cast<std::int32_t>(s), index, rows_[row].position, candidate.token,
-                            candidate.confidence, candidate.log_prob});
+  record.position = rows_[row].position;
+  record.token = candidate.token;
+  record.confidence = candidate.confidence;
+  record.log_prob = candidate.log_prob;
+  result.commits.push_back(record);
   const auto of_row = alternatives_.begin() + static_cast<std::ptrdiff_t>(row) * most_alternatives_;
-  result.alternatives.insert(result.alternatives.end(), of_row, of_row + plan.sequences[s].sampling.num_alternatives);
+  result.alternatives.insert(result.alternatives.end(), of_row, of_row + sequence.sampling.num_alternatives);
 }
 
 // Fills positions_ with what a step recomputes of `span`.
@@ -212,19 +283,23 @@ void DenoisingLoop::choose_positions(const SequencePlan& plan, std::int64_t s, c
     return;
   }
   const CommitGroup& before = last_groups_[static_cast<std::size_t>(s)];
-  for (std::int64_t i = before.begin; i < before.end; ++i) {
-    const std::int32_t position = last_rows_[static_cast<std::size_t>(i)].position;
-    if (span.start <= position && position < span.stop) positions_.push_back(position);
-  }
+  const RowRange& edits = last_edits_[static_cast<std::size_t>(s)];
+  for (const RowRange& rows : {RowRange{before.begin, before.end}, edits})
+    for (std::int64_t i = rows.begin; i < rows.end; ++i) {
+      const std::int32_t position = last_rows_[static_cast<std::size_t>(i)].position;
+      if (span.start <= position && position < span.stop) positions_.push_back(position);
+    }
+  if (edits.begin < edits.end) std::sort(positions_.begin(), positions_.end());
 }
 
-// Rows of one sequence, and of its guide, with the masked ones among them as candidates. Returns how many it has.
+// Rows of one sequence, and of its guide, with the masked ones among them as candidates, and those that may be edited.
+// Returns how many rows it has.
 std::int64_t DenoisingLoop::add_sequence(const StepPlan& plan, std::int64_t s, bool first) {
   const SequencePlan& sequence = plan.sequences[s];
   const Slot& slot = pool_.at(sequence.slot);
   const std::int32_t begin = first ? sequence.first_begin : sequence.next_begin;
   const std::int32_t end = first ? sequence.first_end : sequence.next_end;
-  std::size_t candidate_of_guide = rows_.size();
+  std::size_t candidate_of_guide = rows_.size(), edit_of_guide = edit_rows_.size();
   std::int32_t set = sequence.allowed_begin;
   std::int64_t num_rows = 0;
   for (std::int32_t i = begin; i < end; ++i) {
@@ -234,11 +309,12 @@ std::int64_t DenoisingLoop::add_sequence(const StepPlan& plan, std::int64_t s, b
     for (const std::int32_t position : positions_) {
       const std::int64_t row = batch_.add(position);
       const std::int32_t target = is_scored(sequence) ? plan.targets[sequence.targets_begin + position] : -1;
+      const std::int32_t token = slot.canvas[static_cast<std::size_t>(position)];
       const bool is_candidate = is_scored(sequence)
                                     ? target >= 0
                                     : sequence.commit_start <= position && position < sequence.block_stop &&
-                                          slot.canvas[static_cast<std::size_t>(position)] == sequence.sampling.mask_id;
-      if (!is_candidate) continue;
+                                          token == sequence.sampling.mask_id;
+      if (!is_candidate && !is_editable(plan, sequence, position, token)) continue;
       CandidateRow candidate;
       candidate.target = target;
       candidate.hidden_row = static_cast<std::int32_t>(batch_.wanted.size());
@@ -246,24 +322,26 @@ std::int64_t DenoisingLoop::add_sequence(const StepPlan& plan, std::int64_t s, b
       candidate.rule = static_cast<std::int32_t>(s);
       while (set < sequence.allowed_end && plan.allowed_positions[set] < position) ++set;
       if (set < sequence.allowed_end && plan.allowed_positions[set] == position) candidate.allowed = set;
-      rows_.push_back(candidate);
+      (is_candidate ? rows_ : edit_rows_).push_back(candidate);
       batch_.wanted.push_back(row);
     }
   }
   for (std::int32_t i = begin; i < end && sequence.guide_slot >= 0; ++i) {
     choose_positions(sequence, s, plan.spans[i], first);
-    add_guide(pool_.at(sequence.guide_slot), plan.spans[i].visible, candidate_of_guide);
+    add_guide(pool_.at(sequence.guide_slot), plan.spans[i].visible, candidate_of_guide, edit_of_guide);
   }
   return num_rows;
 }
 
-// Adds positions_ of the guide, whose hidden states go to the candidates there, from `candidate` on.
-void DenoisingLoop::add_guide(const Slot& guide, std::int64_t visible, std::size_t& candidate) {
+// Adds positions_ of the guide, whose hidden states go to the candidates there, from `candidate` and `edit` on.
+void DenoisingLoop::add_guide(const Slot& guide, std::int64_t visible, std::size_t& candidate, std::size_t& edit) {
   batch_.begin(guide.view(), visible);
   for (const std::int32_t position : positions_) {
     const std::int64_t row = batch_.add(position);
-    if (candidate == rows_.size() || rows_[candidate].position != position) continue;
-    rows_[candidate++].guide_row = static_cast<std::int32_t>(batch_.wanted.size());
+    CandidateRow* found = take(rows_, candidate, position);
+    if (found == nullptr) found = take(edit_rows_, edit, position);
+    if (found == nullptr) continue;
+    found->guide_row = static_cast<std::int32_t>(batch_.wanted.size());
     batch_.wanted.push_back(row);
   }
 }
@@ -282,9 +360,9 @@ void DenoisingLoop::find_candidates(Stream stream, const StepPlan& plan) {
                   most_alternatives_, alternatives_.data());
 }
 
-// The first position of the group without finite logits, or -1.
-std::int32_t DenoisingLoop::bad_position(const CommitGroup& group) const {
-  for (std::int64_t i = group.begin; i < group.end; ++i)
+// The first position of the rows without finite logits, or -1.
+std::int32_t DenoisingLoop::bad_position(const RowRange& rows) const {
+  for (std::int64_t i = rows.begin; i < rows.end; ++i)
     if (candidates_[static_cast<std::size_t>(i)].token < 0) return rows_[static_cast<std::size_t>(i)].position;
   return -1;
 }

@@ -1,5 +1,6 @@
 // The denoising loop: choose the rows, run the transformer on them, turn the logits of masked rows into candidates,
-// commit the best, count what is left. It exists once; cache policies and decoders are only values in the plan.
+// commit the best, edit what a plan lets edit, count what is left. It exists once; cache policies and decoders are only
+// values in the plan.
 #pragma once
 
 #include <vector>
@@ -9,6 +10,12 @@
 #include "model/transformer.h"
 
 namespace llada {
+
+// Candidates [begin, end) of a step.
+struct RowRange {
+  std::int64_t begin;
+  std::int64_t end;
+};
 
 class DenoisingLoop {
  public:
@@ -22,11 +29,13 @@ class DenoisingLoop {
  private:
   void step(Stream stream, const StepPlan& plan, std::int32_t index, StepResult& result);
   std::int64_t add_sequence(const StepPlan& plan, std::int64_t s, bool first);
-  void add_guide(const Slot& guide, std::int64_t visible, std::size_t& candidate);
+  void add_guide(const Slot& guide, std::int64_t visible, std::size_t& candidate, std::size_t& edit);
   void choose_positions(const SequencePlan& plan, std::int64_t s, const QuerySpan& span, bool first);
   void find_candidates(Stream stream, const StepPlan& plan);
-  void tell(const StepPlan& plan, std::int64_t s, std::int32_t index, std::size_t row, StepResult& result) const;
-  std::int32_t bad_position(const CommitGroup& group) const;
+  std::int32_t bad_position(const RowRange& rows) const;
+  void write_candidates(const StepPlan& plan, std::int64_t s, std::int32_t index, StepResult& result);
+  void write(const SequencePlan& sequence, std::size_t row, const CommitRecord& record, StepResult& result);
+  void tell(const SequencePlan& sequence, std::size_t row, CommitRecord record, StepResult& result) const;
 
   Transformer& model_;
   KvPool& pool_;
@@ -38,6 +47,8 @@ class DenoisingLoop {
   std::vector<CandidateRow> rows_;
   std::vector<SamplingRule> rules_;
   std::vector<CommitGroup> groups_;
+  std::vector<CandidateRow> edit_rows_;  // of all sequences, tokens that may be edited: to be appended to rows_
+  std::vector<RowRange> edits_;          // of each sequence, in rows_
   std::vector<Candidate> candidates_;
   std::int32_t most_alternatives_ = 0;     // that a sequence asks for
   std::vector<Alternative> alternatives_;  // (rows, most_alternatives_)
@@ -46,6 +57,7 @@ class DenoisingLoop {
   // Candidates of the step before: what a compact plan recomputes.
   std::vector<CandidateRow> last_rows_;
   std::vector<CommitGroup> last_groups_;
+  std::vector<RowRange> last_edits_;
 };
 
 }  // namespace llada

@@ -12,13 +12,18 @@ namespace llada {
 
 // Which candidates a step commits. kPropose commits none: the one step tells every candidate, and the caller writes
 // into the canvas what it makes of them. The fields are those of SelectRule in llada_rt/planning/plan.py, in this
-// order.
+// order. No byte between them is open.
 struct SelectRule {
   Select kind;
-  std::int32_t num_masked;  // masks in the block when it began: what a top_k schedule divides
-  std::int32_t num_steps;   // of the block, top_k
+  std::int32_t num_masked;  // what the schedule divides: as top_k counts, the masks in the block when it began
+  std::int32_t num_steps;   // of the schedule; threshold and factor: 0, or the block ends with it
   std::int32_t next_step;   // index in that schedule
+  std::int64_t count;       // threshold, factor: commit at least so many, what the schedule says and one
   double value;             // threshold: tau; factor: f
+  // Where a token may be edited: a candidate that differs from it and is at least so sure takes its place. Edits do not
+  // count into the minimum, and none writes a mask.
+  double edit_threshold;
+  std::int64_t max_post_steps;  // steps of a block without masks; the first of them that edits nothing is the last
 };
 
 // One sequence of a plan: a canvas in a slot, and the rules by which its active block fills. Offsets are rows of the
@@ -30,9 +35,13 @@ struct SequencePlan {
   std::int32_t next_begin, next_end;
   std::int32_t block_start, block_stop;
   std::int32_t commit_start;  // recomputed masks in [commit_start, block_stop) are candidates
-  std::int32_t step;          // forwards this request has run; the rule's own step is not read
-  // Only the candidates of the step before are recomputed of the next spans: what is still masked, and what that
-  // step committed, for its final K and V.
+  // Range of the spans: tokens at these positions, of [commit_start, block_stop), may be edited, so they are candidates
+  // too. Of such a span `visible` says nothing. Empty: what is committed stays.
+  std::int32_t editable_begin, editable_end;
+  std::int32_t post_steps;  // of the block, in earlier calls
+  std::int32_t step;        // forwards this request has run; the rule's own step is not read
+  // Only the candidates of the step before are recomputed of the next spans: what is still masked, what that step
+  // committed, for its final K and V, and what may be edited.
   std::int32_t compact;
   // Range of the plan's targets, one for each position of the canvas: the sequence is scored. One step gives the
   // log-probability of each position with a target (not -1), nothing is committed. Empty: it is decoded.
@@ -60,12 +69,14 @@ struct StepPlan {
 
 struct SequenceOutcome {
   std::int64_t num_query_rows;  // positions recomputed in this call, without the guide's
-  std::int32_t num_refreshes;   // steps that recomputed the whole canvas
+  std::int32_t num_refreshes;   // steps that recomputed all that their rows see: under full attention the whole canvas
   std::int32_t num_steps;       // forwards run in this call
   std::int32_t num_masked;      // masks left in the block
-  std::int32_t block_done;      // no mask left, nothing left in the schedule, proposed, or no finite logits
+  std::int32_t
+      block_done;  // no mask left and nothing left to edit, a schedule at its end, proposed, or no finite logits
   std::int32_t
       bad_position;  // -1, or the first position whose logits are not finite: nothing was committed in that step
+  std::int32_t num_post_steps;  // of num_steps, those that found no mask and could only edit
 };
 
 // A committed token, or a proposed one.
@@ -74,14 +85,16 @@ struct CommitRecord {
   std::int32_t step;      // of this call, from 0
   std::int32_t position;
   std::int32_t token;
+  std::int32_t replaced;  // the token that an edit has replaced; -1: the position was masked
   double confidence;
   double log_prob;  // of the token, without noise
 };
 
 struct StepResult {
   std::vector<SequenceOutcome> outcomes;
-  std::vector<CommitRecord> commits;  // by step, then sequence, then confidence; proposals by position
-  std::vector<double> log_probs;      // of the targets, by sequence, then position; none of one without finite logits
+  std::vector<CommitRecord>
+      commits;  // by step, then sequence, then confidence; edits after the rest and proposals, by position
+  std::vector<double> log_probs;  // of the targets, by sequence, then position; none of one without finite logits
   std::vector<Alternative> alternatives;  // of the commits, one after the other, as many as their sequence asks for
 };
 

@@ -12,6 +12,13 @@ LLADA_INLINE double commit_key(double confidence) {
   return confidence == confidence ? confidence : -std::numeric_limits<double>::infinity();
 }
 
+// How many of `n` candidates, best first, the group's rule takes unseen. kThreshold and kFactor take one where the loop
+// would not end otherwise.
+LLADA_INLINE std::int64_t num_unquestioned(const CommitGroup& group, std::int64_t n) {
+  const std::int64_t least = group.select == Select::kTopK || group.count > 1 ? group.count : 1;
+  return least < n ? least : n;
+}
+
 // Whether kThreshold or kFactor takes the candidate of that rank, given that it took all before it.
 LLADA_INLINE bool passes(const CommitGroup& group, std::int64_t rank, double confidence) {
   if (group.select == Select::kThreshold) return confidence >= group.value;

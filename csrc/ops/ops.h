@@ -171,7 +171,7 @@ struct CommitGroup {
   std::int64_t begin = 0;
   std::int64_t end = 0;
   Select select = Select::kTopK;
-  std::int64_t count = 0;  // kTopK
+  std::int64_t count = 0;  // kTopK: so many; kThreshold, kFactor: at least so many, and at least one
   double value = 0;        // kThreshold: tau, kFactor: f
   std::int32_t mask_id = -1;
 };
@@ -254,10 +254,10 @@ struct Ops {
 
   // Chooses the candidates of each group that are to be committed: highest confidence first, then lower position.
   // kTopK: `count` of them. kThreshold: all with confidence >= value. kFactor: the largest n with
-  // (n + 1) (1 - c_n) < value. The latter two choose at least one token that is not the mask id (other_token if they
-  // must). A group with a candidate of token -1 chooses none. candidates, chosen: (num_candidates), the groups'
-  // ranges one after the other; chosen are candidate indices in order of confidence, -1 after the last one of a group;
-  // a choice of other_token rewrites its candidate.
+  // (n + 1) (1 - c_n) < value. The latter two choose the best `count` in any case, and at least one token that is not
+  // the mask id (other_token if they must). A group with a candidate of token -1 chooses none. candidates, chosen:
+  // (num_candidates), the groups' ranges one after the other; chosen are candidate indices in order of confidence, -1
+  // after the last one of a group; a choice of other_token rewrites its candidate.
   void (*commit)(Stream, Candidate* candidates, std::int64_t num_candidates, const CommitGroup* groups,
                  std::int64_t num_groups, std::int64_t* chosen);
 

@@ -109,7 +109,13 @@ class Engine:
             self._runner.close()
             raise
         self._intake = Intake(
-            self._reader, self.tokenizer, self._special, self.default_params, self._dispatcher, self._runner.recall
+            self._reader,
+            self.tokenizer,
+            self._special,
+            self.default_params,
+            self._dispatcher,
+            self._runner.recall,
+            self._runner.visibility,
         )
         _open_engines.add(self)
         tell_loaded(self.info, time.perf_counter() - began)

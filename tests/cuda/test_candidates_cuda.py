@@ -397,7 +397,7 @@ def test_commit_as_the_processor_does(data):
 @pytest.mark.parametrize("n", [4031, 4032, 4033, 6000])
 @pytest.mark.parametrize(
     ("select", "count", "value"),
-    [(0, 50, 0.0), (0, 9999, 0.0), (1, 0, 0.9), (2, 0, 2.0)],
+    [(0, 50, 0.0), (0, 9999, 0.0), (1, 0, 0.9), (2, 0, 2.0), (1, 700, 0.9), (1, 9999, 0.9), (2, 300, 2.0)],
 )
 def test_commit_of_more_than_the_shared_memory_holds(cuda, n, select, count, value):
     rng = np.random.default_rng(n)

@@ -144,6 +144,35 @@ def test_a_mask_that_wins_does_not_make_the_loop_endless(runtime):
             runtime.close_slot(slot)
 
 
+@pytest.mark.parametrize(("kind", "value"), [(1, 2.0), (2, 0.0)], ids=["threshold", "factor"])
+@pytest.mark.parametrize(
+    ("count", "schedule", "commits"),
+    [
+        (0, (0, 0), [1] * 16),
+        (1, (0, 0), [1] * 16),
+        (5, (0, 0), [5, 5, 5, 1]),
+        (2**40, (0, 0), [16]),
+        (0, (10, 4), [3, 3, 2, 2]),
+        (3, (9, 4), [3, 3, 3, 3]),
+        (1, (2, 5), [1] * 5),
+        (4, (16, 1), [16]),
+    ],
+)
+@pytest.mark.parametrize("max_steps", [1, 3, 100])
+def test_a_step_commits_at_least_so_many(runtime, kind, value, count, schedule, commits, max_steps):
+    """No confidence passes the value. A schedule is a minimum too, and the block ends with it."""
+    slot, counted, done = runtime.open_slot(CANVAS), [], False
+    while not done:
+        rule = {"kind": kind, "value": value, "count": count, "next_step": len(counted)}
+        sequences, spans = plan(slot, num_masked=schedule[0], num_steps=schedule[1], **rule)
+        (outcome,), told = runtime.denoise(sequences, spans, max_steps)
+        assert outcome["num_steps"] > 0
+        counted += np.bincount(told["step"], minlength=outcome["num_steps"]).tolist()
+        done = bool(outcome["block_done"])
+    assert counted == commits
+    assert outcome["num_masked"] == 16 - sum(commits)
+
+
 def test_slots_are_given_back(runtime):
     assert runtime.num_open_slots == 0
     slots = [runtime.open_slot(CANVAS) for _ in range(5)]
@@ -203,6 +232,15 @@ BAD_PLANS = {
     "unknown score": {"score": 9},
     "no steps": {"num_steps": 0},
     "negative schedule": {"num_masked": -5},
+    "negative count": {"count": -1},
+    "edits that are not there": {"editable_end": 9},
+    "negative edits": {"editable_begin": -1},
+    "edits backwards": {"editable_begin": 2, "editable_end": 1},
+    "edits before the block": {"editable_end": 1, "commit_start": 3},
+    "edits past the block": {"editable_begin": 1, "editable_end": 2, "block_stop": LENGTH - 1},
+    "negative post-steps": {"post_steps": -1},
+    "negative most post-steps": {"max_post_steps": -1},
+    "negative schedule of a threshold": {"kind": 1, "num_steps": -1},
     "guide that is not open": {"guide_slot": 9},
     "too many alternatives": {"num_alternatives": 21},
     "negative alternatives": {"num_alternatives": -1},

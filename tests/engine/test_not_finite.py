@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from llada_rt import Engine, ModelError, SamplingParams
+from llada_rt import Engine, ModelError, SamplingParams, _core
+from llada_rt.runtime import records
 from tests.data.make_goldens import CHECKPOINT
 
 POISON = 3  # a token whose value vector is large where the output projection is larger
@@ -45,3 +46,17 @@ def test_only_the_request_itself_fails(folder: Path):
             list(engine.stream([POISON] * 3, SamplingParams(gen_length=8, cache="dual", block_length=4)))
         assert engine.num_open_slots == 0
         assert engine.generate([1, 2, 4], params)[0].outputs[0].token_ids == alone
+
+
+def test_a_step_that_could_only_edit(folder: Path):
+    """Nothing is edited, and the position is told."""
+    runtime = _core.Runtime(str(folder), compute_type="float32", num_threads=2)
+    canvas = np.array([POISON, POISON, 1, 2, 4, 5], np.int32)
+    plan = records.blank(1)
+    spans = np.array([(0, 6, 6), (3, 6, 6)], records.SPAN)
+    records.put(plan, slot=runtime.open_slot(canvas), first_end=1, next_end=1, editable_begin=1, editable_end=2)
+    records.put(plan, block_start=2, block_stop=6, commit_start=2, mask_id=99, kind=1, max_post_steps=5)
+    (outcome,), commits = runtime.denoise(plan, spans, 9)
+    assert outcome[["num_steps", "block_done", "bad_position"]].tolist() == (1, 1, 3)
+    assert len(commits) == 0
+    assert np.array_equal(runtime.canvas(0), canvas)

@@ -64,6 +64,30 @@ def test_commit_factor_takes_the_largest_n(ops):
     assert committed.tolist() == [1, 2]
 
 
+@pytest.mark.parametrize(("rule", "value"), [("threshold", 0.8), ("threshold", 0.2), ("factor", 0.5), ("factor", 6.0)])
+@pytest.mark.parametrize("n", [1, 2, 9, 65, 300])
+def test_commit_at_least(ops, rule, value, n):
+    """With a minimum: the better of what the rule takes alone and so many."""
+    rng = np.random.default_rng(n)
+    confidence, tokens = rng.random(n), rng.integers(0, 90, n)
+
+    def committed(count: int) -> list[int]:
+        return both(ops, np.full(n, MASK), np.arange(n), tokens, confidence, rule, count=count, value=value)[1].tolist()
+
+    alone = committed(0)
+    order = sorted(range(n), key=lambda i: -confidence[i])
+    for count in (1, 2, 5, n, n + 1, 2**40):
+        assert committed(count) == order[: max(len(alone), min(count, n))]
+
+
+def test_commit_counts_a_winning_mask_into_the_minimum(ops):
+    canvas, committed = both(
+        ops, [MASK] * 4, range(4), [MASK, 5, 6, 7], [0.9, 0.5, 0.4, 0.3], "threshold", count=3, value=0.8
+    )
+    assert canvas.tolist() == [MASK, 5, 6, MASK]
+    assert committed.tolist() == [1, 2]
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_commit_ties_go_to_the_lower_position(ops, rule):
     count, value = RULE[rule]

@@ -42,6 +42,15 @@ def test_blocks_complete_from_left_to_right():
     assert canvas.block_index == 2
 
 
+def test_an_edit_replaces_the_token_that_it_says():
+    canvas = Canvas.for_generation([5], 6, mask_id=MASK, block_length=4)
+    canvas.commit([*commit(1, 2), Commit(1, 7, 0.5, 1, replaced=1)])
+    assert (canvas.tokens, canvas.num_masked) == ([5, 7, 1, *[MASK] * 4], 2)
+    for position, replaced in ((1, 1), (3, 1), (2, MASK), (1, None)):
+        with pytest.raises(AssertionError, match="holds"):
+            canvas.commit([Commit(position, 8, 0.5, 0, replaced=replaced)])
+
+
 def test_an_infill_spans_from_first_to_last_hole_and_passes_over_full_blocks():
     template = [1, 2, MASK, 3, 4, 5, 6, 7, MASK, MASK, 8]
     canvas = Canvas.for_infill(template, mask_id=MASK, block_length=3)

@@ -31,10 +31,17 @@ def test_a_rule_has_the_same_fields_on_both_sides(rule, name, own):
 def test_a_sequence_has_the_same_fields_on_both_sides():
     """Those of the plan: spans and targets are ranges below."""
     below = set(records.SEQUENCE.names)
-    ranges = {"first_query": "first", "next_query": "next", "block": "block", "targets": "targets"}
-    ranges["allowed"] = "allowed"
+    ranges = {
+        "first_query": "first",
+        "next_query": "next",
+        "block": "block",
+        "editable": "editable",
+        "targets": "targets",
+        "allowed": "allowed",
+    }
+    parts = ("first", "next", "editable", "targets", "allowed")
     above = {field.name for field in dataclasses.fields(SequencePlan)}
-    of_ranges = {f"{name}_{end}" for name in ("first", "next", "targets", "allowed") for end in ("begin", "end")}
+    of_ranges = {f"{name}_{end}" for name in parts for end in ("begin", "end")}
     assert below - of_ranges - {"block_start", "block_stop"} == above - set(ranges)
     assert list(records.SPAN.names) == [field.name for field in dataclasses.fields(QuerySpan)]
 
@@ -48,11 +55,12 @@ def test_words_of_enumerations_are_those_of_the_module():
 
 def test_every_field_arrives():
     sampling = SamplingRule(7, "entropy", 0.5, 1.5, 2**64 - 1, 3, (4, 5), True, 6)
-    select = SelectRule("factor", 8, 2**40, 9, 0.25)
+    select = SelectRule("factor", 8, 2**40, 9, 3, 0.25, 0.5, 10)
     spans = (QuerySpan(0, 4, 20), QuerySpan(6, 8, 20)), (QuerySpan(1, 3, 20),)
-    made = SequencePlan(10, 11, *spans, Span(12, 13), 14, select, sampling, 15, True, (1, -1, 2))
-    packed, ranges = records.pack([made, dataclasses.replace(made, targets=())])
-    assert packed["select"].tolist() == [(2, 8, 2**31 - 1, 9, 0.25)] * 2
+    editable = (Span(12, 13), Span(14, 15))
+    made = SequencePlan(10, 11, *spans, Span(12, 13), 14, select, sampling, 15, True, editable, 16, (1, -1, 2))
+    packed, ranges = records.pack([made, dataclasses.replace(made, editable=(), targets=())])
+    assert packed["select"].tolist() == [(2, 8, 2**31 - 1, 9, 3, 0.25, 0.5, 10)] * 2
     assert packed["sampling"]["unconfident_tokens"].tolist() == [[4, 5]] * 2
     told = dict(zip(records.SEQUENCE["sampling"].names, packed["sampling"][0].tolist(), strict=True))
     assert told | {"unconfident_tokens": None} == {
@@ -67,11 +75,13 @@ def test_every_field_arrives():
         "num_alternatives": 6,
         "step": 0,
     }
-    names = ("slot", "guide_slot", "block_start", "block_stop", "commit_start", "step", "compact")
-    assert [int(packed[0][name]) for name in names] == [10, 11, 12, 13, 14, 15, 1]
-    assert packed[["first_begin", "first_end", "next_begin", "next_end"]].tolist() == [(0, 2, 2, 3), (3, 5, 5, 6)]
+    names = ("slot", "guide_slot", "block_start", "block_stop", "commit_start", "step", "compact", "post_steps")
+    assert [int(packed[0][name]) for name in names] == [10, 11, 12, 13, 14, 15, 1, 16]
+    assert packed[["first_begin", "first_end", "next_begin", "next_end"]].tolist() == [(0, 2, 2, 3), (5, 7, 7, 8)]
+    assert packed[["editable_begin", "editable_end"]].tolist() == [(3, 5), (8, 8)]
     assert packed[["targets_begin", "targets_end"]].tolist() == [(0, 3), (3, 3)]
-    assert ranges.tolist() == [(0, 4, 20), (6, 8, 20), (1, 3, 20)] * 2
+    queries = [(0, 4, 20), (6, 8, 20), (1, 3, 20)]
+    assert ranges.tolist() == [*queries, (12, 13, 13), (14, 15, 15), *queries]
     assert [array.shape for array in records.pack([])] == [(0,), (0,)]
 
 

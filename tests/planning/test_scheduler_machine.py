@@ -10,6 +10,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from llada_rt.planning.caches import CACHES
 from llada_rt.planning.plan import SequenceResult, StepResult
 from llada_rt.planning.scheduler import Draws, Scheduler
+from llada_rt.planning.visibility import FULL
 from llada_rt.runtime.score import ScoredDraw, draw_noise, guide_of
 from tests.planning.test_scheduler import MASK, FakeRunner, make_sequence
 
@@ -80,7 +81,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(target=requests, length=st.integers(1, 20), draws=st.integers(1, 12), guided=st.booleans())
     def add_score(self, length, draws, guided):
         noise = draw_noise([1], list(range(length)), mc_num=draws, seed=0, mask_id=MASK)
-        members = [ScoredDraw(draw, guide_of(draw, 1, MASK) if guided else None, 1.0) for draw in noise]
+        members = [ScoredDraw(draw, guide_of(draw, 1, MASK) if guided else None, 1.0, FULL) for draw in noise]
         source = Draws(iter(members))
         self.scheduler.add(source)
         self.open[source] = set(members)

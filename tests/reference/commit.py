@@ -6,13 +6,15 @@ RULES = ("top_k", "threshold", "factor")
 
 
 def select(confidence: np.ndarray, rule: str, *, count: int = 0, value: float = 0.0) -> np.ndarray:
-    """Rows to commit, surest first; equal confidences by row. threshold and factor always commit the surest one."""
+    """Rows to commit, surest first; equal confidences by row. threshold and factor commit at least the `count` surest
+    ones, and always one.
+    """
     order = np.argsort(-np.asarray(confidence), kind="stable")
     c, n = np.asarray(confidence)[order], np.arange(1, len(order) + 1)
     if rule == "top_k":
         return order[:count]
     keep = c >= value if rule == "threshold" else (n + 1) * (1 - c) < value
-    return order[: max(1, np.count_nonzero(keep))]
+    return order[: max(1, count, np.count_nonzero(keep))]
 
 
 def commit(canvas, positions, tokens, confidence, rule, *, count=0, value=0.0, mask_id, alternatives=None):

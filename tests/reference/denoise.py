@@ -1,4 +1,5 @@
-"""The published loops, once: LLaDA generate.py, and Fast-dLLM with prefix and dual cache, threshold and factor.
+"""The published loops, once: LLaDA generate.py, and Fast-dLLM with prefix and dual cache, threshold and factor. Beside
+them what block-causal models ask for: their attention, a minimum of commits, editing of committed tokens (LLaDA2).
 
 A cache policy answers "which positions are recomputed in this step?", a decoding rule "which candidates are
 committed?". Three more policies stand beside the published loops' own: dual_compact, vicinity, interval.
@@ -6,6 +7,7 @@ Two habits are left out and counted instead (`num_idle`): schedule steps that co
 forward after a block that its first forward has filled.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -34,6 +36,11 @@ class Params:
     confidence_eos_eot_inf: bool = False
     seed: int = 0
     propose_mask: bool = True  # the mask id may win a position, which then stays masked: the published loops' habit
+    attention_block: int | None = None  # block-causal attention, blocks counted from position 0 (LLaDA2, SDAR)
+    num_to_transfer: int = 1  # threshold and factor commit at least so many (LLaDA2.1)
+    is_scheduled: bool = False  # they commit at least what the schedule says too, and end with it (LLaDA2.0, SDAR)
+    editing_threshold: float | None = None  # a committed token gives way to one that is so sure (LLaDA2.1)
+    max_post_steps: int = 0  # steps without a mask in the block
 
     @property
     def rule(self) -> str:
@@ -51,6 +58,7 @@ class Commit(NamedTuple):
     position: int
     token: int
     confidence: float
+    replaced: int | None = None  # the token that an edit has replaced
 
 
 @dataclass(slots=True)
@@ -70,8 +78,18 @@ def schedule(num_masked: int, num_steps: int) -> list[int]:
     return [num_masked // num_steps + (i < num_masked % num_steps) for i in range(num_steps)]
 
 
-def query_rows(cache: str, run: Run, step: int, block: tuple[int, int], span: tuple[int, int], mask_id: int):
-    """Positions (n,) that a block's step recomputes."""
+def visible(position: int, length: int, p: Params) -> int:
+    """How many keys a position sees."""
+    return length if p.attention_block is None else min((position // p.attention_block + 1) * p.attention_block, length)
+
+
+def query_rows(run: Run, step: int, block: tuple[int, int], span: tuple[int, int], given, p: Params, mask_id: int):
+    """Positions (n,) that a block's step recomputes; of a policy's, those that the block sees. given: (length,)."""
+    rows = policy_rows(p.cache, run, step, block, span, mask_id, ~given & (p.editing_threshold is not None))
+    return rows[rows < visible(block[1] - 1, len(run.canvas), p)]
+
+
+def policy_rows(cache: str, run: Run, step: int, block: tuple[int, int], span: tuple[int, int], mask_id, is_editable):
     at, total = np.arange(len(run.canvas)), run.num_forward
     in_block = (at >= block[0]) & (at < block[1])
     if cache == "interval":  # given text every 50 steps of the request, the response every 7
@@ -83,28 +101,30 @@ def query_rows(cache: str, run: Run, step: int, block: tuple[int, int], span: tu
         return at[at >= block[0]]
     if cache == "vicinity":
         return at[(at >= block[0] - 16) & (at < block[1] + 16)]
-    if cache == "dual_compact":  # masked before the last step
+    if cache == "dual_compact":  # candidates of the last step
         before = [commit.position for commit in run.commits if commit.step == total - 1]
-        return at[in_block & ((run.canvas == mask_id) | np.isin(at, before))]
+        return at[in_block & ((run.canvas == mask_id) | np.isin(at, before) | is_editable)]
     return at[in_block]
 
 
-def propose(model: Model, run: Run, slots: list, prompt: np.ndarray, rows, p: Params, ids: SpecialIds, stop: int):
-    """One forward, two with guidance: the masked queried positions below `stop`, and a function that scores them."""
+def propose(model: Model, run: Run, slots: list, prompt: np.ndarray, rows, p: Params, ids: SpecialIds, block):
+    """One forward, two with guidance. Of the masked queried positions before the block's end, and of those in the
+    block that may be edited: the positions, and a function that scores them.
+    """
     canvases = [run.canvas, np.where(prompt, ids.mask, run.canvas)]
-    parts = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)
-    spans = [(part[0], part[-1] + 1, len(run.canvas)) for part in parts]
+    keys = np.array([visible(row, len(run.canvas), p) for row in rows])
+    parts = np.split(rows, np.flatnonzero((np.diff(rows) > 1) | (np.diff(keys) > 0)) + 1)
+    spans = [(part[0], part[-1] + 1, visible(part[0], len(run.canvas), p)) for part in parts]
     hidden = [model.query(slot, canvas, spans)[1] for slot, canvas in zip(slots, canvases, strict=False)]
-    wanted = (rows < stop) & (run.canvas[rows] == ids.mask)
-    positions = rows[wanted]
-    logits = [model.head(h[wanted]) for h in hidden]
-    mixed = guide(*logits, p.cfg_scale) if len(logits) == 2 else logits[0]
+    is_masked = run.canvas[rows] == ids.mask
+    is_editable = (rows >= block[0]) & ~is_masked & ~prompt[rows] & (p.editing_threshold is not None)
     step = run.num_forward
     run.query_lengths.append(len(rows))
 
-    def score(never: tuple[int, ...]) -> Candidates:
+    def score(wanted: np.ndarray, never: tuple[int, ...]) -> Candidates:
+        logits, positions = [model.head(h[wanted]) for h in hidden], rows[wanted]
         return candidates(
-            mixed,
+            guide(*logits, p.cfg_scale) if len(logits) == 2 else logits[0],
             positions,
             step=step,
             seed=p.seed,
@@ -115,25 +135,44 @@ def propose(model: Model, run: Run, slots: list, prompt: np.ndarray, rows, p: Pa
             never=never,
         )
 
-    return positions, score
+    both = [(rows < block[1]) & kind for kind in (is_masked, is_editable)]
+    return [(rows[wanted], functools.partial(score, wanted)) for wanted in both]
+
+
+def edit(canvas, positions, found: Candidates, p: Params, mask_id: int) -> list[int]:
+    """Rows whose candidate takes the place of the token there. None writes a mask."""
+    differs = (found.token != canvas[positions]) & (found.token != mask_id)
+    return np.flatnonzero(differs & (found.confidence >= p.editing_threshold)).tolist()
 
 
 def denoise_block(
     propose_step: Callable, run: Run, block: tuple[int, int], num_steps: int, p: Params, mask_id: int
 ) -> None:
-    """Steps until no mask is left; of a schedule (`top_k`) at most `num_steps`, and none that commits nothing."""
+    """Steps until no mask is left; of a schedule (`top_k`) at most `num_steps`, and none that commits nothing.
+
+    With editing the masks are followed by `max_post_steps` steps at most, until one edits nothing.
+    """
 
     def num_masked() -> int:
         return np.count_nonzero(run.canvas[slice(*block)] == mask_id)
 
     counts = schedule(num_masked(), num_steps)
-    step = 0
-    while num_masked() and (p.rule != "top_k" or any(counts[step:])):
-        positions, score = propose_step(step)
+    step = post_steps = 0
+    is_still = False
+    while True:
+        is_filled = not num_masked()
+        if is_filled:
+            post_steps += 1
+            if step == 0 or is_still or p.editing_threshold is None or post_steps > p.max_post_steps:
+                break
+        elif (p.rule == "top_k" and not any(counts[step:])) or (p.is_scheduled and step >= num_steps):
+            break
+        (positions, score), (editable, score_edits) = propose_step(step)
         other = score((mask_id,))
         best = score(()) if p.propose_mask else other
         value = p.threshold if p.rule == "threshold" else p.factor
-        count = counts[step] if p.rule == "top_k" else 0
+        scheduled = counts[step] if step < num_steps else 0
+        count = scheduled if p.rule == "top_k" else max(p.num_to_transfer, scheduled * p.is_scheduled)
         alternatives = (other.token, other.confidence)
         before = run.canvas
         rule = dict(count=count, value=value, mask_id=mask_id, alternatives=alternatives)
@@ -142,6 +181,15 @@ def denoise_block(
             row, token = int(np.searchsorted(positions, position)), int(run.canvas[position])
             source = best if best.token[row] == token else other
             run.commits.append(Commit(run.num_forward - 1, int(position), token, float(source.confidence[row])))
+        is_still = is_filled
+        if len(editable):
+            found = score_edits(()) if p.propose_mask else score_edits((mask_id,))
+            for row in edit(before, editable, found, p, mask_id):
+                position, token = int(editable[row]), int(found.token[row])
+                confidence, old = float(found.confidence[row]), int(before[position])
+                run.commits.append(Commit(run.num_forward - 1, position, token, confidence, old))
+                run.canvas[position] = token
+                is_still = False
         step += 1
     if p.cache == "none":
         run.num_idle += num_steps - step if p.rule == "top_k" else 0
@@ -158,14 +206,15 @@ def denoise(model: Model, canvas: np.ndarray, span: tuple[int, int], p: Params, 
     length = len(run.canvas)
     prompt = run.canvas != ids.mask
     slots = [model.open_slot(length) for _ in range(2 if p.cfg_scale > 0 else 1)]
-    starts = range(*span, p.block_length)
+    begin = span[0] if p.attention_block is None else span[0] - span[0] % p.block_length
+    starts = range(begin, span[1], p.block_length)
     for index, block_start in enumerate(starts):
         block = (block_start, min(block_start + p.block_length, span[1]))
         num_steps = max(1, p.steps // len(starts) + (index < p.steps % len(starts)))
 
         def propose_step(step: int, block: tuple[int, int] = block):
-            rows = query_rows(p.cache, run, step, block, span, ids.mask)
-            return propose(model, run, slots, prompt, rows, p, ids, block[1])
+            rows = query_rows(run, step, block, span, prompt, p, ids.mask)
+            return propose(model, run, slots, prompt, rows, p, ids, block)
 
         denoise_block(propose_step, run, block, num_steps, p, ids.mask)
     return run

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from ..outputs import CacheAudit
 from .logits import GuidedRows, HiddenRows, pieces
-from .plan import QuerySpan, SamplingRule, SequencePlan, SequenceResult, StepPlan, StepResult
+from .plan import QuerySpan, SamplingRule, SequencePlan, SequenceResult, Span, StepPlan, StepResult
+from .visibility import Visibility
 
 
 class Steps(Protocol):
@@ -31,14 +32,16 @@ class Steps(Protocol):
 
 
 class Audit:
-    """One request's audit: every `every`-th cached step. A step that recomputes the whole canvas is exact as it is.
+    """One request's audit: every `every`-th cached step. A step that recomputes all that its block sees is exact as it
+    is: the whole canvas, under full attention.
 
-    `error_budget`: largest KL that is let pass; beyond it the step recomputes the whole canvas. None: all are.
+    `error_budget`: largest KL that is let pass; beyond it the step recomputes all. None: all are.
     """
 
-    def __init__(self, every: int, error_budget: float | None = None) -> None:
+    def __init__(self, every: int, error_budget: float | None, visibility: Visibility) -> None:
         self.every = every
         self.error_budget = error_budget
+        self._visibility = visibility
         self.report = CacheAudit()
         self._num_unseen = 0  # cached steps since the last audited one
         self._is_examined = False  # the first step of the coming call
@@ -46,20 +49,25 @@ class Audit:
 
     def is_due(self, plan: SequencePlan, length: int) -> bool:
         """Whether the first step of `plan` is to be audited."""
-        return self._num_unseen == self.every - 1 and not _is_whole(plan.first_query, length)
+        return self._num_unseen == self.every - 1 and not _is_whole(
+            plan.first_query, self._visibility.visible(plan.block, length)
+        )
 
-    def steps_alike(self, most: int, first: tuple[QuerySpan, ...], length: int) -> int:
+    def steps_alike(self, most: int, first: tuple[QuerySpan, ...], visible: Span) -> int:
         """For how many steps, at most `most`, a call may run: the next one to be audited must begin a call."""
         unseen = self.every - 1 - self._num_unseen
-        if _is_whole(first, length):
+        if _is_whole(first, visible):
             return min(most, 1 + unseen)
         return min(most, unseen or self.every)
 
     def examine(self, steps: Steps, plan: SequencePlan, tokens: Sequence[int]) -> SequencePlan:
         """Compare the first step of `plan` with the exact one; returns the plan to run. tokens: the whole canvas."""
         rule, length = plan.sampling, len(tokens)
-        whole = (QuerySpan(0, length, length),)
-        candidates = [p for p in range(plan.commit_start, plan.block.stop) if tokens[p] == rule.mask_id]
+        whole = self._visibility.query(self._visibility.visible(plan.block, length), length)
+        editable = {p for span in plan.editable for p in range(span.start, span.stop)}
+        candidates = [
+            p for p in range(plan.commit_start, plan.block.stop) if tokens[p] == rule.mask_id or p in editable
+        ]
         asked = [p for p in candidates if any(span.start <= p < span.stop for span in plan.first_query)]
         self._is_examined = True
         cached = GuidedRows(steps, rule, (plan.slot, plan.guide_slot), plan.first_query, asked)
@@ -73,7 +81,8 @@ class Audit:
                 self.report.num_forced_refreshes += 1
                 return replace(plan, first_query=whole)
             # The copy now holds the exact keys and values, so the step needs only the rows of its candidates.
-            beside = replace(plan, slot=slot, guide_slot=guide, first_query=_runs(candidates, length), next_query=whole)
+            of_candidates = tuple(q for run in _runs(candidates) for q in self._visibility.query(run, length))
+            beside = replace(plan, slot=slot, guide_slot=guide, first_query=of_candidates, next_query=whole)
             (result,) = steps.denoise(StepPlan((beside,), 1)).sequences
             self._exact = {(commit.position, commit.token) for commit in result.commits}
         finally:
@@ -134,14 +143,14 @@ def _most_likely(logits: NDArray[np.float64], rule: SamplingRule) -> NDArray[np.
     return np.asarray(allowed.argmax(axis=-1))
 
 
-def _is_whole(spans: Sequence[QuerySpan], length: int) -> bool:
-    return sum(map(len, spans)) == length
+def _is_whole(spans: Sequence[QuerySpan], visible: Span) -> bool:
+    return sum(map(len, spans)) == len(visible)
 
 
-def _runs(positions: Sequence[int], visible: int) -> tuple[QuerySpan, ...]:
+def _runs(positions: Sequence[int]) -> list[Span]:
     """Ascending positions as spans."""
     spans = []
     for _, group in groupby(enumerate(positions), key=lambda pair: pair[1] - pair[0]):
         run = [position for _, position in group]
-        spans.append(QuerySpan(run[0], run[-1] + 1, visible))
-    return tuple(spans)
+        spans.append(Span(run[0], run[-1] + 1))
+    return spans

@@ -28,28 +28,27 @@ class CachePolicy(Protocol):
         """Positions to recompute in a step of the active block; both counts begin with 0, `step` with the request."""
 
 
-def _span(canvas: Canvas, start: int, stop: int) -> tuple[QuerySpan, ...]:
-    """The positions [start, stop) as far as there are such; each looks at the whole canvas."""
-    length = len(canvas)
-    return (QuerySpan(max(start, 0), min(stop, length), length),)
-
-
 def _union(canvas: Canvas, *parts: Span) -> tuple[QuerySpan, ...]:
-    """Ascending spans that do not touch."""
+    """Ascending spans that do not touch, unless they see differently."""
     spans: list[Span] = []
     for part in sorted((part for part in parts if len(part)), key=lambda part: part.start):
         if spans and part.start <= spans[-1].stop:
             part = Span(spans[-1].start, max(spans.pop().stop, part.stop))
         spans.append(part)
-    return tuple(QuerySpan(span.start, span.stop, len(canvas)) for span in spans)
+    return tuple(query for span in spans for query in canvas.query(span))
+
+
+def _seen(canvas: Canvas) -> Span:
+    """What the block sees: more of the canvas than this plays no part in its steps."""
+    return canvas.visible(canvas.block)
 
 
 def _whole(canvas: Canvas) -> tuple[QuerySpan, ...]:
-    return _span(canvas, 0, len(canvas))
+    return canvas.query(_seen(canvas))
 
 
 class NoCache(CachePolicy):
-    """Every step recomputes the whole canvas."""
+    """Every step recomputes the whole canvas, or what of it the block sees."""
 
     exact: ClassVar[bool] = True
 
@@ -63,7 +62,7 @@ class PrefixCache(CachePolicy):
     exact: ClassVar[bool] = False
 
     def query(self, canvas: Canvas, step: int, step_in_block: int) -> tuple[QuerySpan, ...]:
-        return _span(canvas, canvas.block.start, len(canvas)) if step_in_block else _whole(canvas)
+        return canvas.query(Span(canvas.block.start, _seen(canvas).stop)) if step_in_block else _whole(canvas)
 
 
 class DualCache(CachePolicy):
@@ -72,7 +71,7 @@ class DualCache(CachePolicy):
     exact: ClassVar[bool] = False
 
     def query(self, canvas: Canvas, step: int, step_in_block: int) -> tuple[QuerySpan, ...]:
-        return _span(canvas, canvas.block.start, canvas.block.stop) if step_in_block else _whole(canvas)
+        return canvas.query(canvas.block) if step_in_block else _whole(canvas)
 
 
 class DualCompactCache(DualCache):
@@ -98,7 +97,8 @@ class VicinityCache(CachePolicy):
     def query(self, canvas: Canvas, step: int, step_in_block: int) -> tuple[QuerySpan, ...]:
         if step < self.warmup or step_in_block == 0:
             return _whole(canvas)
-        return _span(canvas, canvas.block.start - self.before, canvas.block.stop + self.after)
+        stop = min(canvas.block.stop + self.after, _seen(canvas).stop)
+        return canvas.query(Span(canvas.block.start - self.before, stop))
 
 
 class IntervalCache(CachePolicy):
@@ -114,10 +114,11 @@ class IntervalCache(CachePolicy):
     response_steps: ClassVar[int] = 7
 
     def query(self, canvas: Canvas, step: int, step_in_block: int) -> tuple[QuerySpan, ...]:
-        response = canvas.span
+        seen = _seen(canvas)
+        response = Span(canvas.span.start, min(canvas.span.stop, seen.stop))
         parts = [canvas.block]
         if step % self.given_steps == 0:
-            parts += [Span(0, response.start), Span(response.stop, len(canvas))]
+            parts += [Span(0, response.start), Span(response.stop, seen.stop)]
         if step % self.response_steps == 0:
             parts.append(response)
         return _union(canvas, *parts)

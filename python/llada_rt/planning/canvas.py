@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..errors import InvalidRequestError
-from .plan import Commit, Span
+from .plan import Commit, QuerySpan, Span
+from .visibility import FULL, Visibility
 
 
 class Canvas:
@@ -16,9 +17,22 @@ class Canvas:
 
     `span` holds the positions to be decoded: the response of a generation, first to last hole of an infill. Its
     last block may be short. A block without masks is passed over. `alone`: stretches that are a block each.
+
+    Under block-causal attention (`visibility`) the blocks are those of the attention: the first one begins with the
+    given text that shares it with the first position of the span.
     """
 
-    __slots__ = ("_block", "_num_masked", "block_length", "block_start_masked", "blocks", "mask_id", "span", "tokens")
+    __slots__ = (
+        "_block",
+        "_num_masked",
+        "block_length",
+        "block_start_masked",
+        "blocks",
+        "mask_id",
+        "span",
+        "tokens",
+        "visibility",
+    )
 
     def __init__(
         self,
@@ -28,14 +42,21 @@ class Canvas:
         span: Span,
         block_length: int | None = None,
         alone: Sequence[Span] = (),
+        visibility: Visibility = FULL,
     ) -> None:
         if not 0 <= span.start < span.stop <= len(tokens):
             raise InvalidRequestError(f"nothing to decode: expected positions within [0, {len(tokens)}), got {span}")
         self.tokens: list[int] = list(tokens)  # (length,)
         self.mask_id = mask_id
         self.span = span
-        self.block_length = min(block_length or len(span), len(span))
-        self.blocks = _blocks(span, self.block_length, alone)
+        if block_length is not None and visibility.block_length not in (None, block_length):
+            raise InvalidRequestError(
+                f"block_length: expected {visibility.block_length}, that of the model's attention, got {block_length}",
+                param="block_length",
+            )
+        self.visibility = visibility
+        self.block_length = visibility.block_length or min(block_length or len(span), len(span))
+        self.blocks = _blocks(visibility, span, self.block_length, alone)
         self._block = -1
         self._num_masked = 0
         self.block_start_masked = 0  # masks in the block when it began
@@ -51,21 +72,28 @@ class Canvas:
         block_length: int | None = None,
         pinned: Mapping[int, int] | None = None,
         alone: Sequence[Span] = (),
+        visibility: Visibility = FULL,
     ) -> Canvas:
         """`pinned`: tokens of the response that are given, by their position in it."""
         tokens = [*prompt, *((pinned or {}).get(index, mask_id) for index in range(gen_length))]
         span = Span(len(prompt), len(tokens))
-        return cls(tokens, mask_id=mask_id, span=span, block_length=block_length, alone=alone)
+        return cls(tokens, mask_id=mask_id, span=span, block_length=block_length, alone=alone, visibility=visibility)
 
     @classmethod
     def for_infill(
-        cls, template: Sequence[int], *, mask_id: int, block_length: int | None = None, alone: Sequence[Span] = ()
+        cls,
+        template: Sequence[int],
+        *,
+        mask_id: int,
+        block_length: int | None = None,
+        alone: Sequence[Span] = (),
+        visibility: Visibility = FULL,
     ) -> Canvas:
         holes = [position for position, token in enumerate(template) if token == mask_id]
         if not holes:
             raise InvalidRequestError("infill: expected at least one hole, got none", param="segments")
         span = Span(holes[0], holes[-1] + 1)
-        return cls(template, mask_id=mask_id, span=span, block_length=block_length, alone=alone)
+        return cls(template, mask_id=mask_id, span=span, block_length=block_length, alone=alone, visibility=visibility)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -89,13 +117,22 @@ class Canvas:
         """Masks left in the active block."""
         return self._num_masked
 
+    def visible(self, span: Span) -> Span:
+        """What the positions of the span see. Positions behind do not matter to them."""
+        return self.visibility.visible(span, len(self.tokens))
+
+    def query(self, span: Span) -> tuple[QuerySpan, ...]:
+        """The positions of the span, as far as there are such, to be recomputed: each with what it sees."""
+        return self.visibility.query(span, len(self.tokens))
+
     def masks_in(self, span: Span) -> int:
         return self.tokens[span.start : span.stop].count(self.mask_id)
 
     def commit(self, commits: Sequence[Commit]) -> None:
-        """Write committed tokens; each must fill a mask."""
+        """Write committed tokens; each must fill a mask or, as an edit, replace the token that it says."""
         for commit in commits:
-            assert self.tokens[commit.position] == self.mask_id, f"position {commit.position} is not masked"
+            expected, found = commit.replaced, self.tokens[commit.position]
+            assert found == (self.mask_id if expected is None else expected), f"{commit.position} holds {found}"
             assert commit.token != self.mask_id
             self.tokens[commit.position] = commit.token
         self._num_masked = 0 if self.is_complete else self.masks_in(self.block)
@@ -142,11 +179,11 @@ class Canvas:
         self._num_masked = 0
 
 
-def _blocks(span: Span, block_length: int, alone: Sequence[Span]) -> tuple[Span, ...]:
+def _blocks(visibility: Visibility, span: Span, block_length: int, alone: Sequence[Span]) -> tuple[Span, ...]:
     """The span in pieces of block_length; a stretch that is to be alone ends the piece before it."""
-    blocks, start = [], span.start
+    blocks, start = [], visibility.widened(span).start
     for stretch in (*sorted(alone, key=lambda each: each.start), Span(span.stop, span.stop)):
-        blocks += [Span(at, min(at + block_length, stretch.start)) for at in range(start, stretch.start, block_length)]
+        blocks += visibility.cut(Span(start, stretch.start), block_length)
         blocks += [stretch] if len(stretch) else []
         start = stretch.stop
     return tuple(blocks)

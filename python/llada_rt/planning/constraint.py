@@ -79,7 +79,8 @@ class Constraint:
         asked = list(islice(self._places, MAX_TOKENS_PER_STEP if self._threshold is not None else 1))
         block = Span(asked[0], asked[-1] + 1)
         allowed = (AllowedTokens(asked[0], self._allowed),)
-        return replace(plan, block=block, commit_start=block.start, select=SelectRule("propose"), allowed=allowed)
+        select = SelectRule("propose")
+        return replace(plan, block=block, commit_start=block.start, select=select, editable=(), allowed=allowed)
 
     def take(self, result: SequenceResult) -> None:
         """What came of the step that was asked for."""

@@ -44,15 +44,23 @@ class SelectRule:
     """Which candidates a step commits.
 
     `top_k` commits num_masked // num_steps + (i < num_masked % num_steps) at schedule index i, counted from
-    `next_step`; `threshold` and `factor` compare with `value` and always commit the best candidate. `propose` commits
+    `next_step`. `threshold` and `factor` commit what passes `value`, and at least the `count` best candidates; where
+    they have a schedule, also at least what it says, and the block ends with it (LLaDA2.0, SDAR). `propose` commits
     none: one step tells all candidates, and the caller writes what it makes of them.
+
+    Where a plan lets edit tokens (LLaDA2.1), a candidate that differs from the token at its position and whose
+    confidence reaches `edit_threshold` takes its place. Edits do not count into the minimum and never write a mask. A
+    block whose masks are filled is then edited on, for `max_post_steps` steps or until one edits nothing.
     """
 
     kind: SelectKind
-    num_masked: int = 0  # masks in the block when it began
-    num_steps: int = 0  # steps of the block
+    num_masked: int = 0  # what the schedule divides: LLaDA's, the masks in the block when it began
+    num_steps: int = 0  # of the schedule; 0: there is none
     next_step: int = 0  # schedule index of the next step
-    value: float = 0.0  # tau or f
+    count: int = 1  # of candidates, unless there are fewer
+    value: float = 0.0  # tau: confidence >= tau passes; or f
+    edit_threshold: float = math.inf  # nothing is that sure
+    max_post_steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +94,14 @@ class SequencePlan:
     guide_slot: int  # the unconditional canvas, -1 without guidance
     first_query: tuple[QuerySpan, ...]  # the first step of this call
     next_query: tuple[QuerySpan, ...]  # the steps after it
-    block: Span  # complete when no mask is left in it
+    block: Span  # complete when no mask is left in it, and nothing left to edit
     commit_start: int  # masked, queried positions in [commit_start, block.stop) are candidates
     select: SelectRule
     sampling: SamplingRule
     step: int  # forwards this request has run: the noise counter
     compact: bool = False  # of next_query, recompute only the candidates of the step before
+    editable: tuple[Span, ...] = ()  # of [commit_start, block.stop): what is queried there may be edited
+    post_steps: int = 0  # that the block has run without masks
     # Scored, not decoded: the token wanted at each position of the canvas, -1 for none. Takes one step.
     targets: tuple[int, ...] = ()
     allowed: tuple[AllowedTokens, ...] = ()  # at ascending positions of the block; elsewhere every token is
@@ -119,7 +129,8 @@ class Alternative(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """One token written into a canvas; `step` counts from 0 within the call.
+    """One token written into a canvas, over a mask or, as an edit, over another token; `step` counts from 0 within the
+    call.
 
     `log_prob` is of the model's distribution in the forward that committed the token: after guidance, without noise and
     without the suppressed token; the mask id counts, the unconfident tokens do not (one that is committed counts for
@@ -132,6 +143,7 @@ class Commit:
     step: int
     log_prob: float = math.nan  # natural logarithm
     alternatives: tuple[Alternative, ...] = ()  # most probable first, of equals the lower id
+    replaced: int | None = None  # the token that an edit has replaced; None: the position was masked
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +151,7 @@ class SequenceResult:
     """What became of one row of the plan."""
 
     num_query_rows: int  # positions recomputed
-    num_refreshes: int  # forwards that recomputed the whole canvas
+    num_refreshes: int  # forwards that recomputed all that their positions see
     num_steps: int  # forwards run
     num_masked: int  # masks left in the block
     block_done: bool
@@ -147,6 +159,7 @@ class SequenceResult:
     log_probs: tuple[float, ...] = ()  # of the targets, in order of position
     bad_position: int | None = None  # where the logits are not finite: the request cannot go on
     proposals: tuple[Commit, ...] = ()  # candidates by position, not written: of the rule `propose`
+    num_post_steps: int = 0  # of num_steps, those that found no mask and could only edit
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,9 @@ The state answers what its next steps are, as a SequencePlan, and takes over wha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from .caches import CachePolicy
 from .canvas import Canvas
 from .constraint import FILL_STEP, Constraint
 from .decoders import Decoder
-from .plan import Alternative, Commit, QuerySpan, SamplingRule, SelectRule, SequencePlan, SequenceResult
+from .plan import Alternative, Commit, QuerySpan, SamplingRule, SelectRule, SequencePlan, SequenceResult, Span
 
 
 class Placed(NamedTuple):
@@ -53,6 +54,7 @@ class SequenceState:
     num_refreshes: int = 0  # forwards that recomputed the whole canvas
     num_query_rows: int = 0  # positions recomputed, over all forwards
     steps_in_block: int = 0
+    post_steps: int = 0  # of these, those that found no mask and could only edit
     has_chosen: bool = False  # the active block
     last_served: int = -1
     placed: dict[int, Placed] = field(default_factory=dict)  # by canvas position
@@ -109,7 +111,7 @@ class SequenceState:
     def first_query(self) -> tuple[QuerySpan, ...]:
         """What the next step recomputes."""
         if self.is_choosing:
-            return (QuerySpan(0, len(self.canvas), len(self.canvas)),)
+            return self.canvas.query(self.canvas.visible(self.canvas.span))
         spans = self.query(0)
         return self._compacted(spans) if self.cache.compact and self.steps_in_block else spans
 
@@ -119,19 +121,20 @@ class SequenceState:
             return 1
         if self.max_forwards is not None:
             most = min(most, self.max_forwards - self.num_forwards)
-        most = min(most, self.canvas.num_masked)  # a block has no more steps left than masks
+        post_steps = max(0, self._select().max_post_steps - self.post_steps)
+        most = min(most, self.canvas.num_masked + post_steps)  # a block has no more steps left than masks, beside these
         if self.audit:
-            most = self.audit.steps_alike(most, self.first_query(), len(self.canvas))
+            most = self.audit.steps_alike(most, self.first_query(), self.canvas.visible(self.canvas.block))
         later = self.query(1)
         return next((ahead for ahead in range(2, most) if self.query(ahead) != later), most)
 
     def plan(self) -> SequencePlan:
         block = self.canvas.block
         commit_start = block.start if self.commit_start is None else self.commit_start
-        select = self.decoder.select(self.canvas, self.steps_in_block)
+        select, editable = self._select(), self._editable()
         if self.is_choosing:
             block = self.canvas.span
-            commit_start, select = block.start, SelectRule("top_k", num_masked=1, num_steps=1)
+            commit_start, select, editable = block.start, SelectRule("top_k", num_masked=1, num_steps=1), ()
         plan = SequencePlan(
             slot=self.slot,
             guide_slot=self.guide_slot,
@@ -143,22 +146,38 @@ class SequenceState:
             sampling=self.sampling,
             step=self.num_forwards,
             compact=self.cache.compact,
+            editable=editable,
+            post_steps=self.post_steps,
         )
         return plan if self.constraint is None else self.constraint.ask(plan)
 
+    def _select(self) -> SelectRule:
+        return self.decoder.select(self.canvas, self.steps_in_block)
+
+    def _editable(self) -> tuple[Span, ...]:
+        """Stretches of the block that may be edited: its masks and what steps have written, but no given text."""
+        if self._select().edit_threshold == math.inf:
+            return ()
+        block, tokens, mask_id = self.canvas.block, self.canvas.tokens, self.canvas.mask_id
+
+        def is_decoded(position: int) -> bool:
+            return tokens[position] == mask_id or position in self.placed
+
+        return tuple(_runs(range(block.start, block.stop), is_decoded))
+
     def _compacted(self, spans: tuple[QuerySpan, ...]) -> tuple[QuerySpan, ...]:
         """The last step's candidates within the spans, as the compiled loop finds them between steps of a call."""
+        editable = {position for span in self._editable() for position in range(span.start, span.stop)}
 
-        def was_masked(position: int) -> bool:
-            return self.canvas.tokens[position] == self.canvas.mask_id or position in self.last_committed
+        def was_candidate(position: int) -> bool:
+            is_masked = self.canvas.tokens[position] == self.canvas.mask_id
+            return is_masked or position in self.last_committed or position in editable
 
-        runs = []
-        for span in spans:
-            for kept, positions in groupby(range(span.start, span.stop), was_masked):
-                run = list(positions)
-                if kept:
-                    runs.append(QuerySpan(run[0], run[-1] + 1, span.visible))
-        return tuple(runs)
+        return tuple(
+            replace(span, start=run.start, stop=run.stop)
+            for span in spans
+            for run in _runs(range(span.start, span.stop), was_candidate)
+        )
 
     def apply(self, result: SequenceResult) -> None:
         """Take over what the steps did, and go on to the next block if this one is done."""
@@ -187,11 +206,20 @@ class SequenceState:
                 self.canvas.go_on_with(result.commits[0].position)
             return
         self.steps_in_block += result.num_steps
+        self.post_steps += result.num_post_steps
         if not result.block_done:
             return
-        self.steps_in_block = 0
+        self.steps_in_block = self.post_steps = 0
         self.has_chosen = False
         if self.end_tokens and self.canvas.first_settled(self.end_tokens, self.end_from) is not None:
             self.canvas.finish(self.end_fill)
         else:
             self.canvas.next_block()
+
+
+def _runs(positions: Iterable[int], holds: Callable[[int], bool]) -> Iterator[Span]:
+    """Stretches of the ascending positions where it holds."""
+    for is_held, group in groupby(positions, holds):
+        run = list(group)
+        if is_held:
+            yield Span(run[0], run[-1] + 1)

@@ -12,6 +12,7 @@ from ..errors import InvalidRequestError, LladaRtError
 from ..excerpt import excerpt_of
 from ..folder.model_files import SpecialIds
 from ..params import SamplingParams
+from ..planning.visibility import Visibility
 from ..text.requests import RequestReader, make_sequence, split_prompts, without_what_prompt_excludes
 from ..text.template import variants
 from ..text.tokenizer import Tokenizer
@@ -24,7 +25,7 @@ _OWN_NAMES = "unnamed:"  # requests without a name get one that no caller can ha
 
 
 class Intake:
-    """One engine's. `recall`: the runner's, which tells how well a filled template fits.
+    """One engine's. `recall`: the runner's, which tells how well a filled template fits; `visibility`: of its model.
 
     Everything raises InvalidRequestError and its kinds, EngineClosedError, RequestTooLargeError.
     """
@@ -37,10 +38,12 @@ class Intake:
         default_params: SamplingParams,
         dispatcher: Dispatcher,
         recall: Callable[..., Any],
+        visibility: Visibility,
     ) -> None:
         self._reader, self._tokenizer, self._special = reader, tokenizer, special
         self._default_params = default_params
         self._dispatcher, self._recall = dispatcher, recall
+        self._visibility = visibility
         self._counter = itertools.count()
 
     def params_of(self, params: object, count: int) -> list[SamplingParams]:
@@ -110,7 +113,7 @@ class Intake:
                 "a hole of bounded length cannot be streamed: expected a length", param="segments"
             )
         sequences = [
-            make_sequence(request, params, self._special, seed=params.seed_of(index))
+            make_sequence(request, params, self._special, seed=params.seed_of(index), visibility=self._visibility)
             for index in range(params.n)
             for request in requests
         ]
@@ -147,7 +150,10 @@ class Intake:
             replayed = replay_noise(prompt_ids, answer_ids, noise, mask_id=mask_id)
             count, draws = len(replayed), iter(replayed)
         start = len(prompt_ids)
-        members = (ScoredDraw(draw, guide_of(draw, start, mask_id) if cfg_scale else None, cfg_scale) for draw in draws)
+        members = (
+            ScoredDraw(draw, guide_of(draw, start, mask_id) if cfg_scale else None, cfg_scale, self._visibility)
+            for draw in draws
+        )
         job = ScoreJob(self._name(request_id), members, count)
         self._dispatcher.check_fits(job)
         return job

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from ..planning.plan import QuerySpan, SamplingRule, SelectRule, SequencePlan
+from ..planning.plan import QuerySpan, SamplingRule, SelectRule, SequencePlan, Span
 
 SEQUENCE = np.dtype(_core.SEQUENCE_DTYPE)
 SPAN = np.dtype(_core.SPAN_DTYPE)
@@ -27,14 +27,15 @@ def pack(plans: Sequence[SequencePlan]) -> tuple[NDArray[np.void], NDArray[np.vo
     """One record per sequence, and the query spans that its ranges point into."""
     spans: list[tuple[int, int, int]] = []
 
-    def place(queries: tuple[QuerySpan, ...]) -> tuple[int, int]:
+    def place(queries: tuple[QuerySpan, ...] | tuple[Span, ...]) -> tuple[int, int]:
         begin = len(spans)
-        spans.extend((q.start, q.stop, q.visible) for q in queries)
+        spans.extend((q.start, q.stop, q.visible if isinstance(q, QuerySpan) else q.stop) for q in queries)
         return begin, len(spans)
 
     records, num_targets, num_sets = [], 0, 0
     for plan in plans:
         first, then = place(plan.first_query), place(plan.next_query)
+        editable = place(plan.editable)
         value: dict[str, Any] = {
             "slot": plan.slot,
             "guide_slot": plan.guide_slot,
@@ -45,6 +46,9 @@ def pack(plans: Sequence[SequencePlan]) -> tuple[NDArray[np.void], NDArray[np.vo
             "block_start": plan.block.start,
             "block_stop": plan.block.stop,
             "commit_start": plan.commit_start,
+            "editable_begin": editable[0],
+            "editable_end": editable[1],
+            "post_steps": plan.post_steps,
             "step": plan.step,
             "compact": plan.compact,
             "targets_begin": num_targets,

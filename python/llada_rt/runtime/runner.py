@@ -17,7 +17,8 @@ from ..config import EngineConfig
 from ..errors import ConfigError, OutOfMemoryError
 from ..folder.footprint import resident_bytes
 from ..planning.logits import piece_bytes, pieces
-from ..planning.plan import Alternative, Commit, QuerySpan, SequenceResult, StepPlan, StepResult
+from ..planning.plan import Alternative, Commit, QuerySpan, SequenceResult, Span, StepPlan, StepResult
+from ..planning.visibility import FULL
 from .device import cpu_tables, device_facts, place, stream_handle
 from .memory import MemoryPlan, check_weights, machine_bytes
 from .records import SPAN, pack
@@ -40,6 +41,7 @@ class Runner:
             stream=stream_handle(config.stream),
         )
         self.config: dict[str, Any] = dict(self._runtime.config)
+        self.visibility = FULL  # the attention of every model that this runtime implements
         self.compute_type: str = self._runtime.compute_type
         self.table: str = self._runtime.table
         self.num_threads: int = self._runtime.num_threads
@@ -142,14 +144,16 @@ class Runner:
         )
         alternatives = iter(ranked.tolist())
         by_row: list[list[Commit]] = [[] for _ in plan.sequences]
-        columns = ("sequence", "position", "token", "confidence", "step", "log_prob")
+        columns = ("sequence", "position", "token", "confidence", "step", "log_prob", "replaced")
         told: Iterator[tuple[Any, ...]] = zip(*(commits[c].tolist() for c in columns), strict=True)
-        for row, position, token, confidence, step, log_prob in told:
+        for row, position, token, confidence, step, log_prob, replaced in told:
             own = islice(alternatives, plan.sequences[row].sampling.num_alternatives)
             beside = tuple(Alternative(*each) for each in own if each[0] >= 0)
-            by_row[row].append(Commit(position, token, confidence, step, log_prob, beside))
+            by_row[row].append(
+                Commit(position, token, confidence, step, log_prob, beside, replaced if replaced >= 0 else None)
+            )
         results, begin = [], 0
-        for row, (rows, refreshes, steps, masked, done, bad) in enumerate(outcomes.tolist()):
+        for row, (rows, refreshes, steps, masked, done, bad, post_steps) in enumerate(outcomes.tolist()):
             wanted = sum(target >= 0 for target in plan.sequences[row].targets) if steps and bad < 0 else 0
             log_probs = tuple(scored[begin : begin + wanted].tolist())
             begin += wanted
@@ -165,6 +169,7 @@ class Runner:
                     log_probs=log_probs,
                     bad_position=bad if bad >= 0 else None,
                     proposals=tuple(by_row[row]) if is_proposed else (),
+                    num_post_steps=post_steps,
                 )
             )
         return StepResult(tuple(results))
@@ -176,7 +181,7 @@ class Runner:
         canvas[list(positions)] = mask_id
         slot = self._runtime.open_slot(canvas)
         try:
-            rows = self.hidden(slot, [QuerySpan(0, len(canvas), len(canvas))], positions)
+            rows = self.hidden(slot, self.visibility.query(Span(0, len(canvas)), len(canvas)), positions)
         finally:
             self._runtime.close_slot(slot)
         log_probs = np.zeros(len(wanted))

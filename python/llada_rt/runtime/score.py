@@ -18,7 +18,8 @@ from ..excerpt import excerpt_of
 from ..outputs import ScoreOutput
 from ..planning.audit import Audit
 from ..planning.constraint import Constraint
-from ..planning.plan import QuerySpan, SamplingRule, SelectRule, SequencePlan, SequenceResult, Span
+from ..planning.plan import SamplingRule, SelectRule, SequencePlan, SequenceResult, Span
+from ..planning.visibility import Visibility
 
 # Draws that share one random start of the mask count, as published.
 DRAWS_TOGETHER = 16
@@ -38,7 +39,7 @@ class Draw:
 class ScoredDraw:
     """A draw as a member of a step: one forward, no commits."""
 
-    def __init__(self, draw: Draw, guide: NDArray[np.int32] | None, cfg_scale: float) -> None:
+    def __init__(self, draw: Draw, guide: NDArray[np.int32] | None, cfg_scale: float, visibility: Visibility) -> None:
         self.slot = self.guide_slot = self.last_served = -1
         self.audit: Audit | None = None  # it has no cache
         self.constraint: Constraint | None = None
@@ -48,6 +49,7 @@ class ScoredDraw:
         self.draw = draw
         self._guide = guide
         self._cfg_scale = cfg_scale
+        self._visibility = visibility
 
     @property
     def is_seated(self) -> bool:
@@ -70,7 +72,7 @@ class ScoredDraw:
 
     def plan(self) -> SequencePlan:
         length = len(self.draw.tokens)
-        whole = (QuerySpan(0, length, length),)
+        whole = self._visibility.query(Span(0, length), length)
         return SequencePlan(
             slot=self.slot,
             guide_slot=self.guide_slot,

@@ -26,6 +26,7 @@ from ..planning.grammar import Grammar
 from ..planning.plan import SamplingRule, Span
 from ..planning.sequence import SequenceState
 from ..planning.token_grammar import TokenGrammar
+from ..planning.visibility import Visibility
 from .chat.messages import check_messages, text_of
 from .template import Hole, Template, read_template
 from .tokenizer import Tokenizer
@@ -333,7 +334,9 @@ def without_what_prompt_excludes(prompt: object, params: SamplingParams) -> Samp
     return params.without_defaults("stop", "stop_token_ids", "regex", "choice", *lengths)
 
 
-def make_sequence(request: Request, params: SamplingParams, special: SpecialIds, *, seed: int) -> SequenceState:
+def make_sequence(
+    request: Request, params: SamplingParams, special: SpecialIds, *, seed: int, visibility: Visibility
+) -> SequenceState:
     """The sequence of one sample of a checked request."""
     template, start = request.template, len(request.prompt_token_ids)
     is_infill = template is not None
@@ -342,7 +345,9 @@ def make_sequence(request: Request, params: SamplingParams, special: SpecialIds,
     alone = [span for span, _ in request.grammars]
     if template is not None:
         tokens = [*request.prompt_token_ids, *template.tokens]
-        canvas = Canvas.for_infill(tokens, mask_id=special.mask, block_length=params.block_length, alone=alone)
+        canvas = Canvas.for_infill(
+            tokens, mask_id=special.mask, block_length=params.block_length, alone=alone, visibility=visibility
+        )
     else:
         canvas = Canvas.for_generation(
             request.prompt_token_ids,
@@ -351,6 +356,7 @@ def make_sequence(request: Request, params: SamplingParams, special: SpecialIds,
             block_length=params.block_length,
             pinned=dict(request.pinned),
             alone=alone,
+            visibility=visibility,
         )
     # Where an end token ends the response: nowhere in a closed template.
     end_from = start if template is None else None if template.open_from is None else start + template.open_from
@@ -389,5 +395,5 @@ def make_sequence(request: Request, params: SamplingParams, special: SpecialIds,
             for span, grammar in request.grammars
         },
         by_confidence=params.block_order == "confidence",
-        audit=Audit(params.audit, params.error_budget) if params.audit else None,
+        audit=Audit(params.audit, params.error_budget, visibility) if params.audit else None,
     )
