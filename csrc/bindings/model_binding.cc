@@ -3,41 +3,17 @@
 
 #include <algorithm>
 #include <string>
-#include <tuple>
 #include <vector>
 
 #include "bindings/model_facts.h"
-#include "denoise/runtime.h"
+#include "denoise/memory_needs.h"
 #include "model/tensor_records.h"
+#include "ops/registry.h"
 
 namespace llada {
 namespace {
 
 py::object optional_id(std::int64_t id) { return id < 0 ? py::object(py::none()) : py::object(py::int_(id)); }
-
-// The weights as they lie in memory: (vector, table, matrix or paired, how many, outputs, inputs) of each shape.
-py::list weight_shapes(const ModelConfig& config) {
-  constexpr const char* kForms[] = {"vector", "table", "matrix"};
-  std::vector<std::tuple<std::string, std::int64_t, std::int64_t>> shapes;
-  std::vector<std::int64_t> counts;
-  for (const WeightGroup& group : weight_groups(config)) {
-    const char* form = group.is_paired() ? "paired" : kForms[static_cast<int>(group.first().kind)];
-    const std::tuple shape(std::string(form), group.num_out(), group.num_in());
-    const auto found = std::find(shapes.begin(), shapes.end(), shape);
-    const auto index = static_cast<std::size_t>(found - shapes.begin());
-    if (found == shapes.end()) {
-      shapes.push_back(shape);
-      counts.push_back(0);
-    }
-    ++counts[index];
-  }
-  py::list all;
-  for (std::size_t i = 0; i < shapes.size(); ++i) {
-    const auto& [form, num_out, num_in] = shapes[i];
-    all.append(py::make_tuple(form, counts[i], num_out, num_in));
-  }
-  return all;
-}
 
 // What config.json says of a folder, without its weights: the model's shape and the tensors that it must hold, each as
 // (name, layer or -1, shape).
@@ -55,14 +31,57 @@ py::tuple describe_model(const std::string& path) {
 }
 
 // What a model would take in memory: (compute type, bytes of weights, of workspace, of the smallest K/V).
-py::tuple memory_needs(const std::string& path, const std::string& compute_type, const std::string& table,
-                       int num_threads, std::int64_t num_rows) {
+py::tuple needs(const std::string& path, const std::string& compute_type, const std::string& table, int num_threads,
+                std::int64_t num_rows) {
   MemoryNeeds needs;
   {
     const py::gil_scoped_release release;
-    needs = Runtime::needs(path, {compute_type, table, num_threads}, num_rows);
+    needs = memory_needs(path, {compute_type, table, num_threads}, num_rows);
   }
   return py::make_tuple(needs.compute_type->name, needs.weights, needs.workspace, needs.least_kv);
+}
+
+py::dict footprint_dict(const std::string& path, std::int64_t length, std::int64_t num_rows,
+                        std::int64_t num_candidates, const std::string& compute_type, const std::string& table,
+                        int num_threads) {
+  Footprint found;
+  {
+    const py::gil_scoped_release release;
+    found = footprint(path, {compute_type, table, num_threads}, {length, num_rows, num_candidates});
+  }
+  py::dict d;
+  d["compute_type"] = found.compute_type->name;
+  d["weights"] = found.weights;
+  d["angle_positions"] = found.angle_positions;
+  d["angle_columns"] = found.angle_columns;
+  d["angles"] = found.angles;
+  d["kv_positions"] = found.kv_positions;
+  d["kv_bytes_per_token"] = found.kv_bytes_per_token;
+  d["kv_slot"] = found.kv_slot;
+  d["workspace"] = found.workspace;
+  return d;
+}
+
+// Compute type -> its element types, see ops/ops.h, and the bits of a weight.
+py::dict element_types() {
+  py::dict all;
+  for (const ComputeType& type : compute_types()) {
+    py::dict d;
+    d["rows"] = name_of(type.rows);
+    d["operand"] = name_of(type.operand);
+    d["weight"] = name_of(type.weight);
+    d["weight_bits"] = bits_per_weight(type);
+    all[type.name] = d;
+  }
+  return all;
+}
+
+// Names of the compute types that a folder can run in, by its config.json, with a table of ops.
+py::tuple runnable(const std::string& path, const std::string& table) {
+  py::list names;
+  for (const ComputeType* type : runnable_types(load_config(path).quantization, find_table(table)))
+    names.append(type->name);
+  return py::tuple(names);
 }
 
 }  // namespace
@@ -87,7 +106,6 @@ py::dict config_dict(const ModelConfig& c) {
   d["eos_token_id"] = optional_id(c.eos_token_id);
   d["pad_token_id"] = optional_id(c.pad_token_id);
   d["unknown_keys"] = c.unknown_keys;
-  d["weights"] = weight_shapes(c);
   return d;
 }
 
@@ -95,9 +113,14 @@ void bind_model(py::module_& module) {
   py::list types;
   for (const ComputeType& type : compute_types()) types.append(type.name);
   module.attr("COMPUTE_TYPES") = py::tuple(types);
+  module.attr("ELEMENT_TYPES") = element_types();
   module.def("describe_model", describe_model, py::arg("path"));
-  module.def("memory_needs", memory_needs, py::arg("path"), py::arg("compute_type") = "auto", py::arg("table") = "",
+  module.def("runnable_types", runnable, py::arg("path"), py::arg("table") = "");
+  module.def("memory_needs", needs, py::arg("path"), py::arg("compute_type") = "auto", py::arg("table") = "",
              py::arg("num_threads") = 0, py::arg("num_rows") = 1);
+  module.def("footprint", footprint_dict, py::arg("path"), py::arg("length"), py::arg("num_rows"),
+             py::arg("num_candidates"), py::arg("compute_type") = "auto", py::arg("table") = "",
+             py::arg("num_threads") = 0, "Bytes that requests come to take, see csrc/denoise/memory_needs.h.");
 }
 
 }  // namespace llada

@@ -88,8 +88,8 @@ void bind_runtime(py::module_& module) {
       .def(py::init([](const std::string& path, const std::string& compute_type, const std::string& table,
                        int num_threads, int device_index, std::uintptr_t stream) {
              const py::gil_scoped_release release;
-             const RuntimeOptions options{compute_type, table, num_threads, device_index,
-                                          reinterpret_cast<void*>(stream)};
+             const RuntimeOptions options{
+                 {compute_type, table, num_threads}, device_index, reinterpret_cast<void*>(stream)};
              return std::make_unique<RuntimeHandle>(std::make_shared<Runtime>(path, options));
            }),
            py::arg("path"), py::arg("compute_type") = "auto", py::arg("table") = "", py::arg("num_threads") = 0,

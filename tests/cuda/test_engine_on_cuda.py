@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from llada_rt import Engine, SamplingParams
+from llada_rt import Engine, SamplingParams, _core
 from llada_rt.errors import DeviceError, OutOfMemoryError
-from llada_rt.folder.footprint import GPU_COMPUTE_TYPES, weight_bytes
 from llada_rt.runtime import device
+from llada_rt.runtime.footprint import Load, footprint_of
 from tests.denoise.test_committed_goldens import (
     CHECKPOINT,
     GROUPS,
@@ -99,11 +99,12 @@ def test_weights_that_do_not_fit_are_refused_with_the_numbers(open_engine, imita
         set_memory(4 << 30)
 
 
-@pytest.mark.parametrize("compute_type", GPU_COMPUTE_TYPES)
-def test_the_weights_take_what_the_formula_says(compute_type: str, open_engine):
+@pytest.mark.parametrize("compute_type", _core.COMPUTE_TYPES)
+def test_weights_take_what_was_planned(compute_type: str, open_engine):
     with open_engine(CHECKPOINT, compute_type=compute_type) as engine:
-        facts = engine.info()
-        assert weight_bytes(facts["model"], compute_type, gpu=True) == facts["weight_bytes"]
+        load = Load(1, 64, 32, 4096, 1)
+        plan = footprint_of(CHECKPOINT, load, compute_type=compute_type, table=device.CUDA_TABLE, process_bytes=0)
+        assert plan.terms[0].num_bytes == engine.info()["weight_bytes"]
 
 
 def test_a_device_that_is_not_there(open_engine):
