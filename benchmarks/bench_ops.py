@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.harness import ROOT, Timing, environment, run_to_the_end, store
+from benchmarks.machine import CPU_COMPUTE_TYPES
 from benchmarks.noise import MEANING, Neighbours, mark
 from benchmarks.shapes import CANVAS_LENGTH, SHAPES, Shape
 from llada_rt import _core
@@ -40,8 +41,6 @@ from tests.reference.swiglu import swiglu
 from tests.tolerance import assert_accurate
 
 ROWS = (1, 8, 32, 192)
-PEAK = {"float32": "float32", "bfloat16": "bfloat16", "int8": "int8", "int8_bfloat16": "bfloat16", "int4": "bfloat16"}
-WEIGHT_BITS = {"float32": 32, "bfloat16": 16, "int8": 8, "int8_bfloat16": 8, "int4": 5}
 EPS, THETA = 1e-5, 10000.0
 
 
@@ -57,13 +56,17 @@ class Case:
     flops: float = 0  # 0: bound by memory
 
 
-def element_bytes(compute_type: str) -> int:
-    return 4 if compute_type == "float32" else 2
-
-
 def float_type(compute_type: str) -> str:
     """T of the page."""
-    return "float32" if compute_type == "float32" else "bfloat16"
+    return str(_core.ELEMENT_TYPES[compute_type]["rows"])
+
+
+def element_bytes(compute_type: str) -> int:
+    return 4 if float_type(compute_type) == "float32" else 2
+
+
+def weight_bytes(compute_type: str) -> float:
+    return float(_core.ELEMENT_TYPES[compute_type]["weight_bits"]) / 8
 
 
 def stood_for(ops: "_core.Ops", x: np.ndarray, weight: np.ndarray, compute_type: str) -> tuple[np.ndarray, np.ndarray]:
@@ -104,7 +107,7 @@ def product_cases(shape: Shape, ops: "_core.Ops", kind: str, rng: np.random.Gene
                 f"{name} {rows} x {num_in} x {num_out}",
                 lambda ops, x=x, weight=weight: ops.matmul(x, weight, kind),
                 check,
-                rows * (num_in * size + num_out * 4) + num_out * num_in * WEIGHT_BITS[kind] / 8,
+                rows * (num_in * size + num_out * 4) + num_out * num_in * weight_bytes(kind),
                 2.0 * rows * num_in * num_out,
             )
 
@@ -121,7 +124,7 @@ def swiglu_cases(shape: Shape, ops: "_core.Ops", kind: str, rng: np.random.Gener
             f"{rows} x {d} x {2 * hidden}",
             lambda ops, x=x: ops.matmul_swiglu(x, weight, kind, dtype),
             close("bfloat16" if kind == "int4" else dtype, swiglu(matmul(exact_x, exact_weight))),
-            rows * (d + hidden) * size + 2 * hidden * d * WEIGHT_BITS[kind] / 8,
+            rows * (d + hidden) * size + 2 * hidden * d * weight_bytes(kind),
             4.0 * rows * d * hidden,
         )
 
@@ -148,7 +151,7 @@ def head_cases(shape: Shape, ops: "_core.Ops", kind: str, rng: np.random.Generat
                 hidden, head, kind, positions=positions, num_alternatives=most
             ),
             check,
-            rows * d * element_bytes(kind) + shape.vocab_size * d * WEIGHT_BITS[kind] / 8,
+            rows * d * element_bytes(kind) + shape.vocab_size * d * weight_bytes(kind),
             2.0 * rows * d * shape.vocab_size,
         )
 
@@ -295,7 +298,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--op", default=",".join(MAKERS), help="of " + ", ".join(MAKERS))
     parser.add_argument("--shape", choices=list(SHAPES), default="m")
-    parser.add_argument("--compute-type", default="bfloat16", help="of " + ", ".join(PEAK))
+    parser.add_argument("--compute-type", default="bfloat16", help="of " + ", ".join(CPU_COMPUTE_TYPES))
     parser.add_argument("--table", choices=_core.tables(), default=_core.tables()[0])
     parser.add_argument("--threads", type=int, default=default_num_threads())
     parser.add_argument("--repeats", type=int, default=20, help="runs of an op in a call")
@@ -316,7 +319,7 @@ def main() -> None:
         print(MEANING)
     failed = 0
     for index, kind in enumerate(options.compute_type.split(",")):
-        peak = ops.measure_peak(PEAK[kind])
+        peak = ops.measure_peak(_core.ELEMENT_TYPES[kind]["operand"])
         if not options.json:
             print(f"\n{kind}: {peak:.0f} GFLOP/s at best, copying {copy:.0f} GB/s\n")
             print("| op | size | us | CPU us | spread | GFLOP/s | GB/s | share | by CPU | of |")

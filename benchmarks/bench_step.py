@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.harness import ROOT, Timing, environment, interleave, run_to_the_end, store
+from benchmarks.machine import CPU_COMPUTE_TYPES
 from benchmarks.noise import MARK, MEANING, doubts, mark
 from benchmarks.shapes import BLOCK_LENGTH, CANVAS_LENGTH, SHAPES, Shape
 from benchmarks.step_loops import REFINE_STEPS, CompiledLoop, TorchLoop, check_logits, num_steps
@@ -30,8 +31,6 @@ from llada_rt import _core
 from llada_rt.runtime.runner import default_num_threads
 from training.model import LLaDA
 
-# Compute type -> the peak that its products run against; torch runs in bfloat16 beside all but float32.
-PEAK = {"float32": "float32", "bfloat16": "bfloat16", "int8": "int8", "int8_bfloat16": "bfloat16", "int4": "bfloat16"}
 PHASES = {
     "products": ("matmul", "matmul_swiglu"),
     "attention": ("attention", "rope", "rope_kv_write"),
@@ -41,6 +40,7 @@ PHASES = {
 
 def measure(shape: Shape, folder: Path, options: argparse.Namespace) -> list[dict]:
     kind, threads = options.compute_type, options.threads
+    operand = _core.ELEMENT_TYPES[kind]["operand"]  # torch runs in bfloat16 beside all but float32
     runtime = _core.Runtime(str(folder), compute_type=kind, num_threads=threads)
     model = LLaDA.from_folder(folder, dtype=torch.float32 if kind == "float32" else torch.bfloat16)
     errors = check_logits(folder, runtime, model, shape, kind)
@@ -52,7 +52,7 @@ def measure(shape: Shape, folder: Path, options: argparse.Namespace) -> list[dic
         "torch lean": TorchLoop(model, shape, lean=True),
     }
     peaks: list[float] = []
-    runs: dict[str, Callable[[], object]] = {"peak": lambda: peaks.append(_core.measure_peak(PEAK[kind], threads))}
+    runs: dict[str, Callable[[], object]] = {"peak": lambda: peaks.append(_core.measure_peak(operand, threads))}
     for step in ("refresh", "refine"):
         runs |= {f"{step}/{name}": getattr(loop, step) for name, loop in loops.items()}
     # A compact run needs a block full of masks, as the refine run does.
@@ -115,7 +115,7 @@ def row(shape: Shape, step: str, who: str, timing: Timing, ours: Timing, flops: 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", default=",".join(SHAPES), help="of " + ", ".join(SHAPES))
-    parser.add_argument("--compute-type", choices=list(PEAK), default="bfloat16")
+    parser.add_argument("--compute-type", choices=CPU_COMPUTE_TYPES, default="bfloat16")
     parser.add_argument("--threads", type=int, default=default_num_threads())
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "bench_step.jsonl")

@@ -11,8 +11,9 @@ from llada_rt import _core
 
 READ_BYTES = 64 << 20  # of each thread: more than its share of any cache here
 NUM_READS = 24  # the best of them counts
-# Compute type -> elements of its products, and bytes of a weight; K and V are bfloat16 but in float32.
-PRODUCTS = {"float32": ("float32", 4.0), "bfloat16": ("bfloat16", 2.0), "int8": ("int8", 1.0)}
+PEAKS = ("float32", "bfloat16", "int8")  # elements of products
+# Compute types that the processor has products for.
+CPU_COMPUTE_TYPES = [name for name, elements in _core.ELEMENT_TYPES.items() if elements["operand"] in PEAKS]
 
 
 def measure_read(threads: int) -> float:
@@ -29,16 +30,15 @@ def measure_read(threads: int) -> float:
 
 def measure_machine(threads: int) -> dict[str, float]:
     """Operations a second by element type (`float32`, `bfloat16`, `int8`), and `read`, bytes a second."""
-    peaks = {name: max(_core.measure_peak(name, threads) for _ in range(3)) * 1e9 for name, _ in PRODUCTS.values()}
+    peaks = {name: max(_core.measure_peak(name, threads) for _ in range(3)) * 1e9 for name in PEAKS}
     return peaks | {"read": measure_read(threads)}
 
 
 def as_machine(limits: Mapping[str, float], compute_type: str) -> Machine:
-    """For the cost model. KeyError for a compute type whose products have no peak of their own."""
-    products, weight_bytes = PRODUCTS[compute_type]
-    return Machine(
-        compute_type, limits[products], limits["read"], weight_bytes, 4.0 if compute_type == "float32" else 2.0
-    )
+    """For the cost model. KeyError for a compute type whose products have no peak among the limits."""
+    elements = _core.ELEMENT_TYPES[compute_type]
+    weight_bytes, kv_bytes = elements["weight_bits"] / 8, 4.0 if elements["rows"] == "float32" else 2.0
+    return Machine(compute_type, limits[elements["operand"]], limits["read"], weight_bytes, kv_bytes)
 
 
 def slowdown(then: Mapping[str, float], now: Mapping[str, float]) -> float:

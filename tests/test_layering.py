@@ -60,7 +60,8 @@ PLACES: list[set[str]] = [
     {"__main__", "__init__"},
 ]
 FLOOR = {place: floor for floor, places in enumerate(PLACES) for place in places}
-CORE_USERS = {("runtime", "runner"), ("runtime", "records"), ("runtime", "device")}  # who may name the compiled module
+# Who may name the compiled module.
+CORE_USERS = {("runtime", name) for name in ("runner", "records", "device", "footprint")}
 FORBIDDEN = {"llada_rt": {"torch", "training", "benchmarks", "tests"}, "training": {"benchmarks", "tests"}}
 
 # Without floors of their own: no import may close a circle, and a file that is run as a command is imported by nobody.

@@ -20,9 +20,7 @@ from benchmarks.shapes import Shape
 from llada_rt import _core
 from llada_rt.runtime import device
 
-WEIGHT_BYTES = {"bfloat16": 2.0, "float8": 1.0, "int8": 1.0, "int8_bfloat16": 1.0, "int4": 0.625}
-# Rate of products against that of bfloat16.
-RATE = {"bfloat16": 1.0, "float8": 2.0, "int8": 2.0, "int8_bfloat16": 1.0, "int4": 1.0}
+RATE = {"bfloat16": 1.0, "float8": 2.0, "int8": 2.0}  # of products of these elements, against that of bfloat16
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +31,9 @@ class Roofs:
     bf16_rate: float
 
     def machine(self, compute_type: str) -> Machine:
-        rate = self.bf16_rate * RATE[compute_type]
-        return Machine("this", rate, self.bandwidth, weight_bytes=WEIGHT_BYTES[compute_type])
+        elements = _core.ELEMENT_TYPES[compute_type]
+        rate = self.bf16_rate * RATE[elements["operand"]]
+        return Machine("this", rate, self.bandwidth, weight_bytes=elements["weight_bits"] / 8)
 
 
 def measure_roofs(flight: Flight) -> Roofs | None:

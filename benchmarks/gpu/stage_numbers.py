@@ -18,8 +18,8 @@ from benchmarks.gpu.steps import Steps
 from benchmarks.gpu.weights import model_folder
 from benchmarks.shapes import SHAPES
 from llada_rt import _core
-from llada_rt.folder.footprint import Load, footprint_of
 from llada_rt.runtime import device
+from llada_rt.runtime.footprint import Load, footprint_of
 from training.model import LLaDA
 
 KS = (3, 4.2, 1)  # tokens a step; 4.2 in the mean (steps.num_steps)
@@ -171,7 +171,7 @@ def record_memory(bench: Bench, rig: Rig, before: int | None) -> None:
     """What this runtime has of the GPU after its largest batch, beside what `llada-rt info --memory` says."""
     sizes, num_seqs = bench.sizes, max(bench.batches)
     load = Load(num_seqs, sizes.canvas, sizes.block, num_seqs * sizes.canvas, rig.runtime.num_threads)
-    formula = footprint_of(rig.runtime.config, rig.compute_type, load, process_bytes=0, gpu=True)
+    formula = footprint_of(bench.folder, load, compute_type=rig.compute_type, table=bench.table, process_bytes=0)
     after = free_bytes()
     taken = None if before is None or after is None else before - after
     ratio = None if taken is None else taken / formula.num_bytes

@@ -38,6 +38,8 @@ inline py::dict trace_dict(const std::vector<Trace::Entry>& entries) {
   return spent;
 }
 
+void bind_model(py::module_& module);
+void bind_outputs(py::module_& module);
 void bind_runtime(py::module_& module);
 void bind_ops(py::module_& module);
 

@@ -1,5 +1,5 @@
-// The extension module llada_rt._core: errors, tables and build facts; the rest is in runtime_binding.cc and
-// ops_binding.cc.
+// The extension module llada_rt._core: errors, tables and build facts; the rest is in model_binding.cc,
+// outputs.cc, runtime_binding.cc and ops_binding.cc.
 #include <pybind11/stl.h>
 
 #include <exception>
@@ -98,6 +98,8 @@ PYBIND11_MODULE(_core, module) {
     info["nvcc_found"] = LLADA_FOUND_NVCC != 0;
     return info;
   });
+  bind_model(module);
+  bind_outputs(module);
   bind_runtime(module);
   bind_ops(module);
 }

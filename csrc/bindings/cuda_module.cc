@@ -58,6 +58,7 @@ PYBIND11_MODULE(_cuda, module) {
   module.doc() = "CUDA backend of llada_rt, see csrc/cuda.";
   module.attr("ARCHITECTURES") = LLADA_CUDA_ARCHITECTURES;
   module.attr("HAS_CUTLASS") = cuda::has_cutlass();
+  module.attr("SESSION_BYTES") = cuda::session_bytes();
   module.attr("SOURCES") = kSourcesHash;
   module.def("probe", probe, "How many devices can be used, and why none can: {'count', 'why'}. Never raises.");
   module.def("facts", facts, py::arg("index"), "What a device is. Raises DeviceError.");

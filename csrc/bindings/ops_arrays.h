@@ -1,4 +1,4 @@
-// Arrays for single ops: values in the compute type, and a slot of one layer that can be written and read back.
+// Arrays for single ops: values in the compute type, where the op runs.
 #pragma once
 
 #include <algorithm>
@@ -173,55 +173,15 @@ inline py::tuple quantized_rows(const Tensor& rows) {
   return py::make_tuple(values, scales);
 }
 
-// A slot for one layer, with head-major K and V as KvView describes.
-struct TestSlot {
-  const Memory& place;
-  Block memory;
-  KvView kv;
-  HeadShape shape;
-  DType dtype;
+// An array of numpy as a tensor; what an op only reads is not written.
+inline Tensor whole(const FloatArray& array, std::int64_t rows, std::int64_t cols) {
+  return {const_cast<float*>(array.data()), DType::kFloat32, rows, cols};
+}
 
-  TestSlot(const Memory& place_in, std::int64_t length, HeadShape shape_in, DType dtype_in)
-      : place(place_in), shape(shape_in), dtype(dtype_in) {
-    kv.capacity = std::max<std::int64_t>(64, (length + 63) / 64 * 64);
-    const std::int64_t k_bytes = shape.num_kv_heads * kv.capacity * shape.head_dim * size_of(dtype);
-    const std::int64_t v_bytes = shape.num_kv_heads * kv.capacity * v_stride() * size_of(dtype);
-    memory = Block(place, k_bytes + v_bytes);
-    const Buffer zeros(k_bytes + v_bytes, /*zero=*/true);
-    place.upload(zeros.data(), zeros.num_bytes(), memory.data());
-    kv.k = memory.data();
-    kv.v = memory.data() + k_bytes;
-  }
-  std::int64_t v_stride() const { return (shape.head_dim + 15) / 16 * 16; }
-
-  // Back to (length, num_kv_heads, head_dim).
-  void unpack(std::int64_t length, float* k_out, float* v_out) const {
-    const Buffer copy(memory.num_bytes());
-    place.download(memory.data(), memory.num_bytes(), copy.data());
-    const char* const k = copy.data();
-    const char* const v = k + (static_cast<const char*>(kv.v) - static_cast<const char*>(kv.k));
-    const std::int64_t pack = dtype == DType::kFloat32 ? 1 : 2;
-    for (std::int64_t p = 0; p < length; ++p)
-      for (std::int64_t h = 0; h < shape.num_kv_heads; ++h)
-        for (std::int64_t d = 0; d < shape.head_dim; ++d) {
-          const std::int64_t out = (p * shape.num_kv_heads + h) * shape.head_dim + d;
-          const std::int64_t plain = (h * kv.capacity + p) * shape.head_dim + d;
-          const std::int64_t k_index = h * kv.capacity * shape.head_dim + p / 16 * 16 * shape.head_dim +
-                                       d / pack * 16 * pack + p % 16 * pack + d % pack;
-          const std::int64_t v_index =
-              h * kv.capacity * v_stride() + p / pack * pack * v_stride() + d * pack + p % pack;
-          k_out[out] = element(k, dtype, place.is_host() ? k_index : plain);
-          v_out[out] = element(v, dtype, place.is_host() ? v_index : plain);
-        }
-  }
-};
-
-// Angles that rotate nothing: cos 1, sin 0.
-inline Rounded no_rotation(std::int64_t num_positions, std::int64_t head_dim) {
-  Rounded table = allot(num_positions, head_dim, DType::kFloat32);
-  for (std::int64_t i = 0; i < num_positions * head_dim; ++i)
-    static_cast<float*>(table.tensor.data)[i] = i % head_dim < head_dim / 2 ? 1.0f : 0.0f;
-  return table;
+inline FloatArray result(const Tensor& tensor, const std::vector<py::ssize_t>& shape) {
+  FloatArray out(shape);
+  widen(tensor, out.mutable_data());
+  return out;
 }
 
 }  // namespace llada

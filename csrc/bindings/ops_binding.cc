@@ -3,14 +3,12 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
-#include <numeric>
 #include <optional>
 
 #include "bindings/convert.h"
-#include "bindings/ops_arrays.h"
+#include "bindings/ops_attention.h"
 #include "core/env.h"
 #include "core/parallel.h"
-#include "model/rope_angles.h"
 #include "ops/registry.h"
 
 namespace llada {
@@ -34,6 +32,7 @@ class OpsHandle {
   }
 
   const char* name() const { return ops_.name; }
+  const Place& place() const { return place_; }
 
   FloatArray embed(const IntArray& tokens, const FloatArray& weight, const std::string& dtype) {
     const View w = view(weight, 2, "weight");
@@ -101,71 +100,6 @@ class OpsHandle {
     ops_.matmul(stream_, device_rows.tensor, packed.weight, residual.has_value(), device_out.tensor);
     device_out.fetch(place_);
     return out;
-  }
-
-  py::tuple rope_kv_write(const FloatArray& q, const FloatArray& k, const FloatArray& v, const IntArray& positions,
-                          std::int64_t length, double theta, const std::string& dtype_name) {
-    const DType dtype = parse_dtype(dtype_name);
-    const HeadShape shape = head_shape(q, k);
-    const View queries = view(q, 3, "q");
-    TestSlot slot(memory_, length, shape, dtype);
-    const Buffer memory = rope_angles(length, shape.head_dim, theta);
-    const Placed angles = placed({memory.data(), DType::kFloat32, length, shape.head_dim});
-    write(slot, k, v, positions, angles.tensor);
-    const Rounded out = allot(queries.rows, queries.cols, dtype);
-    const Placed device_q = placed(whole(q, queries.rows, queries.cols)), device_out = placed(out.tensor);
-    ops_.rope(stream_, device_q.tensor, angles.tensor, positions.data(), shape.head_dim, device_out.tensor);
-    device_out.fetch(place_);
-    FloatArray k_out({length, shape.num_kv_heads, shape.head_dim}), v_out({length, shape.num_kv_heads, shape.head_dim});
-    slot.unpack(length, k_out.mutable_data(), v_out.mutable_data());
-    return py::make_tuple(result(out.tensor, {queries.rows, shape.num_heads, shape.head_dim}), k_out, v_out);
-  }
-
-  // spans: (row_begin, row_end, visible, sequence); out_dtype: of the result, if it is not dtype
-  FloatArray ragged_attention(const FloatArray& q, const std::vector<FloatArray>& ks, const std::vector<FloatArray>& vs,
-                              const IntArray& spans, const std::string& dtype_name,
-                              const std::optional<std::string>& out_dtype) {
-    const DType dtype = parse_dtype(dtype_name);
-    check(!ks.empty() && ks.size() == vs.size(), ErrorKind::kInvalidRequest, "expected as many K as V");
-    check(spans.ndim() == 2 && spans.shape(1) == 4, ErrorKind::kInvalidRequest, "expected spans of four columns");
-    const HeadShape shape = head_shape(q, ks[0]);
-    const View queries = view(q, 3, "q");
-    std::vector<TestSlot> slots;
-    for (std::size_t i = 0; i < ks.size(); ++i) {
-      const std::int64_t length = ks[i].shape(0);
-      slots.emplace_back(memory_, length, shape, dtype);
-      IntArray positions(length);
-      std::iota(positions.mutable_data(), positions.mutable_data() + length, 0);
-      const Rounded angles = no_rotation(length, shape.head_dim);
-      write(slots.back(), ks[i], vs[i], positions, placed(angles.tensor).tensor);
-    }
-    std::vector<RowSpan> row_spans;
-    for (py::ssize_t i = 0; i < spans.shape(0); ++i) {
-      const std::int32_t* row = spans.data(i, 0);
-      const bool fits = 0 <= row[0] && row[0] <= row[1] && row[1] <= queries.rows && row[3] >= 0 &&
-                        static_cast<std::size_t>(row[3]) < slots.size() && row[2] >= 1 &&
-                        row[2] <= ks[static_cast<std::size_t>(row[3])].shape(0);
-      check(fits, ErrorKind::kInvalidRequest, "span ", i, " does not fit the arrays");
-      row_spans.push_back({row[0], row[1], row[2], slots[static_cast<std::size_t>(row[3])].kv});
-    }
-    const Rounded rows = rounded(queries.data, queries.rows, queries.cols, dtype);
-    const Rounded out = allot(queries.rows, queries.cols, out_dtype ? parse_dtype(*out_dtype) : dtype);
-    const Placed device_rows = placed(rows.tensor), device_out = placed(out.tensor);
-    ops_.attention(stream_, device_rows.tensor, shape, row_spans.data(), static_cast<std::int64_t>(row_spans.size()),
-                   device_out.tensor);
-    device_out.fetch(place_);
-    return result(out.tensor, {queries.rows, shape.num_heads, shape.head_dim});
-  }
-
-  FloatArray attention(const FloatArray& q, const FloatArray& k, const FloatArray& v, const IntArray& spans,
-                       const std::string& dtype, const std::optional<std::string>& out_dtype) {
-    check(spans.ndim() == 2 && spans.shape(1) == 3, ErrorKind::kInvalidRequest, "expected spans of three columns");
-    IntArray wide({spans.shape(0), static_cast<py::ssize_t>(4)});
-    for (py::ssize_t i = 0; i < spans.shape(0); ++i) {
-      std::copy_n(spans.data(i, 0), 3, wide.mutable_data(i, 0));
-      *wide.mutable_data(i, 3) = 0;
-    }
-    return ragged_attention(q, {k}, {v}, wide, dtype, out_dtype);
   }
 
   FloatArray matmul_swiglu(const FloatArray& x, const FloatArray& weight, const std::string& compute_type,
@@ -303,11 +237,6 @@ class OpsHandle {
   }
 
  private:
-  // An array of numpy as a tensor; what an op only reads is not written.
-  static Tensor whole(const FloatArray& array, std::int64_t rows, std::int64_t cols) {
-    return {const_cast<float*>(array.data()), DType::kFloat32, rows, cols};
-  }
-
   Placed placed(const Tensor& tensor) const { return {memory_, tensor}; }
 
   void norm(const View& in, const Tensor& weight, float eps, const Tensor& out) {
@@ -321,39 +250,6 @@ class OpsHandle {
     Rounded out = allot(from.tensor.rows, from.tensor.cols, DType::kFloat32);
     widen(from.tensor, static_cast<float*>(out.tensor.data));
     return out;
-  }
-
-  static FloatArray result(const Tensor& tensor, const std::vector<py::ssize_t>& shape) {
-    FloatArray out(shape);
-    widen(tensor, out.mutable_data());
-    return out;
-  }
-
-  static HeadShape head_shape(const FloatArray& q, const FloatArray& k) {
-    check(q.ndim() == 3 && k.ndim() == 3 && q.shape(2) == k.shape(2) && k.shape(1) > 0 &&
-              q.shape(1) % k.shape(1) == 0 && q.shape(2) % 8 == 0,
-          ErrorKind::kInvalidRequest, "expected q (n, H, hd) and k (n, Hkv, hd), Hkv dividing H, hd a multiple of 8");
-    return {q.shape(1), k.shape(1), q.shape(2)};
-  }
-
-  void write(TestSlot& slot, const FloatArray& k, const FloatArray& v, const IntArray& positions,
-             const Tensor& angles) {
-    const View keys = view(k, 3, "k");
-    const View values = view(v, 3, "v");
-    check(keys.rows == values.rows && keys.cols == values.cols && positions.size() == keys.rows,
-          ErrorKind::kInvalidRequest, "expected k, v and positions of equal length");
-    for (py::ssize_t i = 0; i < positions.size(); ++i)
-      check(positions.data()[i] >= 0 && positions.data()[i] < angles.rows, ErrorKind::kInvalidRequest,
-            "expected positions below ", angles.rows, ", got ", positions.data()[i]);
-    std::vector<float> joined(static_cast<std::size_t>(2 * keys.rows * keys.cols));
-    for (std::int64_t r = 0; r < keys.rows; ++r) {
-      std::copy_n(keys.data + r * keys.cols, keys.cols, joined.data() + 2 * r * keys.cols);
-      std::copy_n(values.data + r * keys.cols, keys.cols, joined.data() + (2 * r + 1) * keys.cols);
-    }
-    const RowSpan span{0, keys.rows, slot.kv.capacity, slot.kv};
-    const Placed kv = placed({joined.data(), DType::kFloat32, keys.rows, 2 * keys.cols});
-    ops_.rope_kv_write(stream_, kv.tensor, angles, positions.data(), slot.shape, slot.dtype, &span, 1);
-    ops_.finish(stream_);
   }
 
   template <class T, class Get>
@@ -390,6 +286,12 @@ SamplingRule sampling_rule(double guidance_scale, double temperature, std::uint6
   return rule;
 }
 
+// A method of the handle, of an op that is a function of where it runs.
+template <class Result, class... Arguments>
+auto at_place(Result (*op)(const Place&, Arguments...)) {
+  return [op](OpsHandle& ops, Arguments... arguments) { return op(ops.place(), arguments...); };
+}
+
 }  // namespace
 
 void bind_ops(py::module_& module) {
@@ -405,10 +307,10 @@ void bind_ops(py::module_& module) {
       .def("keep_rows", &OpsHandle::keep_rows, "x"_a, "rows"_a)
       .def("quantize_weight", &OpsHandle::quantize_weight, "weight"_a, "dtype"_a)
       .def("matmul", &OpsHandle::matmul, "x"_a, "weight"_a, "compute_type"_a, "residual"_a = py::none())
-      .def("rope_kv_write", &OpsHandle::rope_kv_write, "q"_a, "k"_a, "v"_a, "positions"_a, "length"_a, "theta"_a,
+      .def("rope_kv_write", at_place(rope_kv_write), "q"_a, "k"_a, "v"_a, "positions"_a, "length"_a, "theta"_a,
            "dtype"_a)
-      .def("attention", &OpsHandle::attention, "q"_a, "k"_a, "v"_a, "spans"_a, "dtype"_a, "out_dtype"_a = py::none())
-      .def("ragged_attention", &OpsHandle::ragged_attention, "q"_a, "ks"_a, "vs"_a, "spans"_a, "dtype"_a,
+      .def("attention", at_place(attention), "q"_a, "k"_a, "v"_a, "spans"_a, "dtype"_a, "out_dtype"_a = py::none())
+      .def("ragged_attention", at_place(ragged_attention), "q"_a, "ks"_a, "vs"_a, "spans"_a, "dtype"_a,
            "out_dtype"_a = py::none())
       .def("matmul_swiglu", &OpsHandle::matmul_swiglu, "x"_a, "weight"_a, "compute_type"_a, "out_dtype"_a)
       .def(

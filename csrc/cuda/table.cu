@@ -1,4 +1,5 @@
 // The table, and the device that its ops run on. A field that is left out does not compile (in the imitation).
+#include "cuda/attention/plan.h"
 #include "cuda/device/session.h"
 #include "cuda/kernels.h"
 #include "cuda/table.h"
@@ -52,6 +53,8 @@ const Ops kTable = {
 }  // namespace
 
 const Ops& table() { return kTable; }
+
+std::int64_t session_bytes() { return 2 * kStagingBytes + kMostPartialBytes + kMostPartialBytes / 16; }
 
 void finish(Stream stream) { session_of(stream).finish(); }
 

@@ -1,48 +1,12 @@
 #include "denoise/runtime.h"
 
-#include <algorithm>
 #include <numeric>
 #include <utility>
 
 #include "core/check.h"
-#include "core/env.h"
-#include "ops/candidates.h"
 #include "ops/registry.h"
 
 namespace llada {
-namespace {
-
-constexpr int kMaxThreads = 1024;
-
-// Logits that a thread holds for each row that wants them: one tile of 64, float32.
-constexpr std::int64_t kHeadTileBytes = 64 * 4;
-// Bytes that a row takes in the lists of the loop and in its results; the most probable tokens stand in both.
-constexpr std::int64_t kListBytes = 512 + 2 * kMostAlternatives * static_cast<std::int64_t>(sizeof(Alternative));
-
-int checked_num_threads(int requested) {
-  check(requested >= 0 && requested <= kMaxThreads, ErrorKind::kConfig, "threads: expected 1 to ", kMaxThreads,
-        ", got ", requested);
-  return requested > 0 ? requested : default_num_threads();
-}
-
-std::int64_t workspace_of(const ModelConfig& config, const ComputeType& type, const Ops& ops, int num_threads,
-                          std::int64_t num_rows) {
-  return forward_bytes(config, type, ops, num_rows) + candidate_bytes(num_rows, config.vocab_size) +
-         alternative_bytes(num_rows, kMostAlternatives, num_threads) +
-         num_rows * (num_threads * kHeadTileBytes + kListBytes) + angle_bytes(config, config.max_sequence_length);
-}
-
-}  // namespace
-
-MemoryNeeds Runtime::needs(const std::string& folder, const RuntimeOptions& options, std::int64_t num_rows) {
-  const ModelConfig config = load_config(folder);
-  const Ops& ops = find_table(options.table);
-  const ComputeType& type = compute_type_of(folder, config, options.compute_type, ops);
-  return {&type, num_weight_bytes(config, type, ops),
-          workspace_of(config, type, ops, checked_num_threads(options.num_threads), num_rows),
-          llada::kv_slot_bytes(config, type.rows, 1)};
-}
-
 Runtime::Runtime(const std::string& folder, const RuntimeOptions& options)
     : device_index_(find_table(options.table).device != nullptr ? options.device_index : -1),
       config_(load_config(folder)),
@@ -78,7 +42,7 @@ std::int64_t Runtime::num_open_slots() {
 }
 
 std::int64_t Runtime::workspace_bytes(std::int64_t num_rows) const {
-  return workspace_of(config_, weights_.type, table_, num_threads(), num_rows);
+  return llada::workspace_bytes(config_, weights_.type, table_, num_threads(), num_rows);
 }
 
 void Runtime::reserve_kv(std::int64_t num_bytes) {

@@ -8,6 +8,7 @@
 
 #include "core/parallel.h"
 #include "denoise/loop.h"
+#include "denoise/memory_needs.h"
 #include "model/config.h"
 #include "model/kv_pool.h"
 #include "model/transformer.h"
@@ -17,27 +18,13 @@
 
 namespace llada {
 
-struct RuntimeOptions {
-  std::string compute_type = "auto";
-  std::string table;       // empty: the best of this machine
-  int num_threads = 0;     // 0: default_num_threads()
+struct RuntimeOptions : ComputeOptions {
   int device_index = 0;    // where the table has a device
   void* stream = nullptr;  // of that device, and the caller's; nullptr: one of our own
 };
 
-// Bytes that a model takes, by what its files say of themselves: only their headers are read.
-struct MemoryNeeds {
-  const ComputeType* compute_type;
-  std::int64_t weights;
-  std::int64_t workspace;  // see Runtime::workspace_bytes
-  std::int64_t least_kv;   // of a canvas of one position
-};
-
 class Runtime {
  public:
-  // Throws as loading the model does.
-  static MemoryNeeds needs(const std::string& folder, const RuntimeOptions& options, std::int64_t num_rows);
-
   Runtime(const std::string& folder, const RuntimeOptions& options);
 
   const ModelConfig& config() const { return config_; }
@@ -46,8 +33,6 @@ class Runtime {
   int num_threads() const { return pool_.num_threads(); }
   std::int64_t kv_bytes_per_token() const { return kv_.bytes_per_token(); }
   std::int64_t kv_slot_bytes(std::int64_t length) const { return kv_.slot_bytes(length); }
-  // What steps of `num_rows` positions, each a candidate, work in beside weights and K/V: buffers of the forward,
-  // states of the candidates, lists of rows, and the rotation angles of the longest canvas.
   std::int64_t workspace_bytes(std::int64_t num_rows) const;
 
   // Bytes that all slots together may take. Only while no slot is open.

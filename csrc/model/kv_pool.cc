@@ -18,6 +18,8 @@ void check_tokens(const std::vector<std::int32_t>& canvas, std::int64_t vocab_si
 
 }  // namespace
 
+std::int64_t kv_positions(std::int64_t length) { return round_up(length, 64); }
+
 std::int64_t kv_bytes_per_token(const ModelConfig& config, DType dtype) {
   std::int64_t per_head = 0;
   for (const LayerConfig& layer : config.layers) per_head += layer.head_dim + round_up(layer.head_dim, 16);
@@ -25,7 +27,7 @@ std::int64_t kv_bytes_per_token(const ModelConfig& config, DType dtype) {
 }
 
 std::int64_t kv_slot_bytes(const ModelConfig& config, DType dtype, std::int64_t length) {
-  return whole_pages(kv_bytes_per_token(config, dtype) * round_up(length, 64));
+  return whole_pages(kv_bytes_per_token(config, dtype) * kv_positions(length));
 }
 
 void KvPool::reserve(std::int64_t num_bytes) {
@@ -41,7 +43,7 @@ std::int32_t KvPool::open(std::vector<std::int32_t> canvas) {
         config_.max_sequence_length, " tokens (max_sequence_length), got ", length);
   check_tokens(canvas, config_.vocab_size);
   if (!arena_) reserve(kDefaultArenaBytes);
-  const std::int64_t capacity = round_up(length, 64);
+  const std::int64_t capacity = kv_positions(length);
   Slot slot;
   slot.canvas = std::move(canvas);
   slot.layers.reserve(config_.layers.size());

@@ -13,6 +13,9 @@
 
 namespace llada {
 
+// Positions that a slot for `length` of them is allotted.
+std::int64_t kv_positions(std::int64_t length);
+
 // Bytes of all layers, for one position; and what a slot for `length` positions takes of the arena.
 std::int64_t kv_bytes_per_token(const ModelConfig& config, DType dtype);
 std::int64_t kv_slot_bytes(const ModelConfig& config, DType dtype, std::int64_t length);

@@ -79,14 +79,25 @@ void store_int4(const std::int32_t* q, std::int64_t n, char* out) {
 
 std::span<const ComputeType> compute_types() { return kComputeTypes; }
 
+double bits_per_weight(const ComputeType& type) {
+  const std::int64_t scales = num_scale_groups(type.weight, 2 * kGroup) - num_scale_groups(type.weight, kGroup);
+  return 8.0 * static_cast<double>(bytes_of(type.weight, kGroup) + 4 * scales) / static_cast<double>(kGroup);
+}
+
+std::vector<const ComputeType*> runnable_types(const std::string& stored, const Ops& ops) {
+  std::vector<const ComputeType*> types;
+  for (const ComputeType& type : kComputeTypes)
+    if (can_run(type, stored, ops)) types.push_back(&type);
+  return types;
+}
+
 const ComputeType& find_compute_type(const std::string& name, const std::string& stored, DType checkpoint,
                                      const Ops& ops) {
   const std::string own = !stored.empty() ? stored : checkpoint == DType::kFloat32 ? "float32" : "bfloat16";
   std::string possible = "auto";
-  for (const ComputeType& type : kComputeTypes) {
-    if (!can_run(type, stored, ops)) continue;
-    if (type.name == (name == "auto" ? own : name)) return type;
-    possible += std::string(", ") + type.name;
+  for (const ComputeType* type : runnable_types(stored, ops)) {
+    if (type->name == (name == "auto" ? own : name)) return *type;
+    possible += std::string(", ") + type->name;
   }
   fail(ErrorKind::kConfig, "compute_type: expected one of ", possible,
        stored.empty() ? "" : " for a model quantised to " + stored, ", got \"", name, "\"");

@@ -17,6 +17,7 @@
 
 #include <span>
 #include <string>
+#include <vector>
 
 #include "model/config.h"
 #include "ops/ops.h"
@@ -34,9 +35,14 @@ struct ComputeType {
 // All there are; a table runs those whose operands it multiplies.
 std::span<const ComputeType> compute_types();
 
-// The compute type of that name, or of "auto" the one of the folder. Throws ConfigError with the list of what the
-// folder and the table can run in: `stored` is the folder's quantised type ("" for none), `checkpoint` the type of its
-// embedding.
+// What a weight takes where there are many of them, its share of a group's scale included.
+double bits_per_weight(const ComputeType& type);
+
+// Those that a folder and a table can run in: `stored` is the folder's quantised type ("" for none).
+std::vector<const ComputeType*> runnable_types(const std::string& stored, const Ops& ops);
+
+// The compute type of that name, or of "auto" the one of the folder. Throws ConfigError with the list of runnable
+// types: `checkpoint` is the type of the folder's embedding.
 const ComputeType& find_compute_type(const std::string& name, const std::string& stored, DType checkpoint,
                                      const Ops& ops);
 

@@ -10,11 +10,6 @@ namespace {
 
 constexpr std::int64_t kFirstAngles = 4096;  // positions whose angles are made at once; later ones by doubling
 
-std::int64_t num_angles(const ModelConfig& config, std::int64_t length) {
-  const auto doubled = static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(length)));
-  return std::min(config.max_sequence_length, std::max(kFirstAngles, doubled));
-}
-
 // The type of rows that no op can quantise as it writes them: their scale is known only when all units are done.
 DType before_product(const ComputeType& type) { return is_float(type.operand) ? type.operand : DType::kFloat32; }
 
@@ -37,13 +32,17 @@ Widest widest(const ModelConfig& config) {
   return most;
 }
 
-// Columns of a row of rotation angles: layers share the table.
-std::int64_t num_angle_columns(const ModelConfig& config) { return config.layer(0).rotary_dim; }
-
 }  // namespace
 
+std::int64_t num_angle_columns(const ModelConfig& config) { return config.layer(0).rotary_dim; }
+
+std::int64_t num_angle_positions(const ModelConfig& config, std::int64_t length) {
+  const auto doubled = static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(length)));
+  return std::min(config.max_sequence_length, std::max(kFirstAngles, doubled));
+}
+
 std::int64_t angle_bytes(const ModelConfig& config, std::int64_t length) {
-  return num_angles(config, length) * num_angle_columns(config) * size_of(DType::kFloat32);
+  return num_angle_positions(config, length) * num_angle_columns(config) * size_of(DType::kFloat32);
 }
 
 std::int64_t forward_bytes(const ModelConfig& config, const ComputeType& type, const Ops& ops, std::int64_t num_rows) {
@@ -74,7 +73,7 @@ const LayerWeights& Transformer::weights_of(std::int64_t layer) const {
 // A model's longest canvas is what its file says, so angles are made for as many positions as there has been a canvas.
 void Transformer::need_angles(std::int64_t num_positions) {
   if (num_positions <= angles_.rows) return;
-  const std::int64_t rows = num_angles(config_, num_positions), cols = num_angle_columns(config_);
+  const std::int64_t rows = num_angle_positions(config_, num_positions), cols = num_angle_columns(config_);
   const std::int64_t num_bytes = rows * row_bytes(DType::kFloat32, cols);
   angles_ = {};
   angle_memory_.reserve(memory_, num_bytes);

@@ -14,7 +14,10 @@ namespace llada {
 // Bytes that forwards of `num_rows` work in once they have run, on the table's side.
 std::int64_t forward_bytes(const ModelConfig& config, const ComputeType& type, const Ops& ops, std::int64_t num_rows);
 
-// Bytes of the rotation angles once a canvas of `length` has been computed.
+// Rotation angles once a canvas of `length` has been computed: their positions, the columns of each, which layers
+// share, and their bytes.
+std::int64_t num_angle_positions(const ModelConfig& config, std::int64_t length);
+std::int64_t num_angle_columns(const ModelConfig& config);
 std::int64_t angle_bytes(const ModelConfig& config, std::int64_t length);
 
 class Transformer {

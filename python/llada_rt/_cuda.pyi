@@ -4,6 +4,7 @@ from typing import Any
 
 ARCHITECTURES: str
 HAS_CUTLASS: bool
+SESSION_BYTES: int
 SOURCES: str
 
 def probe() -> dict[str, Any]: ...

@@ -5,10 +5,11 @@ import pytest
 
 from benchmarks import bench_ops
 from benchmarks.baselines.check import TINY
+from benchmarks.machine import CPU_COMPUTE_TYPES
 from llada_rt import _core
 
 
-@pytest.mark.parametrize("kind", bench_ops.PEAK)
+@pytest.mark.parametrize("kind", CPU_COMPUTE_TYPES)
 @pytest.mark.parametrize("maker", dict.fromkeys(bench_ops.MAKERS.values()), ids=lambda maker: maker.__name__)
 def test_cases(maker, kind):
     ops = _core.Ops(_core.tables()[0], 1)

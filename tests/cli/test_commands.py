@@ -1,5 +1,6 @@
 """The command line as a user types it: data on stdout, the rest on stderr, exit codes."""
 
+import io
 import json
 import os
 import pty
@@ -227,15 +228,18 @@ def test_prompts_and_templates_from_stdin(folder):
     assert process("infill", "-", "-m", folder, input="a_b").stdout.startswith("a")
 
 
-@pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("verb", ["generate", "infill"])
-def test_the_newline_that_ends_stdin_is_not_part_of_the_prompt(folder, verb, end):
+def test_the_newline_that_ends_stdin_is_not_part_of_the_prompt(run, monkeypatch, folder, verb):
     more = ("--raw",) if verb == "generate" else ()
-    text = "a_b" if verb == "infill" else "abc"
-    want = process(verb, "-", "-m", folder, *more, "--json", input=text)
-    got = process(verb, "-", "-m", folder, *more, "--json", input=text + end)
-    tokens = [json.loads(each.stdout)["outputs"][0]["token_ids"] for each in (want, got)]
-    assert tokens[0] == tokens[1], got.stderr
+    text = b"a_b" if verb == "infill" else b"abc"
+    tokens = []
+    for end in (b"", b"\n", b"\r\n"):
+        # As the interpreter opens it: with universal newlines.
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text + end), encoding="utf-8"))
+        _, out, err = run(verb, "-", "-m", folder, *more, "--json")
+        assert not err
+        tokens.append(json.loads(out)["outputs"][0]["token_ids"])
+    assert tokens[0] == tokens[1] == tokens[2]
 
 
 def test_stdin_that_is_no_text(folder):
@@ -246,8 +250,8 @@ def test_stdin_that_is_no_text(folder):
     assert b"standard input: expected text in utf-8, got the byte 0xff at 1" in ran.stderr
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp1252", "utf-8", "utf-16"])
-@pytest.mark.parametrize("as_json", [False, True])
+# Of the interpreter's own streams; tests/cli/test_streams.py opens streams in more encodings, for every command.
+@pytest.mark.parametrize(("encoding", "as_json"), [("ascii", False), ("cp1252", True), ("utf-16", False)])
 def test_output_in_any_encoding(encoding, as_json):
     """What an encoding lacks comes as escapes; JSON stays JSON."""
     arguments = ["infill", "床____", *(["--json"] if as_json else [])]
@@ -293,9 +297,10 @@ def test_a_reader_that_goes_away_is_no_error(folder):
 
 
 def test_an_interrupt_is_130(folder):
-    arguments = [*COMMAND, "generate", *["a"] * 4000, "-m", folder, "--gen-length", "96", "--threads", "1"]
+    arguments = [*COMMAND, "generate", *["a"] * 4000, "-m", folder, "--gen-length", "96", "--log-level", "debug"]
     with subprocess.Popen(arguments, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
-        time.sleep(2.5)
+        while b"is queued" not in (line := child.stderr.readline()):
+            assert line
         child.send_signal(signal.SIGINT)
         out, err = child.communicate(timeout=60)
     assert (child.returncode, out) == (130, b"")

@@ -1,6 +1,6 @@
 """Every command with odd streams: an encoding that lacks characters, a full disk, a closed stream, no reader.
 
-One process makes a child for each of the cases, which is quicker than to start Python for each.
+One process makes a child for each of the cases, which is quicker than to start Python and import all for each.
 """
 
 import json
@@ -13,8 +13,8 @@ from llada_rt.cli.console import emit_json
 from tests.cli.test_commands import ENVIRONMENT
 from tests.engine.models import write_folder
 
-# Gets the command line and the cases, (what stdout is, what stderr is), each the name of an encoding or a fault; says
-# (exit code, stdout, stderr), bytes as latin-1, of each.
+# Gets, a line each, a command line and its cases, (what stdout is, what stderr is), each the name of an encoding or a
+# fault; says (exit code, stdout, stderr), bytes as latin-1, of each case.
 DRIVER = """
 import contextlib, gc, io, json, os, sys, tempfile
 from llada_rt.cli import app as cli
@@ -33,24 +33,27 @@ def put(fd, kind, path):
     encoding = "utf-8" if kind in ("full", "broken") else kind
     return open(fd, "w", encoding=encoding, errors="backslashreplace" if fd == 2 else "strict", closefd=False)
 
-arguments, cases, answers = *json.loads(sys.argv[1]), []
-folder = tempfile.mkdtemp()
-with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-    with contextlib.suppress(SystemExit):
-        cli.main(arguments)  # imports what the children need
-gc.freeze()
-for out, err in cases:
-    paths = [os.path.join(folder, name) for name in ("out", "err")]
-    for path in paths:
-        open(path, "wb").close()
-    child = os.fork()
-    if child == 0:
-        sys.stdout = sys.__stdout__ = put(1, out, paths[0])
-        sys.stderr = sys.__stderr__ = put(2, err, paths[1])
-        cli.main(arguments)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    answers.append([code, *(open(path, "rb").read().decode("latin-1") for path in paths)])
-print(json.dumps(answers))
+def answers(arguments, cases):
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.suppress(SystemExit):
+            cli.main(arguments)  # imports what the children need
+    gc.freeze()
+    for out, err in cases:
+        paths = [os.path.join(folder, name) for name in ("out", "err")]
+        for path in paths:
+            open(path, "wb").close()
+        child = os.fork()
+        if child == 0:
+            sys.stdout = sys.__stdout__ = put(1, out, paths[0])
+            sys.stderr = sys.__stderr__ = put(2, err, paths[1])
+            cli.main(arguments)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        yield [code, *(open(path, "rb").read().decode("latin-1") for path in paths)]
+
+folder, asked = tempfile.mkdtemp(), os.fdopen(os.dup(0))
+os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # for the children
+for line in asked:
+    print(json.dumps(list(answers(*json.loads(line)))), flush=True)
 """
 ENCODINGS = ["utf-8", "latin-1", "ascii", "cp1252", "cp932", "utf-16"]
 FAULTS = ["full", "closed", "broken"]
@@ -102,6 +105,15 @@ def folder(tmp_path_factory) -> str:
     return str(write_folder(tmp_path_factory.mktemp("streams") / "模型é💩", generation=generation))
 
 
+@pytest.fixture(scope="module")
+def driver():
+    arguments = [sys.executable, "-c", DRIVER]
+    with subprocess.Popen(arguments, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        yield process
+        process.stdin.close()
+        assert process.wait(20) == 0
+
+
 def same(text: str) -> object:
     """What two runs have in common."""
     value = json.loads(text)
@@ -114,16 +126,11 @@ def same(text: str) -> object:
     "cases", [pytest.param(QUICK, id="quick"), pytest.param(CASES, id="all", marks=pytest.mark.slow)]
 )
 @pytest.mark.parametrize(("line", "code", "has_data"), COMMANDS, ids=[line for line, _, _ in COMMANDS])
-def test_every_command_with_every_stream(folder, line, code, has_data, cases):
+def test_every_command_with_every_stream(driver, folder, line, code, has_data, cases):
     arguments = [word.replace("{}", folder) for word in line.split()]
-    driven = subprocess.run(
-        [sys.executable, "-c", DRIVER, json.dumps([arguments, cases])],
-        env=ENVIRONMENT,
-        capture_output=True,
-        timeout=200,
-    )
-    assert driven.returncode == 0, driven.stderr.decode()
-    answers = dict(zip(cases, json.loads(driven.stdout), strict=True))
+    driver.stdin.write(json.dumps([arguments, cases]).encode() + b"\n")
+    driver.stdin.flush()
+    answers = dict(zip(cases, json.loads(driver.stdout.readline()), strict=True))
     expected = answers["utf-8", "utf-8"][1].encode("latin-1").decode("utf-8")
     assert bool(expected) == has_data
     for (out, err), (got, text, said) in answers.items():

@@ -54,8 +54,16 @@ def pick(items: Sequence[Item], count: int) -> list[Item]:
     return [items[i] for i in np.linspace(0, len(items) - 1, count).astype(int)]
 
 
-@pytest.mark.parametrize("block_length", [GEN_LENGTH, 7])
-@pytest.mark.parametrize("task", ["next_line", "previous_line"])
+# Each task and each length of a block once; the other pairs are slow.
+@pytest.mark.parametrize(
+    ("task", "block_length"),
+    [
+        ("next_line", GEN_LENGTH),
+        ("previous_line", 7),
+        pytest.param("next_line", 7, marks=pytest.mark.slow),
+        pytest.param("previous_line", GEN_LENGTH, marks=pytest.mark.slow),
+    ],
+)
 def test_answers_equal_the_torch_loop(engine, model, tokenizer, book, task, block_length):
     items = pick(line_items(book, tokenizer, task, gen_length=GEN_LENGTH), NUM_EACH[task])
     prompts = [item.canvas[: item.start] for item in items]

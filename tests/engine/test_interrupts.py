@@ -51,7 +51,7 @@ def refuse(engine: Engine) -> None:
 CALLS: dict[str, Callable[[Engine], object]] = {
     "generate": lambda engine: engine.generate([[1], [2, 3]], PARAMS),
     "samples": lambda engine: engine.generate([[1]], PARAMS.replace(n=2, temperature=1.0, cfg_scale=0.5)),
-    "more than may wait": lambda engine: engine.generate([[n] for n in range(12)], PARAMS),
+    "more than may wait": lambda engine: engine.generate([[n] for n in range(9)], PARAMS),
     "stream": whole_stream,
     "closed stream": part_of_a_stream,
     "aborted stream": abort,

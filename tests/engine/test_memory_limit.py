@@ -33,10 +33,12 @@ print(peak() - before)
 
 PROMPTS = "[[n] * 200 for n in range(4)]"
 REFERENCE = "SamplingParams(gen_length=256, steps=2, eos_early_stop=False)"
+AUDITED = "SamplingParams(preset='fast', gen_length=20, audit=1, error_budget=0.1)"
 ASKED = {
     "steps of all rows": f"engine.generate({PROMPTS}, {REFERENCE})",
     "guided": f"engine.generate({PROMPTS}, {REFERENCE}.replace(cfg_scale=0.5))",
-    "audit": f"engine.generate({PROMPTS}, SamplingParams(preset='fast', gen_length=64, audit=1, error_budget=0.1))",
+    # More positions than have their logits at once, in the first audited step; later steps ask for fewer.
+    "audit": f"engine.generate([[1] * 200] * 2, {AUDITED})",
     "recall": "engine.infill([[5] * 40, {'hole': [1, 3]}] + [[6] * 8, 2] * 40 + [[7] * 9])",
     "score": "engine.score([3] * 100, [4] * 100, mc_num=40)",
     "score, guided": "engine.score([3] * 100, [4] * 100, mc_num=20, cfg_scale=1.0)",

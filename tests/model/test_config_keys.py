@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llada_rt import Engine, ModelWarning, UnsupportedModelError, _core
-from llada_rt.folder.footprint import Load
+from llada_rt.runtime.footprint import Load
 from llada_rt.tools.inspection import inspect_model
 from llada_rt.tools.verification import verify_folder
 from tests.data.make_goldens import CHECKPOINT

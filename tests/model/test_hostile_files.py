@@ -24,7 +24,7 @@ from llada_rt.errors import (
 )
 from llada_rt.excerpt import excerpt, excerpt_of
 from llada_rt.folder.checkpoint import read_checkpoint
-from llada_rt.folder.footprint import Load
+from llada_rt.runtime.footprint import Load
 from llada_rt.text.tokenizer import Tokenizer
 from llada_rt.tools.convert import convert_model
 from llada_rt.tools.inspection import inspect_model

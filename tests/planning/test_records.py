@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from llada_rt import _core
-from llada_rt.config import ComputeType
+from llada_rt.config import ComputeType, StoredType
+from llada_rt.folder import quantize
 from llada_rt.options.types import Remasking
 from llada_rt.planning import plan
 from llada_rt.planning.plan import QuerySpan, SamplingRule, SelectRule, SequencePlan, Span
@@ -51,6 +52,15 @@ def test_words_of_enumerations_are_those_of_the_module():
     assert get_args(plan.Score) == _core.SCORES
     assert set(get_args(Remasking)) == set(_core.SCORES)
     assert get_args(ComputeType) == ("auto", *_core.COMPUTE_TYPES)
+
+
+def test_what_is_written_into_files_is_what_the_module_reads():
+    """Element types of weights, of which float8 is never in a file, and how many weights share a scale."""
+    weights = {elements["weight"]: elements["weight_bits"] for elements in _core.ELEMENT_TYPES.values()}
+    assert set(get_args(StoredType)) == set(weights) - {"float8"}
+    plain = {"int8": 8, "int4": 4}
+    shares = {name: 32 / group if group else 0 for name, group in quantize.GROUP_SIZE.items()}  # of a float32
+    assert {name: plain[name] + share for name, share in shares.items()} == {name: weights[name] for name in plain}
 
 
 def test_every_field_arrives():

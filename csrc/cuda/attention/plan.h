@@ -16,6 +16,8 @@
 namespace llada::cuda {
 
 constexpr std::int32_t kAttentionChunk = 128;  // keys
+// Of the results of single chunks, at most; each has a maximum and a sum beside 32 values or more.
+constexpr std::int64_t kMostPartialBytes = std::int64_t{64} << 20;
 
 // Rows of a span against some of its keys, for one block of threads of each K/V head.
 struct AttentionItem {
@@ -72,7 +74,6 @@ inline std::int64_t attention_chunks(const RowSpan& span) {
 inline void plan_attention(const RowSpan* spans, std::int64_t num_spans, HeadShape shape, DType dtype,
                            std::int64_t shared_bytes, AttentionPlan& plan) {
   constexpr std::int64_t kFewBlocks = 80;  // fewer leave much of a GPU of 132 multiprocessors idle
-  constexpr std::int64_t kMostPartialBytes = std::int64_t{64} << 20;
   const std::int64_t group = shape.num_heads / shape.num_kv_heads;
   std::int64_t longest = 0;
   for (std::int64_t s = 0; s < num_spans; ++s) longest = std::max(longest, spans[s].row_end - spans[s].row_begin);

@@ -7,7 +7,6 @@ namespace llada::cuda {
 namespace {
 
 constexpr std::int64_t kAlignment = 256;
-constexpr std::int64_t kChunkBytes = std::int64_t{1} << 20;
 constexpr std::int64_t kZerosBytes = std::int64_t{1} << 16;
 constexpr std::size_t kMostGraphs = 128;
 
@@ -38,7 +37,7 @@ Staging::Piece Staging::take(std::int64_t num_bytes) {
   auto chunk =
       std::find_if(chunks_.begin(), chunks_.end(), [&](const Chunk& c) { return c.used + size <= c.num_bytes; });
   if (chunk == chunks_.end()) {
-    Chunk added{{}, std::max(size, kChunkBytes), 0};
+    Chunk added{{}, std::max(size, kStagingBytes), 0};
     added.base.device = static_cast<char*>(allocate_or_throw(added.num_bytes));
     if (on_host_) {
       added.base.host = static_cast<char*>(allocate_pinned(added.num_bytes));

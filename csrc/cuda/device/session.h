@@ -17,6 +17,8 @@
 
 namespace llada::cuda {
 
+constexpr std::int64_t kStagingBytes = std::int64_t{1} << 20;  // of a chunk, at least
+
 // Memory handed out piece by piece and taken back all at once; it grows by further chunks, so that no address moves.
 // With a host side each chunk exists twice.
 class Staging {

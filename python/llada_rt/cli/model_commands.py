@@ -12,9 +12,10 @@ import typer
 
 from ..config import DEMO_DIR, EngineConfig, StoredType, parse_size
 from ..errors import ConfigError
-from ..folder.footprint import Load, footprint_of, resident_bytes
-from ..folder.model_files import check_exists, check_folder, read_json
+from ..folder.model_files import check_exists, check_folder
 from ..runtime.device import place
+from ..runtime.footprint import Load, footprint_of
+from ..runtime.memory import resident_bytes
 from .console import emit, emit_json, say, size_text
 from .options import ENGINE_FLAGS, with_flags
 
@@ -72,9 +73,8 @@ def convert(
         overwrite=overwrite,
         report=report,
     )
-    description = describe_model(done.target)
-    load = _load(description.model, EngineConfig(done.target), None, None)
-    plan = footprint_of(description.model, done.compute_type, load, process_bytes=resident_bytes())
+    load = _load(describe_model(done.target).model, EngineConfig(done.target), None, None)
+    plan = footprint_of(done.target, load, compute_type=done.compute_type, process_bytes=resident_bytes())
     if as_json:
         facts = {
             "target": str(done.target),
@@ -199,13 +199,11 @@ def show_memory(
 
     config = EngineConfig(Path(model) if model is not None else DEMO_DIR, **engine_options)
     folder = check_folder(config.model_dir)
-    shape = describe_model(folder).model
-    load = _load(shape, config, length, block_length)
-    compute_type = config.compute_type if config.compute_type != "auto" else stored_compute_type(folder)
-    gpu = place(config.device, config.table).is_gpu
-    plan = footprint_of(shape, compute_type, load, process_bytes=resident_bytes(), gpu=gpu)
+    load = _load(describe_model(folder).model, config, length, block_length)
+    table = place(config.device, config.table).table
+    plan = footprint_of(folder, load, compute_type=config.compute_type, table=table, process_bytes=resident_bytes())
     if as_json:
-        emit_json({"compute_type": compute_type, **plan.to_dict()})
+        emit_json({"compute_type": plan.compute_type, **plan.to_dict()})
         return
     for term in plan.terms:
         emit(f"{term.name:15} {term.num_bytes:>15,} {size_text(term.num_bytes):>11}  {term.formula}")
@@ -226,17 +224,6 @@ def _load(shape: dict[str, Any], config: EngineConfig, length: int | None, block
         max_num_batched_tokens=config.max_num_batched_tokens,
         num_threads=config.threads or default_num_threads(),
     )
-
-
-def stored_compute_type(folder: Path) -> str:
-    """What "auto" means for a folder."""
-    from ..folder import quantize
-    from ..folder.checkpoint import read_checkpoint
-
-    quantized = quantize.stored_type(read_json(folder, "config.json"))
-    if quantized is not None:
-        return quantized
-    return "float32" if read_checkpoint(folder)[quantize.EMBEDDING].spec.dtype == "F32" else "bfloat16"
 
 
 def read_prompts(path: Path) -> list[str]:

@@ -75,25 +75,43 @@ LOG_FLAG = inspect.Parameter(
 )
 
 
-def with_flags(**groups: Mapping[str, inspect.Parameter]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the flags of each group; those that were set arrive as one dict per group, by its name. While it
-    runs, what the package logs is told on stderr, from --log-level on.
+def _fields_as_flags(kind: type) -> dict[str, inspect.Parameter]:
+    """Of a dataclass whose fields are annotated as the parameters of a command are, with defaults."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {
+        spec.name: inspect.Parameter(
+            spec.name, inspect.Parameter.KEYWORD_ONLY, default=spec.default, annotation=hints[spec.name]
+        )
+        for spec in dataclasses.fields(kind)
+    }
+
+
+def with_flags(
+    **groups: Mapping[str, inspect.Parameter] | type,
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the flags of each group. Those of a dataclass arrive as one object of it; of other groups those
+    that were set, as one dict. While it runs, what the package logs is told on stderr, from --log-level on.
     """
+    flags_of = {name: _fields_as_flags(flags) if isinstance(flags, type) else flags for name, flags in groups.items()}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = {
             name: parameter
             for name, parameter in inspect.signature(command, eval_str=True).parameters.items()
-            if name not in groups
+            if name not in flags_of
         }
         every = own | {LOG_FLAG.name: LOG_FLAG}
-        every |= {name: flag for flags in groups.values() for name, flag in flags.items()}
+        every |= {name: flag for flags in flags_of.values() for name, flag in flags.items()}
 
         @functools.wraps(command)
         def run(**given: Any) -> None:
             level = given.pop(LOG_FLAG.name)
             arguments = {name: given[name] for name in own}
-            for group, flags in groups.items():
+            for group, flags in flags_of.items():
+                kind = groups[group]
+                if isinstance(kind, type):
+                    arguments[group] = kind(**{name: given[name] for name in flags})
+                    continue
                 values = {name: given[name] for name in flags if given[name] is not None}
                 arguments[group] = {k: v.value if isinstance(v, enum.Enum) else v for k, v in values.items()}
             with on_stderr("warning" if level is None else level.value):

@@ -6,13 +6,14 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import InvalidRequestError, LladaRtError
 from ..params import SamplingParams
-from .batch_files import Form, Input, InputForm, Output, is_batch_of, run_files
+from .batch_files import Files, ObjectFiles, is_batch_of, run_files
 from .console import emit, emit_json, read_prompt, say
 from .options import ENGINE_FLAGS, PARAMS_FLAGS, params_over, parse_ids, parse_template, parse_variables, with_flags
 
@@ -29,12 +30,7 @@ commands = typer.Typer()
 
 Model = Annotated[str | None, typer.Option("--model", "-m", help="Model folder.", show_default="the shipped demo")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object per line on stdout.")]
-Animate = Annotated[
-    bool | None,
-    typer.Option("--animate/--no-animate", help="Show the canvas while it is being filled.", show_default=False),
-]
-Delay = Annotated[float, typer.Option("--delay", min=0.0, max=10.0, help="Seconds a step stays on the screen.")]
-Ids = Annotated[bool, typer.Option("--ids", help="Prompts are token ids: 3,14,15.")]
+Ids = Annotated[bool, typer.Option("--ids", help="Token ids in place of text: 3,14,15.")]
 Variables = Annotated[
     str | None,
     typer.Option(
@@ -46,8 +42,22 @@ Variables = Annotated[
 ]
 
 
+@dataclass(frozen=True, slots=True)
+class Show:
+    """How answers are told."""
+
+    as_json: Json = False
+    animate: Annotated[
+        bool | None,
+        typer.Option("--animate/--no-animate", help="Show the canvas while it is being filled.", show_default=False),
+    ] = None
+    delay: Annotated[float, typer.Option("--delay", min=0.0, max=10.0, help="Seconds a step stays on the screen.")] = (
+        FRAME_SECONDS
+    )
+
+
 @commands.command()
-@with_flags(engine_options=ENGINE_FLAGS, params_options=PARAMS_FLAGS)
+@with_flags(files=Files, show=Show, engine_options=ENGINE_FLAGS, params_options=PARAMS_FLAGS)
 def generate(
     prompts: Annotated[
         list[str] | None,
@@ -59,13 +69,9 @@ def generate(
     ] = False,
     ids: Ids = False,
     variables: Variables = None,
-    input_file: Input = None,
-    input_form: InputForm = None,
-    output_file: Output = None,
-    animate: Animate = None,
-    delay: Delay = FRAME_SECONDS,
-    as_json: Json = False,
     *,
+    files: Files,
+    show: Show,
     engine_options: dict[str, Any],
     params_options: dict[str, Any],
 ) -> None:
@@ -75,7 +81,7 @@ def generate(
     """
     from .batch_input import generation_reader, prompt_of
 
-    is_batch = is_batch_of(prompts, input_file, output_file, "PROMPT", animate)
+    is_batch = is_batch_of(prompts, files, "PROMPT", show.animate)
     if not prompts and model is not None and not is_batch:
         raise typer.BadParameter("expected at least one prompt", param_hint="PROMPT")
     known = parse_variables(variables)
@@ -91,7 +97,7 @@ def generate(
             is_chat = not raw and (engine.has_chat_template or bool(known))
             return generation_reader(params, is_chat=is_chat, is_ids=ids, variables=known)
 
-        run_files(model, engine_options, reader, given, input_file, input_form, output_file, as_json)
+        run_files(model, engine_options, reader, given, files, show.as_json)
         return
     with open_engine(model, engine_options) as engine:
         if not prompts:
@@ -99,14 +105,14 @@ def generate(
         requests: list[Any] = [parse_ids(prompt) if ids else prompt for prompt in given]
         if not ids and not raw and (engine.has_chat_template or known):
             requests = [prompt_of({"prompt": prompt}, is_chat=True, variables=known) for prompt in given]
-        shown = animate if animate is not None else not prompts
-        _answer(engine, requests, params_options, animate=shown, delay=delay, as_json=as_json)
+        shown = show.animate if show.animate is not None else not prompts
+        _answer(engine, requests, params_options, show, animate=shown)
         if not prompts:
             say("next: llada-rt infill · llada-rt chat · llada-rt generate --help")
 
 
 @commands.command()
-@with_flags(engine_options=ENGINE_FLAGS, params_options=PARAMS_FLAGS)
+@with_flags(files=Files, show=Show, engine_options=ENGINE_FLAGS, params_options=PARAMS_FLAGS)
 def infill(
     templates: Annotated[
         list[str] | None,
@@ -118,13 +124,9 @@ def infill(
         ),
     ] = None,
     model: Model = None,
-    input_file: Input = None,
-    input_form: InputForm = None,
-    output_file: Output = None,
-    animate: Animate = None,
-    delay: Delay = FRAME_SECONDS,
-    as_json: Json = False,
     *,
+    files: Files,
+    show: Show,
     engine_options: dict[str, Any],
     params_options: dict[str, Any],
 ) -> None:
@@ -134,24 +136,24 @@ def infill(
     """
     from .batch_input import infill_reader
 
-    is_batch = is_batch_of(templates, input_file, output_file, "TEMPLATE", animate)
+    is_batch = is_batch_of(templates, files, "TEMPLATE", show.animate)
     if not templates and model is not None and not is_batch:
         raise typer.BadParameter("expected at least one template", param_hint="TEMPLATE")
     given = [read_prompt() if text == "-" else text for text in templates or ([] if is_batch else [DEMO_TEMPLATE])]
     if is_batch:
         read = infill_reader(SamplingParams(**params_options))
-        run_files(model, engine_options, lambda engine: read, given, input_file, input_form, output_file, as_json)
+        run_files(model, engine_options, lambda engine: read, given, files, show.as_json)
         return
     with open_engine(model, engine_options) as engine:
         if not templates:
             say(f"filling: {DEMO_TEMPLATE}")
         requests = [{"segments": parse_template(text)} for text in given]
-        shown = animate if animate is not None else not templates
-        _answer(engine, requests, params_options, animate=shown, delay=delay, as_json=as_json)
+        shown = show.animate if show.animate is not None else not templates
+        _answer(engine, requests, params_options, show, animate=shown)
 
 
 @commands.command()
-@with_flags(engine_options=ENGINE_FLAGS, params_options=PARAMS_FLAGS)
+@with_flags(show=Show, engine_options=ENGINE_FLAGS, params_options=PARAMS_FLAGS)
 def chat(
     message: Annotated[
         str | None, typer.Option("--message", "-M", help="Answer this one message and leave.", show_default=False)
@@ -167,10 +169,8 @@ def chat(
         ),
     ] = None,
     variables: Variables = None,
-    animate: Animate = None,
-    delay: Delay = FRAME_SECONDS,
-    as_json: Json = False,
     *,
+    show: Show,
     engine_options: dict[str, Any],
     params_options: dict[str, Any],
 ) -> None:
@@ -182,7 +182,7 @@ def chat(
     with open_engine(model, engine_options) as engine:
         opening = [{"role": "system", "content": system}] if system is not None else []
         is_talk = message is None and sys.stdin.isatty()
-        shown = animate if animate is not None else is_talk
+        shown = show.animate if show.animate is not None else is_talk
         remembers = remember if remember is not None else model is not None
         if is_talk:
             say(f"the demo model recites Chinese verse; ask for instance: {DEMO_QUESTION}" if model is None else "")
@@ -195,7 +195,7 @@ def chat(
             asked = [*history, {"role": "user", "content": line}]
             request = {"messages": asked, "chat_template_kwargs": known}
             try:
-                (output,) = _answer(engine, [request], params_options, animate=shown, delay=delay, as_json=as_json)
+                (output,) = _answer(engine, [request], params_options, show, animate=shown)
             except InvalidRequestError as error:
                 if not is_talk:
                     raise
@@ -206,7 +206,7 @@ def chat(
 
 
 @commands.command()
-@with_flags(engine_options=ENGINE_FLAGS)
+@with_flags(files=ObjectFiles, engine_options=ENGINE_FLAGS)
 def score(
     prompt: Annotated[str | None, typer.Argument(metavar="PROMPT", show_default=False)] = None,
     answer: Annotated[
@@ -218,11 +218,10 @@ def score(
     ] = 128,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the draws.")] = 0,
     cfg_scale: Annotated[float, typer.Option("--cfg-scale", help="Classifier-free guidance.")] = 0.0,
-    ids: Annotated[bool, typer.Option("--ids", help="Prompt and answer are token ids: 3,14,15.")] = False,
-    input_file: Input = None,
-    output_file: Output = None,
+    ids: Ids = False,
     as_json: Json = False,
     *,
+    files: ObjectFiles,
     engine_options: dict[str, Any],
 ) -> None:
     """Log-likelihood of an answer after a prompt, in nats: a Monte Carlo estimate. Both are taken as bare text.
@@ -232,14 +231,14 @@ def score(
     from .batch_input import score_reader
 
     options: dict[str, Any] = {"mc_num": mc_num, "seed": seed, "cfg_scale": cfg_scale}
-    if (prompt is None or answer is None) and input_file is None:
+    if (prompt is None or answer is None) and files.input_file is None:
         raise typer.BadParameter("expected a prompt and an answer", param_hint="PROMPT ANSWER")
-    if input_file is not None:
-        is_batch_of([prompt] if prompt is not None else None, input_file, output_file, "PROMPT", None)
+    if files.input_file is not None:
+        is_batch_of([prompt] if prompt is not None else None, files, "PROMPT", None)
         read = score_reader(options)
-        run_files(model, engine_options, lambda engine: read, [], input_file, Form["jsonl"], output_file, as_json)
+        run_files(model, engine_options, lambda engine: read, [], files, as_json)
         return
-    if output_file is not None:
+    if files.output_file is not None:
         raise typer.BadParameter("expected --input beside it", param_hint="--output")
     given: list[Any] = [read_prompt() if text == "-" else text for text in (prompt, answer)]
     if ids:
@@ -272,24 +271,23 @@ def _answer(
     engine: Engine,
     requests: Sequence[Any],
     params_options: dict[str, Any],
+    show: Show,
     *,
     animate: bool,
-    delay: float,
-    as_json: bool,
 ) -> list[RequestOutput]:
     """Run the requests and print their texts."""
     from .reports import emit_texts
 
     params = params_over(engine.default_params, params_options)
     is_one = len(requests) == 1 and params.n == 1
-    live = animate and not as_json and is_one and sys.stdout.isatty() and sys.stderr.isatty()
+    live = animate and not show.as_json and is_one and sys.stdout.isatty() and sys.stderr.isatty()
     began = time.perf_counter()
     if live:
-        outputs = [_play(engine, requests[0], params, delay)]
+        outputs = [_play(engine, requests[0], params, show.delay)]
     else:
         outputs = engine.generate(requests, params)
         for output in outputs:
-            if as_json:
+            if show.as_json:
                 emit_json(output.to_dict())
             else:
                 emit_texts(engine, output)

@@ -109,6 +109,14 @@ def cuda_build() -> dict[str, Any] | None:
     return {"architectures": str(backend.ARCHITECTURES).split(), "has_cutlass": bool(backend.HAS_CUTLASS)}
 
 
+def session_bytes() -> int:
+    """What an engine takes of a GPU beside weights, K/V and workspace; 0 where this build has no CUDA backend."""
+    try:
+        return int(importlib.import_module("llada_rt._cuda").SESSION_BYTES)
+    except ImportError:
+        return 0
+
+
 def recorded_runs() -> list[dict[str, str]]:
     """What has run on a GPU, written down when it did: "device", "date", "commit", "what", "result" of each."""
     text = (Path(__file__).parents[1] / "gpu_runs.json").read_text(encoding="utf-8")

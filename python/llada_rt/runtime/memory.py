@@ -78,6 +78,17 @@ def machine_bytes() -> int:
     return min(sizes)
 
 
+def resident_bytes(pid: str = "self") -> int:
+    """Resident memory of a process; 0 where the system does not say."""
+    try:
+        fields = dict(
+            line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line
+        )
+        return int(fields["VmRSS"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return 0
+
+
 def _physical_sizes() -> list[int]:
     return [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *_cgroup_limits()]
 

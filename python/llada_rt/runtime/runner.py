@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 from .. import _core
 from ..config import EngineConfig
 from ..errors import ConfigError, OutOfMemoryError
-from ..folder.footprint import resident_bytes
 from ..planning.logits import piece_bytes, pieces
 from ..planning.plan import Alternative, Commit, QuerySpan, SequenceResult, Span, StepPlan, StepResult
 from ..planning.visibility import FULL
 from .device import cpu_tables, device_facts, place, stream_handle
-from .memory import MemoryPlan, check_weights, machine_bytes
+from .memory import MemoryPlan, check_weights, machine_bytes, resident_bytes
 from .records import SPAN, pack
 
 

@@ -14,18 +14,12 @@ from ..errors import LladaRtError
 from ..excerpt import excerpt
 from ..folder import quantize
 from ..folder.checkpoint import FLOATS, StoredTensor, TensorSpec, read_checkpoint
-from ..folder.footprint import Load, footprint_of, kv_bytes_per_token
 from ..folder.model_files import MANIFEST, of_os_error, read_json, read_manifest, size_fault, unknown_keys_text
+from ..runtime.footprint import Footprint, Load, footprint_of, runnable_types
 from ..runtime.runner import ModelDescription, describe_model
 
 MOST_LISTED = 100  # kinds of tensors, problems: a header may make up a hundred thousand
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-# What a folder can run as, by what its weights are stored as (None: floats).
-COMPUTE_TYPES: dict[str | None, tuple[str, ...]] = {
-    None: ("float32", "bfloat16", "int8", "int8_bfloat16", "int4"),
-    "int8": ("int8", "int8_bfloat16"),
-    "int4": ("int4",),
-}
 
 
 @dataclass(slots=True)
@@ -78,10 +72,10 @@ def _inspect(folder: Path, load: Load) -> dict[str, Any]:
         tensors = read_checkpoint(folder)
     except LladaRtError as error:
         problems.append(str(error))
-    compute_types: tuple[str, ...] = ()
+    plans: list[Footprint] = []
     try:
         type_in_file = quantize.stored_type(config)
-        compute_types = COMPUTE_TYPES[type_in_file]
+        plans = [footprint_of(folder, load, compute_type=each, process_bytes=0) for each in runnable_types(folder)]
         if tensors:
             problems += layout_faults(description, tensors, type_in_file)
     except LladaRtError as error:
@@ -103,11 +97,7 @@ def _inspect(folder: Path, load: Load) -> dict[str, Any]:
         "tensors": {kind: each.to_dict() for kind, each in kinds.items()},
         "tensor_bytes": sum(kind.num_bytes for kind in kinds.values()),
         "memory": {
-            compute_type: {
-                "kv_bytes_per_token": kv_bytes_per_token(description.model, compute_type),
-                **footprint_of(description.model, compute_type, load, process_bytes=0).to_dict(),
-            }
-            for compute_type in compute_types
+            plan.compute_type: {"kv_bytes_per_token": plan.kv_bytes_per_token, **plan.to_dict()} for plan in plans
         },
         "problems": problems,
     }
