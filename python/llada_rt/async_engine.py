@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from .config import EngineConfig, EngineOptions
 from .engine import Engine
+from .options.renamed import by_new_names
 from .options.types import with_options
 from .outputs import EngineStats, RequestOutput, ScoreOutput, StepEvent, TextEvent
 from .params import SamplingParams
@@ -50,7 +51,7 @@ class AsyncEngine:
     @classmethod
     async def open(cls, model_dir: str | os.PathLike[str] | None = None, **options: Unpack[EngineOptions]) -> Self:
         """The same as AsyncEngine(...), loaded while the event loop goes on: `async with await AsyncEngine.open():`"""
-        return await asyncio.to_thread(functools.partial(cls, model_dir, **options))
+        return await asyncio.to_thread(functools.partial(cls, model_dir, **by_new_names(options)))
 
     async def generate(
         self,

@@ -24,6 +24,7 @@ from .excerpt import excerpt_of
 from .folder.model_files import check_folder, default_params, special_ids, unknown_keys_text
 from .log import logger, tell_loaded, warn_of_folder
 from .options import foreign
+from .options.renamed import by_new_names
 from .options.types import with_options
 from .outputs import EngineStats, RequestOutput, ScoreOutput, StepEvent, TextEvent
 from .params import SamplingParams
@@ -68,20 +69,21 @@ class Engine:
     The other options are the fields of EngineConfig.
 
     Raises ConfigError for an option that makes no sense, a ModelError or TokenizerError for a folder that cannot be
-    used, DeviceError for a device or table that is not there, OutOfMemoryError.
+    used, DeviceError for a device or instruction set that is not there, OutOfMemoryError.
     """
 
     def __init__(self, model_dir: str | os.PathLike[str] | None = None, **options: Unpack[EngineOptions]) -> None:
         began = time.perf_counter()
         names = list(ENGINE_FIELDS)
-        for name in options:
+        given = by_new_names(options)
+        for name in given:
             if name not in names:
                 near = difflib.get_close_matches(name, names, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"options are {', '.join(names)}"
                 if name in foreign.ENGINE:
                     hint = f"it is {foreign.ENGINE[name]}"
                 raise ConfigError(f"unknown engine option {excerpt_of(name)}", param=name, hint=hint)
-        self.config = EngineConfig(DEMO_DIR if model_dir is None else model_dir, **options)  # type: ignore[arg-type]
+        self.config = EngineConfig(DEMO_DIR if model_dir is None else model_dir, **given)  # type: ignore[arg-type]
         folder = check_folder(self.config.model_dir)
         self.config = dataclasses.replace(self.config, model_dir=folder)
         self._runner = Runner(self.config)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from .json_values import JsonValue
+from .options.renamed import warn_renamed
 from .params import SamplingParams
 
 # What each means is written at CompletionOutput.
@@ -225,7 +226,7 @@ class StepEvent(JsonValue):
     step: int  # from 0
     block: int
     nfe: int
-    unmasked: list[tuple[int, int, float]]  # (canvas position, id, confidence), best first
+    committed: list[tuple[int, int, float]]  # (canvas position, id, confidence), best first
     text_delta: str  # text that can no longer change, as in TextEvent
     text: str  # all of it so far
     canvas: list[int]  # prompt and response, masks included
@@ -233,7 +234,18 @@ class StepEvent(JsonValue):
     finished: bool  # this sample
     output: RequestOutput | None  # with the last event of all
     index: int = 0  # of the sample
-    token_logprobs: list[TokenLogprob] | None = None  # with logprobs, one for each of `unmasked`
+    token_logprobs: list[TokenLogprob] | None = None  # with logprobs, one for each of `committed`
+
+    @property
+    def unmasked(self) -> list[tuple[int, int, float]]:
+        """The old name of `committed`, for one version."""
+        warn_renamed("unmasked", "committed")
+        return self.committed
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, by the names of the fields; `committed` once more as `unmasked`, for one version."""
+        told = JsonValue.to_dict(self)
+        return told | {"unmasked": told["committed"]}
 
 
 @dataclass(frozen=True, slots=True)

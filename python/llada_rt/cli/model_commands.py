@@ -202,7 +202,7 @@ def show_memory(
     shape = describe_model(folder).model
     load = _load(shape, config, length, block_length)
     compute_type = config.compute_type if config.compute_type != "auto" else stored_compute_type(folder)
-    gpu = place(config.device, config.table).is_gpu
+    gpu = place(config.device, config.cpu_isa).is_gpu
     plan = footprint_of(shape, compute_type, load, process_bytes=resident_bytes(), gpu=gpu)
     if as_json:
         emit_json({"compute_type": compute_type, **plan.to_dict()})

@@ -72,23 +72,24 @@ def missing_cuda() -> str | None:
     return None
 
 
-def place(device: str, table: str | None) -> Placement:
-    """Where "auto", "cpu", "cuda" or "cuda:1" is, on the processor with the instruction-set table of that name.
+def place(device: str, cpu_isa: str | None) -> Placement:
+    """Where "auto", "cpu", "cuda" or "cuda:1" is, on the processor with the table of that instruction set.
 
-    "auto" takes the first GPU if there is one and no table was named. Raises DeviceError.
+    "auto" takes the first GPU if there is one and no instruction set was named. Raises DeviceError.
     """
-    if device == "auto" and table is None and missing_cuda() is None:
+    if device == "auto" and cpu_isa is None and missing_cuda() is None:
         return Placement("cuda:0", CUDA_TABLE)
     if device in ("auto", "cpu"):
         tables = cpu_tables()
-        if table is not None and table not in tables:
+        if cpu_isa is not None and cpu_isa not in tables:
             raise DeviceError(
-                f"table {excerpt_of(table)} cannot run here: expected one of {', '.join(tables)}", param="table"
+                f"cpu_isa: expected one that this machine can run ({', '.join(tables)}), got {excerpt_of(cpu_isa)}",
+                param="cpu_isa",
             )
-        return Placement("cpu", table or tables[0])
-    if table is not None:
+        return Placement("cpu", cpu_isa or tables[0])
+    if cpu_isa is not None:
         raise DeviceError(
-            f"table {excerpt_of(table)} is the processor's, got device {device!r} beside it", param="table"
+            f"cpu_isa: expected device 'cpu' beside {excerpt_of(cpu_isa)}, got device {device!r}", param="cpu_isa"
         )
     missing = missing_cuda()
     if missing is not None:

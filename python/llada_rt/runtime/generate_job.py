@@ -208,7 +208,7 @@ class GenerateJob(Job):
                 step=sequence.num_forwards - 1,
                 block=block,
                 nfe=sequence.num_forwards,
-                unmasked=[(commit.position, commit.token, commit.confidence) for commit in sequence.new_commits],
+                committed=[(commit.position, commit.token, commit.confidence) for commit in sequence.new_commits],
                 text_delta=text[given:],
                 text=text,
                 canvas=list(sequence.canvas.tokens),

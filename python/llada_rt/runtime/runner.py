@@ -28,7 +28,7 @@ class Runner:
 
     def __init__(self, config: EngineConfig) -> None:
         self.tables = cpu_tables()  # that this machine can run, best first
-        self.placement = place(config.device, config.table)
+        self.placement = place(config.device, config.cpu_isa)
         threads = config.threads or default_num_threads()
         self._check_needs(config, threads)
         self._runtime = _core.Runtime(

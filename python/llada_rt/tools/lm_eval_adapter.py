@@ -26,6 +26,7 @@ except ImportError as error:
 from ..config import EngineConfig
 from ..engine import Engine
 from ..errors import ChatTemplateError, ConfigError, ContextLengthError, TokenizerError
+from ..options import renamed
 from ..params import ALIASES, SamplingParams
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from ..text.tokenizer import Tokenizer
 
 _logger = logging.getLogger(__name__)
-_ENGINE_OPTIONS = {field.name for field in dataclasses.fields(EngineConfig)} - {"model_dir"}
+_ENGINE_OPTIONS = {field.name for field in dataclasses.fields(EngineConfig)} - {"model_dir"} | set(renamed.ENGINE)
 _PARAMS = {field.name for field in dataclasses.fields(SamplingParams)} - {"seed", "cfg_scale"} | set(ALIASES)
 _MAX_TOKENS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the harness's order
 _MOST_TOLD = 10  # documents named in a warning
