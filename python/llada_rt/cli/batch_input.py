@@ -216,7 +216,7 @@ def score_reader(options: Mapping[str, Any]) -> Reader:
         missing = [key for key in ("prompt", "answer") if key not in given]
         if strange or missing:
             raise InvalidRequestError(
-                f"expected prompt and answer, and perhaps {', '.join(_SCORE_KEYS[2:])}; got "
+                f"expected prompt and answer, and perhaps {', '.join(_SCORE_KEYS[2:])}, got "
                 + (", ".join(map(repr, (key[:40] for key in given))) or "nothing"),
                 param=(strange or missing)[0][:40],
             )

@@ -129,14 +129,19 @@ def replay_noise(
     each other.
     """
     if not isinstance(noise, (list, tuple)) or not noise:
-        raise InvalidRequestError("noise: expected a non-empty list of draws", param="noise")
+        raise InvalidRequestError(
+            f"noise: expected a non-empty list of draws, got {excerpt_of(noise, 40)}", param="noise"
+        )
     clean = np.array([*prompt, *answer], dtype=np.int32)
     return [_replayed(clean, len(prompt), row, f"noise[{index}]", mask_id) for index, row in enumerate(noise)]
 
 
 def _replayed(clean: NDArray[np.int32], num_prompt: int, row: object, name: str, mask_id: int) -> Draw:
     if not isinstance(row, Mapping) or set(row) - {"group"} != {"tokens", "mask_ratio"}:
-        raise InvalidRequestError(f"{name}: expected an object with tokens and mask_ratio (and group)", param="noise")
+        raise InvalidRequestError(
+            f"{name}: expected an object with tokens and mask_ratio (and group), got {excerpt_of(row, 40)}",
+            param="noise",
+        )
     group = row.get("group")
     if group is not None and (isinstance(group, bool) or not isinstance(group, int)):
         raise InvalidRequestError(f"{name}.group: expected an integer, got {excerpt_of(group, 40)}", param="noise")
