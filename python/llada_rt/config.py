@@ -13,8 +13,8 @@ from typing import Any, Literal, TypedDict, TypeVar, get_args
 
 from .errors import ConfigError
 from .excerpt import excerpt_of
+from .options.docstrings import with_options
 from .options.renamed import by_new_names, warn_renamed
-from .options.types import with_options
 
 Kind = TypeVar("Kind")
 ComputeType = Literal["auto", "float32", "bfloat16", "int8", "int8_bfloat16", "int4", "float8"]
@@ -45,7 +45,14 @@ def _takes_old_names(kind: type[Kind]) -> type[Kind]:
 @_takes_old_names
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """Options of `Engine`, by the same names."""
+    """Options of an Engine, checked when they are given. Frozen.
+
+    Args:
+        model_dir: Folder in the published Hugging Face layout. An Engine without one takes the demo model.
+
+    Raises:
+        ConfigError: A value is none of those that the option may have.
+    """
 
     model_dir: Path
     device: str = _option("auto", "cpu, cuda, or cuda:1 for the second GPU; by default a GPU if there is one.")

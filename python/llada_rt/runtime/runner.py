@@ -265,5 +265,9 @@ def _is_count(text: str) -> bool:
 
 
 def build_info() -> dict[str, Any]:
-    """Version, compiler and instruction-set tables of the compiled module."""
+    """How the compiled module was built.
+
+    Returns:
+        Plain JSON values by name: the version, the compiler, a hash of the sources, whether nvcc was there.
+    """
     return cast("dict[str, Any]", dict(_core.build_info()))

@@ -25,10 +25,19 @@ NUM_NEIGHBOURS = 4
 
 @dataclass(frozen=True, slots=True)
 class Hole:
-    """Positions to be filled, in the segments of an infill: as many as `length`, or from (least, most) of them.
+    """Positions to be filled, in the segments of an infill.
 
-    `regex` (Python's, the whole text is matched) or `choice` (texts) say what its text must be. Such a hole has one
-    length, which the text need not use up; `choice` without a length gets that of its longest text.
+    A hole with a `regex` or a `choice` has one length, which its text need not use up.
+
+    Args:
+        length: Number of positions, or (least, most) of them, both included. None: beside a `choice`, the length of the
+            longest text.
+        regex: What the hole's text must match in full, in Python's syntax.
+        choice: Texts, one of which the hole's text must be.
+
+    Raises:
+        InvalidRequestError: There is no length, a bound is below 1, the bounds are in the wrong order, or a rule cannot
+            be kept beside them.
     """
 
     length: int | tuple[int, int] | None = None
@@ -64,7 +73,7 @@ class Hole:
 
     @property
     def rule(self) -> str | None:
-        """What its text must be, as a regular expression."""
+        """What the hole's text must be, as a regular expression. None: any text."""
         return regex_of(self.choice) if self.choice else self.regex
 
 
