@@ -1,4 +1,4 @@
-"""AsyncEngine: the verbs of Engine for asyncio. The engine's thread steps; the event loop never waits for a step."""
+"""AsyncEngine: the methods of Engine for asyncio. The engine's thread runs the steps; the event loop never waits."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class AsyncEngine:
         model_dir: Folder in the published Hugging Face layout. None: the demo model that comes with the package.
 
     Attributes:
-        engine: The Engine that serves the calls. Its own methods may be mixed with these.
+        engine: The Engine that serves the calls. Calls of its own methods may be mixed with these.
 
     Raises:
         LladaRtError: As Engine raises.
@@ -149,7 +149,7 @@ class AsyncEngine:
 
         Returns:
             An asynchronous iterator of events. Joined, their `text_delta`s are the text of the output, which the last
-            event has. Its `aclose`, or leaving it to be collected, cancels the request.
+            event has. Closing the stream with `aclose`, or leaving it to be collected, cancels the request.
 
         Raises:
             InvalidRequestError: At the call: `mode`, `params` or `request_id` cannot be used.

@@ -1,4 +1,4 @@
-"""Engine: prompts in, texts out. The one object that a program needs."""
+"""Engine: prompts in, texts out. A program needs no other object."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ def _close_engines() -> None:
 
 
 class Engine:
-    """A model, loaded, and the requests that run on it. A context manager.
+    """A loaded model, and the requests that run on it. A context manager.
 
     A thread of the engine's own runs the steps. Any thread may call the engine, and so may a signal handler, whatever
-    it has interrupted; an exception in the middle of a call, KeyboardInterrupt too, takes out that call's requests
-    after the step under way. The child of a fork may go on with an engine that was idle at the fork.
+    the handler has interrupted. An exception in the middle of a call, KeyboardInterrupt too, takes out that call's
+    requests after the step under way. The child of a fork may go on with an engine that was idle at the fork.
 
     Args:
         model_dir: Folder in the published Hugging Face layout. None: the demo model that comes with the package.
@@ -528,7 +528,7 @@ class Engine:
             request_id: A name for `abort`: 1 to 256 characters, used by no other request under way.
 
         Returns:
-            Natural logarithm and its standard error. It unpacks as (log_likelihood, standard_error).
+            The natural logarithm and its standard error. The output unpacks as (log_likelihood, standard_error).
 
         Raises:
             InvalidRequestError: An argument cannot be used; ContextLengthError if prompt and answer are too long.

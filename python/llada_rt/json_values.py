@@ -1,4 +1,4 @@
-"""Values that are told as JSON: what `to_dict` of an output gives."""
+"""Values that can be written as JSON: what `to_dict` of an output gives."""
 
 from __future__ import annotations
 

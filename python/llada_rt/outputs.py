@@ -1,6 +1,6 @@
 """What comes back: RequestOutput with its parts, the events of a stream, ScoreOutput, EngineStats.
 
-Values only; each has `to_dict`, which gives plain JSON values.
+All are plain values, and each has `to_dict`, which gives plain JSON values.
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ class TopLogprob(JsonValue):
 class TokenLogprob(JsonValue):
     """How likely a token was where it stands, and what was likely beside it.
 
-    All of it is told of one forward, the one that committed the token. `logprob` is the natural logarithm of the
-    token's probability in the model's distribution there: after guidance, without the noise of `temperature`. The mask
-    token has its share of it. The token that `logits_eos_inf` suppresses has none, nor have those that
-    `confidence_eos_eot_inf` leaves out: they are not listed, and one that is committed counts for itself alone.
-    Where a `regex` or `choice` writes, the distribution is of all tokens, whether or not they may stand there. What
-    must follow there is written without asking the model: its logprob is 0, and nothing is listed beside it.
+    All values are those of one forward, which committed the token. `logprob` is the natural logarithm of the token's
+    probability in the model's distribution at the position: after guidance, without the noise of `temperature`. The
+    mask token has its share of the distribution. The token that `logits_eos_inf` suppresses has none, nor have those
+    that `confidence_eos_eot_inf` leaves out: these tokens are not listed, and one that is committed counts for itself
+    alone. Where a `regex` or `choice` writes, the distribution is over all tokens, whether or not the rule allows them.
+    A token that must follow is written without asking the model: the token's logprob is 0, and nothing is listed.
     A token that no step has committed has None, which JSON has as null: a fixed position of an infill, a pinned one,
     what fills a response after its end.
 
@@ -149,8 +149,8 @@ class FilledHole(JsonValue):
 
     Attributes:
         start: Index of the hole's first position in the completion's `token_ids`.
-        token_ids: The tokens in the hole, without masks; of a hole with a rule, those before its first end token.
-        text: Their text; empty without a tokenizer.
+        token_ids: The tokens in the hole, without masks. In a hole with a rule, the tokens before the first end token.
+        text: The text of the tokens; empty without a tokenizer.
     """
 
     start: int

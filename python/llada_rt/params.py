@@ -1,7 +1,7 @@
-"""SamplingParams: how one request is decoded. Each option is written once, here; flags and docs are made from it.
+"""SamplingParams: how one request is decoded. Each option is written once, here; flags and `help` are made from it.
 
-The words are LLaDA's; names used by other engines are accepted as aliases. What stands where several say something is
-written at `SamplingParams`.
+The words are LLaDA's, and names that other engines use are accepted as aliases. The class tells who wins where caller,
+preset and model say different things.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _NOT_NEGATIVE = real("a finite number >= 0", lambda v: v >= 0)
 
 
 class _Said:
-    """What the caller gave, and what a model says beneath it (None: no engine has put them over one's defaults)."""
+    """What the caller gave, and the model's defaults beneath (None: no engine has put the options over a model's)."""
 
     _given: Mapping[str, Any]
     _base: Mapping[str, Any] | None
@@ -61,13 +61,18 @@ class _Said:
 class SamplingParams(_Said):
     """Decoding options of one request; frozen, checked on construction, equal when their values are.
 
-    They are differences from the model's defaults: an engine puts them over what its model says (see `over`). Whoever
-    says an option: first the caller, then the preset the caller named, then the model, then the preset the model named,
-    last the defaults below. What the caller gave is honoured or refused by its name. What the caller did not give gives
-    way to it: a block length shrinks to fit (in the reference preset to a divisor), or becomes the whole response where
-    it was that; a number of steps keeps its share of the length, rounded up to fit the blocks; of options that exclude
-    each other (threshold, factor and remasking entropy; regex and choice; these two and block_order confidence;
-    error_budget and audit 0) the one not given goes. None, where an option may be None, is given like a value.
+    Params are differences from the model's defaults: an engine puts them over what its model says (see `over`). An
+    option is taken from the first of these who names it: the caller, the preset that the caller named, the model, the
+    preset that the model named, the defaults below.
+
+    What the caller gave is honoured, or refused by its name. What the caller did not give gives way:
+    * A block length shrinks to fit, in the reference preset to a divisor. A block that was the whole response stays the
+      whole response.
+    * A number of steps keeps its share of the length, rounded up to fit the blocks.
+    * Where two options exclude each other, the one that was not given goes: threshold, factor and remasking entropy;
+      regex and choice; either of these and block_order confidence; error_budget and audit 0.
+
+    None, where an option may be None, is given like a value.
 
     Raises:
         InvalidRequestError: An option is unknown (the nearest is named), a value is out of range, an option is given

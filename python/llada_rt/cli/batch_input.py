@@ -1,6 +1,6 @@
-"""A file of requests, a line each, read as it is needed: plain text, or JSON Lines.
+"""A file of requests, one in each line: plain text or JSON Lines. A line is read when the engine has room for it.
 
-One bad line is a Refused, and the next one is read. The newline that ends a line (and a carriage return before it) is
+A bad line is a Refused, and the next line is read. The newline that ends a line (and a carriage return before it) is
 not part of a prompt; all other white space is.
 """
 

@@ -1,5 +1,6 @@
-"""Command-line options, made from the fields of SamplingParams and EngineConfig, and what is written on the command
-line in place of Python values: templates with holes, lists of ids.
+"""Command-line options, made from the fields of SamplingParams and EngineConfig.
+
+The command line has forms of its own for some Python values: templates with holes, lists of ids.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Safetensors files as the tools see them: the tensors of a folder, read in blocks, and a writer that
-streams. Only numpy: bfloat16 is the upper half of a float32.
+"""Safetensors files as the tools see them: the tensors of a folder, read in blocks, and a writer that streams.
 
-The engine reads through csrc/model/safetensors.cc, the stricter of the two readers.
+numpy is enough for all of this: bfloat16 is the upper half of a float32. The engine reads through
+csrc/model/safetensors.cc, the stricter of the two readers.
 Format: https://github.com/huggingface/safetensors (8 bytes of header length, JSON header, data).
 """
 
@@ -75,11 +75,12 @@ class StoredTensor:
 
     spec: TensorSpec
     path: Path
-    offset: int  # of its first byte in the file
+    offset: int  # where the tensor's first byte is in the file
 
     def blocks(self) -> Iterator[NDArray[Any]]:
-        """Its rows in blocks of about BLOCK_ELEMENTS elements, as stored. They are read, not mapped: where another
-        process shortens a mapped file, looking at it ends this one.
+        """The tensor's rows as stored, in blocks of about BLOCK_ELEMENTS elements.
+
+        The blocks are read, not mapped: if another process shortens a mapped file, a look at the pages ends this one.
         """
         if self.spec.num_elements == 0:
             return

@@ -1,6 +1,6 @@
 """The options of SamplingParams as type checkers and editors see them: names, aliases, and the types that are taken.
 
-What an option means, its default and its check are written once, at the fields of SamplingParams; a test holds the
+The meaning of an option, its default and its check are written once, at the fields of SamplingParams. A test holds the
 names here equal to those.
 """
 

@@ -1,5 +1,7 @@
-"""Devices: where an engine runs. The CUDA backend is a module of its own (csrc/cuda), loaded when it is asked for; the
-processor stays usable whatever is wrong with it.
+"""Devices: where an engine runs.
+
+The CUDA backend is a module of its own (csrc/cuda), which is loaded when a device is asked for. The processor stays
+usable, whatever is wrong with that module.
 """
 
 from __future__ import annotations
@@ -117,8 +119,9 @@ def recorded_runs() -> list[dict[str, str]]:
 
 
 def device_facts(index: int) -> dict[str, Any]:
-    """Name, compute capability, memory, processors, driver of a GPU; with the package cuda-python also its clocks and
-    the width of its memory bus, and under "cuda_python" which one said so (else None). Raises DeviceError.
+    """Name, compute capability, memory, processors and driver of a GPU. Raises DeviceError.
+
+    The package cuda-python adds the clocks and the width of the memory bus; "cuda_python" is its version, else None.
     """
     facts: dict[str, Any] = dict(importlib.import_module("llada_rt._cuda").facts(index))
     more: dict[str, Any] = {}
@@ -130,8 +133,10 @@ def device_facts(index: int) -> dict[str, Any]:
 
 
 def devices() -> list[dict[str, Any]]:
-    """Every GPU that CUDA has here, also for a build without a backend: "index", "name", "compute_capability", by whom
-    it was found ("found_by") and, if the backend can use it, its `device_facts`. Never raises.
+    """Every GPU that CUDA has here, also for a build without a backend. Never raises.
+
+    A GPU has "index", "name", "compute_capability" and "found_by" (who found it); its `device_facts` too if the backend
+    can use the GPU.
     """
     found: list[dict[str, Any]] = []
     for found_by, ask in (("cuda.core", _of_cuda_core), ("cuda.bindings", _of_driver), ("llada_rt", _of_backend)):
@@ -204,10 +209,9 @@ def _capability(major: int, minor: int) -> str:
 
 
 def stream_handle(stream: Any) -> int:
-    """The number behind a CUDA stream, of cuda.core (`__cuda_stream__`), torch or cupy, or the number itself; 0 for
-    None.
+    """The number behind a CUDA stream of cuda.core (`__cuda_stream__`), torch or cupy, or the number itself.
 
-    Raises DeviceError for anything else.
+    None gives 0. Raises DeviceError for anything else.
     """
     if stream is None:
         return 0

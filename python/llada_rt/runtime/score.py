@@ -1,7 +1,7 @@
 """Likelihood of an answer by Monte Carlo, as LLaDA's get_log_likelihood: the noise, its steps and the arithmetic.
 
-A draw masks l of the L answer tokens; its loss is the cross-entropy at the masked tokens / (l / L). The estimate is
-minus the mean over draws.
+A draw masks l of the L answer tokens. The loss of a draw is the cross-entropy at the masked tokens / (l / L). The
+estimate is minus the mean loss over draws.
 """
 
 from __future__ import annotations
@@ -180,9 +180,7 @@ def guide_of(draw: Draw, num_prompt: int, mask_id: int) -> NDArray[np.int32]:
 
 
 class Estimate:
-    """The mean over draws of sum(log p) / mask ratio, and its standard error. Of a draw that has been taken up three
-    numbers are kept.
-    """
+    """The mean over draws of sum(log p) / mask ratio, and its standard error. Three numbers are kept of each draw."""
 
     def __init__(self, num_draws: int) -> None:
         self._values = np.zeros(num_draws)

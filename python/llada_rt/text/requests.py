@@ -1,6 +1,6 @@
 """From what a caller gives (text, ids, messages, segments) to a checked Request, and from there to a SequenceState.
 
-Everything is checked here, before any work; below this file values are trusted.
+Everything is checked here, before any work. Below this file values are trusted.
 """
 
 from __future__ import annotations
@@ -232,7 +232,7 @@ class RequestReader:
         return self.tokenizer
 
     def prompt_ids_of(self, value: object, *, split: bool = False) -> list[int]:
-        """Ids of a prompt: of text with the tokenizer's BOS, of ids as they are."""
+        """Ids of a prompt: a text gets the tokenizer's BOS, ids stay as they are."""
         if not isinstance(value, str):
             return self.check_ids(value, "prompt")
         self._check_characters(len(value), "prompt")

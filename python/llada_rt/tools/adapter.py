@@ -1,7 +1,7 @@
-"""LoRA adapters as PEFT writes them (adapter_config.json, adapter_model.safetensors): what they add to which matrices.
+"""LoRA adapters as PEFT writes them (adapter_config.json, adapter_model.safetensors): what is added to which matrix.
 
-Plain LoRA only: W + scale * B A, with scale = alpha / r, or alpha / sqrt(r) where `use_rslora` says so. What asks for
-more (DoRA, other methods, trained biases, whole modules) is refused by its name.
+Only plain LoRA is taken: W + scale * B A, with scale = alpha / r, or alpha / sqrt(r) where `use_rslora` says so. An
+adapter that asks for more (DoRA, other methods, trained biases, whole modules) is refused by the name of the method.
 """
 
 from __future__ import annotations
