@@ -263,14 +263,14 @@ class SamplingParams(_Said):
         steps = self.steps or length
         if length % block:
             raise InvalidRequestError(
-                f"the reference preset needs gen_length to be a multiple of block_length: got gen_length={length}, "
+                f"the reference preset: expected gen_length to be a multiple of block_length, got gen_length={length}, "
                 f"block_length={block}",
                 param="block_length",
                 hint="preset='quality' accepts any block_length",
             )
         if steps % (length // block):
             raise InvalidRequestError(
-                f"the reference preset needs steps to be a multiple of the number of blocks: got steps={steps}, "
+                f"the reference preset: expected steps to be a multiple of the number of blocks, got steps={steps}, "
                 f"gen_length={length} / block_length={block} = {length // block} blocks",
                 param="steps",
                 hint="preset='quality' accepts any steps",
@@ -429,7 +429,9 @@ def _by_name(options: Mapping[str, Any]) -> dict[str, Any]:
                 f"unknown option {excerpt_of(word)}", param=word, hint=f"did you mean {near[0]!r}?" if near else None
             )
         if name in said:
-            raise InvalidRequestError(f"{said[name]!r} and {word!r} are two names for one option: give one", param=name)
+            raise InvalidRequestError(
+                f"{said[name]!r} and {word!r} are two names for one option: expected one of them, got both", param=name
+            )
         given[name], said[name] = value, word
     return given
 

@@ -141,11 +141,13 @@ def read_checkpoint(folder: Path) -> dict[str, StoredTensor]:
         for name, tensor in _read_header(folder, file):
             if weight_map.get(name) != file:
                 place = excerpt_of(weight_map.get(name))
-                raise ModelFormatError(f"{excerpt(file)}: {excerpt(name)}: expected it in {place} by {INDEX_FILE}")
+                raise ModelFormatError(
+                    f"{excerpt(name)}: expected the tensor in {place} by {INDEX_FILE}, got it in {excerpt(file)}"
+                )
             tensors[name] = tensor
     for name, file in weight_map.items():
         if name not in tensors:
-            raise ModelFormatError(f"{INDEX_FILE}: {excerpt(name)}: expected it in {excerpt(file)}, got it nowhere")
+            raise ModelFormatError(f"{INDEX_FILE}: {excerpt(name)}: expected the tensor in {excerpt(file)}, got none")
     return tensors
 
 

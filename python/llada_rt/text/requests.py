@@ -154,7 +154,9 @@ class RequestReader:
             rules = [(Span(0, params.gen_length), rule)] if rule is not None else []
         elif rule is not None:
             name = "choice" if params.choice else "regex"
-            raise InvalidRequestError(f"{name}: is for a generation; give it with a hole of the template", param=name)
+            raise InvalidRequestError(
+                f"{name}: expected a generation, got a template", param=name, hint=f"give a hole a {name} of its own"
+            )
         else:
             rules = list(template.rules)
         if not rules:
@@ -213,7 +215,8 @@ class RequestReader:
         given = [name for name in ("stop", "stop_token_ids") if getattr(params, name)]
         if given and is_infill:
             raise InvalidRequestError(
-                f"{given[0]}: an infill fills all its holes, so nothing may stop it", param=given[0]
+                f"{given[0]}: expected a generation, got an infill, which fills all holes and cannot stop before",
+                param=given[0],
             )
         if params.stop and self.tokenizer is None:
             raise TokenizerError("stop needs a tokenizer, and the model folder has none", param="stop")

@@ -61,7 +61,8 @@ class Hole:
             raise _invalid(f"expected (least, most) in this order, got {excerpt_of(bounds)}")
         if least < most and self.rule is not None:
             raise _invalid(
-                f"a hole with a regex or a choice has one length, which it need not fill: got {excerpt_of(bounds)}"
+                "a hole with a regex or a choice: expected one length, which the text need not fill, "
+                f"got {excerpt_of(bounds)}"
             )
 
     @property
