@@ -170,7 +170,7 @@ struct GiveBack {
   }
 };
 
-// Its memory goes back when nobody has the array any more.
+// The memory of the array goes back when nobody has the array any more.
 dlpack::Array forward_in_place(const RuntimeHandle& handle, const IntArray& tokens, bool hidden) {
   const std::shared_ptr<Runtime> runtime = handle.get();
   const std::vector<std::int32_t> ids = to_vector(tokens);
