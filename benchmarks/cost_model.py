@@ -120,7 +120,7 @@ def answer_cost(model: ModelShape, machine: Machine, work: Work, mode: Mode, tok
     if mode == "arm":
         return _arm_cost(model, machine, work)
     if not 1 <= tokens_per_step <= work.block_length:
-        raise ValueError(f"tokens_per_step expected 1 to {work.block_length}, received {tokens_per_step}")
+        raise ValueError(f"tokens_per_step: expected 1 to {work.block_length}, got {tokens_per_step}")
     total = FREE
 
     def step(rows: float, keys: float, head_rows: float) -> Cost:

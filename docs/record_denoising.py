@@ -33,8 +33,8 @@ def colour(confidence: float | None) -> str:
 
 def frame(events: list[StepEvent], engine: Engine, y: int) -> str:
     """The canvas after the last of `events`."""
-    known = {position: confidence for event in events for position, _, confidence in event.unmasked}
-    fresh = {position for position, _, _ in events[-1].unmasked}
+    known = {position: confidence for event in events for position, _, confidence in event.committed}
+    fresh = {position for position, _, _ in events[-1].committed}
     cells = []
     for i, token in enumerate(events[-1].canvas):
         x = 24 + i * CELL
@@ -51,9 +51,9 @@ def frame(events: list[StepEvent], engine: Engine, y: int) -> str:
 def scene_frames(engine: Engine, segments: list[str | int], y: int) -> list[str]:
     prompt = {"segments": segments}
     events = list(engine.stream(prompt, SamplingParams()))
-    filled = {position for position, _, _ in events[0].unmasked}
+    filled = {position for position, _, _ in events[0].committed}
     canvas = [engine.mask_token_id if i in filled else token for i, token in enumerate(events[0].canvas)]
-    events.insert(0, dataclasses.replace(events[0], canvas=canvas, unmasked=[]))
+    events.insert(0, dataclasses.replace(events[0], canvas=canvas, committed=[]))
     return [frame(events[: i + 1], engine, y) for i in range(len(events))]
 
 

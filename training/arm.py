@@ -25,7 +25,7 @@ class ArmCache:
     def __init__(self, model: LLaDA, num_rows: int, length: int) -> None:
         config = model.config
         if not config.causal:
-            raise ValueError("expected a causal model (an ARM), received one with full attention")
+            raise ValueError("expected a causal model (an ARM), got one with full attention")
         if length > config.max_sequence_length:
             raise ValueError(f"prompt and answer take {length} positions, the context has {config.max_sequence_length}")
         parameter = next(model.parameters())
@@ -83,9 +83,9 @@ def generate(
     logits / temperature with `generator`.
     """
     if any(len(prompt) == 0 for prompt in prompts):
-        raise ValueError("expected prompts of at least one token, received an empty one")
+        raise ValueError("expected prompts of at least one token, got an empty one")
     if max_new_tokens < 1 or temperature < 0:
-        raise ValueError(f"expected max_new_tokens > 0 and temperature >= 0, received {max_new_tokens}, {temperature}")
+        raise ValueError(f"expected max_new_tokens > 0 and temperature >= 0, got {max_new_tokens}, {temperature}")
     answers: list[list[int]] = []
     for begin in range(0, len(prompts), batch):
         answers += _generate(
@@ -138,7 +138,7 @@ def log_likelihoods(
     Without a prompt the first token is given, as nothing stands before it.
     """
     if not model.config.causal:
-        raise ValueError("expected a causal model (an ARM), received one with full attention")
+        raise ValueError("expected a causal model (an ARM), got one with full attention")
     order = sorted(range(len(rows)), key=lambda index: sum(map(len, rows[index])))
     results = [math.nan] * len(rows)
     begin = 0

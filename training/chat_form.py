@@ -203,5 +203,5 @@ def _settings(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ChatFormError(f"{path}: not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise ChatFormError(f"{path}: expected an object, received {type(value).__name__}")
+        raise ChatFormError(f"{path}: expected an object, got {type(value).__name__}")
     return value

@@ -146,7 +146,7 @@ def load(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], 
         state["optimizer"].setdefault(name, {})[part] = tensor
     if average:
         if not any(key.startswith("average.") for key in stored):
-            raise CheckpointMismatch(f"{path}: ema expected averaged weights, received a checkpoint without them")
+            raise CheckpointMismatch(f"{path}: ema: expected averaged weights, got a checkpoint without them")
         state["average"] = {name: torch.zeros_like(parameter.detach()) for name, parameter in parameters.items()}
     dcp.load(state, checkpoint_id=path, no_dist=world.size == 1)
     for name, tensors in state["optimizer"].items():
@@ -177,7 +177,7 @@ def stored_tensors(path: Path, parameters: Mapping[str, nn.Parameter]) -> dict[s
     for key in sorted(expected.keys() | found.keys()):
         if expected.get(key) != found.get(key):
             raise CheckpointMismatch(
-                f"{path}: checkpoint of another shape: {key} expected {expected.get(key, 'nothing')}, "
-                f"received {found.get(key, 'nothing')}"
+                f"{path}: checkpoint of another shape: {key}: expected {expected.get(key, 'nothing')}, "
+                f"got {found.get(key, 'nothing')}"
             )
     return stored

@@ -60,16 +60,16 @@ class TrainConfig:
         }
         for name, least in at_least.items():
             if getattr(self, name) < least:
-                raise ValueError(f"{name} expected at least {least}, received {getattr(self, name)}")
+                raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
         if self.micro_tokens is not None and self.micro_tokens < 1:
-            raise ValueError(f"micro_tokens expected at least 1 or none, received {self.micro_tokens}")
+            raise ValueError(f"micro_tokens: expected at least 1 or none, got {self.micro_tokens}")
         for name in ("lr", "matrix_lr", "clip", "weight_decay"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
-                raise ValueError(f"{name} expected a number from 0, received {value}")
+                raise ValueError(f"{name}: expected a number from 0, got {value}")
         for name in ("decay_share", "drop_at", "drop", "final", "ema"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} expected 0..1, received {getattr(self, name)}")
+                raise ValueError(f"{name}: expected 0..1, got {getattr(self, name)}")
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
@@ -81,7 +81,7 @@ def nearest(name: str, known: Sequence[str]) -> str:
 def make(kind: type[T], table: Mapping[str, Any], where: str) -> T:
     """A dataclass out of a TOML table. Errors begin with `where` and say what was expected and what came."""
     if not isinstance(table, Mapping):
-        raise ValueError(f"{where}: expected a table, received {table!r}")
+        raise ValueError(f"{where}: expected a table, got {table!r}")
     hints = typing.get_type_hints(kind)
     known = [field.name for field in dataclasses.fields(kind)]
     values = {}
@@ -119,29 +119,29 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin is Literal:
         if value in arguments:
             return value
-        raise ValueError(f"{where} expected one of {list(arguments)}, received {value!r}")
+        raise ValueError(f"{where}: expected one of {list(arguments)}, got {value!r}")
     if hint is float and type(value) is int:
         return float(value)
     if hint in (int, float, bool, str):
         if type(value) is not hint:
-            raise ValueError(f"{where} expected {hint.__name__}, received {value!r}")
+            raise ValueError(f"{where}: expected {hint.__name__}, got {value!r}")
         return value
     if hint is Path:
         return Path(_convert(str, value, where))
     if hint is type(None):
         if value is not None:
-            raise ValueError(f"{where} expected nothing, received {value!r}")
+            raise ValueError(f"{where}: expected nothing, got {value!r}")
         return None
     if isinstance(origin, type) and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
-            raise ValueError(f"{where} expected a table, received {value!r}")
+            raise ValueError(f"{where}: expected a table, got {value!r}")
         return {str(key): _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     if isinstance(origin, type) and issubclass(origin, Sequence):
         if not isinstance(value, list | tuple):
-            raise ValueError(f"{where} expected a list, received {value!r}")
+            raise ValueError(f"{where}: expected a list, got {value!r}")
         if origin is tuple and arguments[-1] is not Ellipsis:
             if len(value) != len(arguments):
-                raise ValueError(f"{where} expected {len(arguments)} values, received {value!r}")
+                raise ValueError(f"{where}: expected {len(arguments)} values, got {value!r}")
             return tuple(_convert(a, item, where) for a, item in zip(arguments, value, strict=True))
         return tuple(_convert(arguments[0], item, where) for item in value)
     raise TypeError(f"{where}: fields of type {hint} are not read from TOML")

@@ -128,4 +128,4 @@ def check_keys(published: Published, path: Path) -> None:
         for name in names.split():
             value = published.get(name)
             if value is not None and not accepts(value, published):
-                raise ValueError(f"{path}: {name} expected {expected}, received {str(value)[:80]}")
+                raise ValueError(f"{path}: {name}: expected {expected}, got {str(value)[:80]}")

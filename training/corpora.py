@@ -120,9 +120,7 @@ def check_package(package: Path, sha512: str) -> None:
     with package.open("rb") as file:
         digest = hashlib.file_digest(file, "sha512").hexdigest()
     if digest != sha512:
-        raise CorpusError(
-            f"{package.name}: sha512 expected {sha512[:16]}…, received {digest[:16]}…: another or a cut file"
-        )
+        raise CorpusError(f"{package.name}: sha512: expected {sha512[:16]}…, got {digest[:16]}…: another or a cut file")
 
 
 def shape(text: str) -> str:

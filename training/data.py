@@ -91,7 +91,7 @@ def _below_one(draws: np.ndarray) -> np.ndarray:
 def check_rows(rows: range, num_rows: int) -> range:
     """`rows`, if they are rows of a global batch of `num_rows`; else ValueError."""
     if rows.step != 1 or not 0 <= rows.start <= rows.stop <= num_rows:
-        raise ValueError(f"rows expected a range within 0..{num_rows}, received {rows}")
+        raise ValueError(f"rows: expected a range within 0..{num_rows}, got {rows}")
     return rows
 
 
@@ -108,13 +108,13 @@ class BatchConfig:
 
     def __post_init__(self) -> None:
         if self.batch_rows < 1:
-            raise ValueError(f"batch_rows expected at least 1, received {self.batch_rows}")
+            raise ValueError(f"batch_rows: expected at least 1, got {self.batch_rows}")
         if not self.pads or min(self.pads) < 0:
-            raise ValueError(f"pads expected numbers from 0, at least one, received {list(self.pads)}")
+            raise ValueError(f"pads: expected numbers from 0, at least one, got {list(self.pads)}")
         if not 0 <= self.min_time <= 1:
-            raise ValueError(f"min_time expected 0..1, received {self.min_time}")
+            raise ValueError(f"min_time: expected 0..1, got {self.min_time}")
         if not 0 <= self.random_length_share <= 1:
-            raise ValueError(f"random_length_share expected 0..1, received {self.random_length_share}")
+            raise ValueError(f"random_length_share: expected 0..1, got {self.random_length_share}")
 
 
 class RowVisits:
@@ -204,7 +204,7 @@ class PackedBatches:
 
     def __init__(self, store: TokenStore, config: BatchConfig, *, window: int, seed: int) -> None:
         if window < 2:
-            raise ValueError(f"window expected at least 2 tokens, received {window}")
+            raise ValueError(f"window: expected at least 2 tokens, got {window}")
         if store.num_tokens < window:
             raise ValueError(f"the corpus has {store.num_tokens} tokens, fewer than one window of {window}")
         self.store, self.config, self.window, self.seed = store, config, window, seed

@@ -68,7 +68,7 @@ def choose_device(name: str = "auto") -> torch.device:
         name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device expected cpu, as this machine has no usable GPU; received {name!r}")
+        raise ValueError(f"device: expected cpu, as this machine has no usable GPU, got {name!r}")
     return device
 
 

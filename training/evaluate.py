@@ -31,7 +31,7 @@ def parse_options(text: str) -> dict[str, Any]:
     for part in filter(None, text.split(",")):
         name, equals, value = (word.strip() for word in part.partition("="))
         if not (name and equals and value):
-            raise ValueError(f"options expected name=value,name=value, received {part!r}")
+            raise ValueError(f"options: expected name=value,name=value, got {part!r}")
         try:
             options[name] = ast.literal_eval(value.capitalize() if value in ("true", "false") else value)
         except (ValueError, SyntaxError):

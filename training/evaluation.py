@@ -113,7 +113,7 @@ def load_items(
     else:
         path = Path(task)
         if not path.suffix:
-            raise ValueError(f"task expected a file, 'verse' or one of {list(TASK_NAMES)}, received {task!r}")
+            raise ValueError(f"task: expected a file, 'verse' or one of {list(TASK_NAMES)}, got {task!r}")
         rows, check = list(itertools.islice(read_records(path, config), num)), None
         if not rows:
             raise ValueError(f"{path}: no rows")
@@ -137,7 +137,7 @@ def evaluate(
     config = ModelConfig.from_json(folder / "config.json")
     facts: dict[str, Any] = {}
     if options and (config.causal or torch_loop):
-        raise ValueError(f"options are the runtime's, expected none here, received {dict(options)}")
+        raise ValueError(f"options: expected none, as they are the runtime's, got {dict(options)}")
     began = time.perf_counter()
     if config.causal:
         answerable = [item for item in items if item.start]

@@ -35,25 +35,25 @@ class LayerConfig:
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
-                raise ValueError(f"{name} expected one of {', '.join(choices)}, received {getattr(self, name)!r}")
+                raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
         for name in ("head_dim", "rotary_dim"):
             if getattr(self, name) < 2 or getattr(self, name) % 2:
-                raise ValueError(f"{name} expected a positive even number, received {getattr(self, name)}")
+                raise ValueError(f"{name}: expected a positive even number, got {getattr(self, name)}")
         if self.rotary_dim > self.head_dim:
-            raise ValueError(f"rotary_dim expected at most head_dim {self.head_dim}, received {self.rotary_dim}")
+            raise ValueError(f"rotary_dim: expected at most head_dim {self.head_dim}, got {self.rotary_dim}")
 
     @classmethod
     def read(cls, value: Mapping[str, Any]) -> "LayerConfig":
         """From an entry of `layers` in config.json."""
         names = [field.name for field in fields(cls)]
         if unknown := [name for name in value if name not in names]:
-            raise ValueError(f"layers expected entries of {', '.join(names)}, received {', '.join(unknown)}")
+            raise ValueError(f"layers: expected entries of {', '.join(names)}, got {', '.join(unknown)}")
         return cls(**value)
 
     def check_dense(self) -> None:
         """ValueError that names the first field that asks for experts."""
         for name, only in (("mlp", "dense"), ("num_experts", 0), ("top_k", 0), ("num_shared_experts", 0)):
             if getattr(self, name) != only:
-                raise ValueError(f"{name} expected {only}, received {getattr(self, name)}: there are no experts here")
+                raise ValueError(f"{name}: expected {only}, got {getattr(self, name)}: there are no experts here")
         if self.router != "none":
-            raise ValueError(f"router expected none, received {self.router}: there are no experts here")
+            raise ValueError(f"router: expected none, got {self.router}: there are no experts here")

@@ -84,9 +84,9 @@ def bound(
 ) -> Bound:
     """The bound over rows of (prompt, answer); the prompt is never hidden, the answer's end token counts."""
     if model.config.causal:
-        raise ValueError("expected a masked model, received a causal one (an ARM): its likelihood is exact")
+        raise ValueError("expected a masked model, got a causal one (an ARM): its likelihood is exact")
     if estimator not in ("counted", "times") or num_draws < 1:
-        raise ValueError(f"expected 'counted' or 'times' and draws, received {estimator!r} and {num_draws}")
+        raise ValueError(f"expected 'counted' or 'times' and draws, got {estimator!r} and {num_draws}")
     if empty := [index for index, (_, answer) in enumerate(rows) if not len(answer)]:
         raise ValueError(f"row {empty[0]} has no answer")
     means, variances = [], []

@@ -31,10 +31,10 @@ class LoraConfig:
 
     def __post_init__(self) -> None:
         if self.rank < 1:
-            raise ValueError(f"lora rank expected at least 1, received {self.rank}")
+            raise ValueError(f"lora rank: expected at least 1, got {self.rank}")
         if not self.targets or (unknown := set(self.targets) - set(TARGETS)):
             received = sorted(unknown) if self.targets else "none"
-            raise ValueError(f"lora targets expected some of {list(TARGETS)}, received {received}")
+            raise ValueError(f"lora targets: expected some of {list(TARGETS)}, got {received}")
 
 
 def add_adapters(model: LLaDA, config: LoraConfig, *, seed: int) -> None:
@@ -45,7 +45,7 @@ def add_adapters(model: LLaDA, config: LoraConfig, *, seed: int) -> None:
     try:
         import peft
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("LoRA expected the package peft: pip install 'llada-rt[lora]'") from error
+        raise ModuleNotFoundError("LoRA: expected the package peft, got none: pip install 'llada-rt[lora]'") from error
     if has_adapters(model):
         raise ValueError("the model has adapters already: merge them first")
     # The head shares its leaf name with the down projections, so whole names are matched.

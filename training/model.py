@@ -80,8 +80,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.attention_block_length is not None and (self.attention_block_length < 1 or self.causal):
             raise ValueError(
-                f"attention_block_length expected a positive number and causal false, "
-                f"received {self.attention_block_length} and causal {self.causal}"
+                f"attention_block_length: expected a positive number and causal false, "
+                f"got {self.attention_block_length} and causal {self.causal}"
             )
         if self.layers is None and (self.d_model % self.n_heads or (self.d_model // self.n_heads) % 2):
             raise ValueError(f"d_model {self.d_model} does not split into {self.n_heads} heads of even size")
@@ -92,7 +92,7 @@ class ModelConfig:
 
     def _check_layers(self, layers: tuple[LayerConfig, ...]) -> None:
         if len(layers) != self.n_layers:
-            raise ValueError(f"layers expected {self.n_layers} entries, one for each layer, received {len(layers)}")
+            raise ValueError(f"layers: expected {self.n_layers} entries, one for each layer, got {len(layers)}")
         attention = "block_causal" if self.attention_block_length else "full"
         for index, layer in enumerate(layers):
             layer.check_dense()
@@ -100,7 +100,7 @@ class ModelConfig:
             expected = {"head_dim": layers[0].head_dim, "rotary_dim": layers[0].rotary_dim, "attention": attention}
             for name, value in expected.items():
                 if getattr(layer, name) != value:
-                    raise ValueError(f"layer {index}: {name} expected {value}, received {getattr(layer, name)}")
+                    raise ValueError(f"layer {index}: {name}: expected {value}, got {getattr(layer, name)}")
 
     @property
     def layer_configs(self) -> tuple[LayerConfig, ...]:
@@ -146,9 +146,7 @@ class ModelConfig:
             known["layers"] = tuple(LayerConfig.read(each) for each in known["layers"])
         config = cls(**{**known, "vocab_size": rows, "n_kv_heads": kv_heads})
         if published.get("model_type") != config.model_type:
-            raise ValueError(
-                f"{path}: model_type expected {config.model_type!r}, received {published.get('model_type')!r}"
-            )
+            raise ValueError(f"{path}: model_type: expected {config.model_type!r}, got {published.get('model_type')!r}")
         return config
 
     def to_json(self, torch_dtype: str) -> str:

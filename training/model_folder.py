@@ -59,7 +59,7 @@ class ExportConfig:
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
-            raise ValueError(f"export dtype expected one of {sorted(DTYPES)}, received {self.dtype!r}")
+            raise ValueError(f"export dtype: expected one of {sorted(DTYPES)}, got {self.dtype!r}")
         if self.gen_length % self.block_length or self.steps % (self.gen_length // self.block_length):
             sizes = f"gen_length {self.gen_length}, block_length {self.block_length}, steps {self.steps}"
             raise ValueError(f"export {sizes} do not divide")
@@ -128,7 +128,7 @@ def check_target(folder: Path, *, overwrite: bool) -> None:
         if not overwrite:
             raise FileExistsError(f"{folder} holds a model already; overwrite=True (--overwrite) replaces it")
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} expected a new folder, an empty one or a model, received something else")
+        raise FileExistsError(f"{folder}: expected a new folder, an empty one or a model, got something else")
 
 
 def check_model(model: LLaDA, tokenizer: Tokenizer) -> None:

@@ -107,7 +107,7 @@ def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.O
         dtype = torch.bfloat16 if config.bf16 else torch.float32
         optimizers.append(Muon(matrices, lr=config.matrix_lr, weight_decay=config.weight_decay, dtype=dtype))
     if not optimizers:
-        raise ValueError("expected a model with parameters to train, received one whose parameters are all frozen")
+        raise ValueError("expected a model with parameters to train, got one whose parameters are all frozen")
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]

@@ -32,11 +32,11 @@ class PreferenceConfig:
     def __post_init__(self) -> None:
         for name in ("n_time", "n_mask"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} expected at least 1, received {getattr(self, name)}")
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
         for name, positive in (("beta", True), ("sft_weight", False)):
             value = getattr(self, name)
             if not 0 <= value < float("inf") or (positive and value == 0):
-                raise ValueError(f"{name} expected a {'positive ' if positive else ''}number, received {value}")
+                raise ValueError(f"{name}: expected a {'positive ' if positive else ''}number, got {value}")
 
     @property
     def budget(self) -> int:
@@ -68,8 +68,8 @@ class PairBatches(RowVisits):
         if (counts != 2).any():
             row = int(np.argmax(counts != 2))
             raise ValueError(
-                f"row {row} of the data expected the keys prompt, chosen and rejected, "
-                f"received something with {counts[row]} answers"
+                f"row {row} of the data: expected the keys prompt, chosen and rejected, "
+                f"got something with {counts[row]} answers"
             )
 
     def part(self, step: int, rows: range) -> PairBatch:

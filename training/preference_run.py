@@ -19,15 +19,16 @@ class PreferenceRun(RunConfig):
 
 def check(config: PreferenceRun) -> None:
     if config.data is None or config.data.layout != "rows":
-        raise ValueError("preference training expected the table [data] with layout 'rows'")
+        raise ValueError("preference training: expected the table [data] with layout 'rows'")
     if config.init is None:
-        raise ValueError("preference training expected --init with the fine-tuned model it begins with")
+        raise ValueError("preference training: expected --init with the fine-tuned model it begins with")
     if config.held_out:
         raise ValueError(
-            "held_out expected no files here: python -m training.experiments.ranking tells how answers are ranked"
+            "held_out: expected no files here, got some: python -m training.experiments.ranking tells "
+            "how answers are ranked"
         )
     if ModelConfig.from_json(config.init / "config.json").model_type != "llada":
-        raise ValueError(f"{config.init}: preference training expected a masked model with full attention")
+        raise ValueError(f"{config.init}: preference training: expected a masked model with full attention")
 
 
 def open_reference(config: PreferenceRun, world: World) -> LLaDA | None:

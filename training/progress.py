@@ -99,7 +99,7 @@ def open_tensorboard(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise ImportError("tensorboard expected to be installed: pip install tensorboard") from None
+        raise ImportError("tensorboard: expected the package, got none: pip install tensorboard") from None
     return SummaryWriter(str(folder / "tensorboard"))
 
 

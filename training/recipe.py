@@ -89,7 +89,7 @@ class RunConfig:
             tables = " and ".join(f"[{name}]" for name in self.data_tables)
             raise ValueError(f"expected {'one of the tables' if len(self.data_tables) > 1 else 'the table'} {tables}")
         if self.held_out and self.data is None:
-            raise ValueError("held_out expected files like those of [data], and this run has no [data]")
+            raise ValueError("held_out: expected [data] beside it, got a run without")
 
     def own_data(self) -> "Data | None":
         """The data of a kind of run that brings its own; None: rows as [data] says."""
@@ -106,7 +106,7 @@ def read_command(arguments: Sequence[str], doc: str, kind: type[Run]) -> Run:
     options: Any = {"prog": program, "description": doc, "config": (tyro.conf.AvoidSubcommands,)}
     if not arguments or arguments[0].startswith("-"):
         if not {"-h", "--help"} & set(arguments):
-            raise SystemExit(f"error: expected RECIPE.toml first, received {' '.join(arguments) or 'nothing'}")
+            raise SystemExit(f"error: expected RECIPE.toml first, got {' '.join(arguments) or 'nothing'}")
         more = "RECIPE.toml --help shows the recipe's own values, and the tables without defaults ([model], [lora])."
         return tyro.cli(kind, args=["--help"], **{**options, "description": f"{doc}\n\n{more}"})
     try:
@@ -204,14 +204,14 @@ def open_model(config: RunConfig, vocabulary: Vocabulary) -> LLaDA:
             for name, expected in dataclasses.asdict(config.model).items()
             if expected != getattr(sizes, name)
         }
-        text = ", ".join(f"{name} expected {expected}, received {found}" for name, (expected, found) in wrong.items())
+        text = ", ".join(f"{name}: expected {expected}, got {found}" for name, (expected, found) in wrong.items())
         raise ValueError(f"{config.init}: checkpoint of another shape: {text}; leave out [model] to take it as it is")
     entries, rows = vocabulary.tokenizer.get_vocab_size(), received.vocab_size
     mask_id, eos_id = vocabulary.mask_id, vocabulary.eos_id
     if entries > rows or (mask_id, eos_id) != (received.mask_token_id, received.eos_token_id):
         raise ValueError(
             f"{config.init}: checkpoint of another vocabulary: expected a tokenizer of at most {rows} entries, mask "
-            f"{received.mask_token_id}, end {received.eos_token_id}; received {entries}, mask {mask_id}, end {eos_id}"
+            f"{received.mask_token_id}, end {received.eos_token_id}, got {entries}, mask {mask_id}, end {eos_id}"
         )
     return LLaDA.from_folder(config.init)
 

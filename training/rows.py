@@ -67,11 +67,11 @@ class RowConfig:
     def __post_init__(self) -> None:
         known = sorted({key for form in FORMS for key in form})
         if unknown := sorted(set(self.columns) - set(known)):
-            raise ValueError(f"columns expected some of {known}, received {unknown}")
+            raise ValueError(f"columns: expected some of {known}, got {unknown}")
         for name in ("too_long", "mask_in_text", "text_unit"):
             choices = get_args(get_type_hints(RowConfig)[name])
             if getattr(self, name) not in choices:
-                raise ValueError(f"{name} expected one of {list(choices)}, received {getattr(self, name)!r}")
+                raise ValueError(f"{name}: expected one of {list(choices)}, got {getattr(self, name)!r}")
 
 
 # ------------------------------------------------------------------------------------------------- files to records
@@ -83,7 +83,7 @@ def read_records(path: Path, config: RowConfig) -> Iterator[tuple[str, dict[str,
         raise DataError(f"{path}: no such file")
     readers = {".jsonl": _read_json_lines, ".parquet": _read_parquet, ".txt": _read_text}
     if path.suffix not in readers:
-        raise DataError(f"{path}: expected one of {', '.join(SUFFIXES)}, received {path.suffix or 'no suffix'!r}")
+        raise DataError(f"{path}: expected one of {', '.join(SUFFIXES)}, got {path.suffix or 'no suffix'!r}")
     for place, record in readers[path.suffix](path, config):
         if config.columns:
             record = {key: record[column] for key, column in config.columns.items() if column in record}
@@ -119,7 +119,7 @@ def _read_json_lines(path: Path, config: RowConfig) -> Iterator[tuple[str, dict[
             except (ValueError, RecursionError) as error:  # ValueError: also an integer of 5,000 digits
                 raise DataError(f"{place}: not JSON: {error}") from None
             if not isinstance(record, dict):
-                raise DataError(f"{place}: expected an object, received {type(record).__name__}")
+                raise DataError(f"{place}: expected an object, got {type(record).__name__}")
             yield place, record
 
 
@@ -202,10 +202,10 @@ class RowEncoder:
         }
         if form not in encoders:
             expected = " or ".join(str(list(form)) for form in FORMS)
-            raise DataError(f"{place}: expected the keys {expected}, received {list(form)}")
+            raise DataError(f"{place}: expected the keys {expected}, got {list(form)}")
         for key, value in record.items():
             if key != "messages" and not isinstance(value, str):
-                raise DataError(f"{place}: {key} expected text, received {type(value).__name__}")
+                raise DataError(f"{place}: {key}: expected text, got {type(value).__name__}")
         row = encoders[form](record, place)
         limit = self.config.max_length
         longest = max(len(example.prompt) + len(example.answer) for example in row.examples)
@@ -270,15 +270,15 @@ class RowEncoder:
         if not self.has_chat_form:
             raise DataError(f"{place}: a dialogue needs {EOT_TOKEN} in the tokenizer")
         if not isinstance(messages, list) or not messages:
-            raise DataError(f"{place}: messages expected a list, received {messages!r:.60}")
+            raise DataError(f"{place}: messages: expected a list, got {messages!r:.60}")
         for message in messages:
             if not isinstance(message, dict) or set(message) != {"role", "content"}:
-                raise DataError(f"{place}: a message expected the keys ['role', 'content'], received {message!r:.60}")
+                raise DataError(f"{place}: a message: expected the keys ['role', 'content'], got {message!r:.60}")
             if message["role"] not in ROLES or not isinstance(message["content"], str):
-                raise DataError(f"{place}: expected a role of {list(ROLES)} and text, received {message!r:.60}")
+                raise DataError(f"{place}: expected a role of {list(ROLES)} and text, got {message!r:.60}")
         replies = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
         if not replies or replies[0] == 0:
-            raise DataError(f"{place}: expected an assistant's reply after a message, received none")
+            raise DataError(f"{place}: expected an assistant's reply after a message, got none")
         if empty := [index for index in replies if not messages[index]["content"].strip()]:
             raise DataError(f"{place}: messages[{empty[0]}] is a reply without an answer")
         return Row(tuple(self._reply(messages[:index], messages[index]["content"], place) for index in replies))

@@ -73,7 +73,7 @@ def generate_block_causal(
     """
     block_length = model.config.attention_block_length
     if block_length is None:
-        raise ValueError("attention_block_length expected a number, received none: this model is not block-causal")
+        raise ValueError("attention_block_length: expected a number, got none: this model is not block-causal")
     mask_id = model.config.mask_token_id
 
     def run(rows: Tensor) -> None:

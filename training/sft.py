@@ -21,7 +21,7 @@ from training.tasks.verse_run import VerseRun
 def check(config: RunConfig) -> None:
     """Windows cut from joined text have no prompts."""
     if config.data is not None and config.data.layout != "rows":
-        raise ValueError(f"[data]: layout expected 'rows' for fine-tuning, received {config.data.layout!r}")
+        raise ValueError(f"[data]: layout: expected 'rows' for fine-tuning, got {config.data.layout!r}")
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ class DataConfig:
         if self.task is not None:
             find_task(self.task)
             if self.num_rows < 1:
-                raise ValueError(f"num_rows expected at least 1, received {self.num_rows}")
+                raise ValueError(f"num_rows: expected at least 1, got {self.num_rows}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ def prepare(
 
     def checked(place: str, record: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         if pairs and "chosen" not in record:
-            raise DataError(f"{place}: expected the keys prompt, chosen and rejected, received {sorted(record)}")
+            raise DataError(f"{place}: expected the keys prompt, chosen and rejected, got {sorted(record)}")
         if "rejected" in record and not pairs:
             raise DataError(f"{place}: a rejected answer, which only training.preference keeps from being learnt")
         return place, record
@@ -98,7 +98,7 @@ def prepare(
         vocabulary.tokenizer,
     )
     if config.sha256 not in (None, store.data_hash):
-        raise DataError(f"data: sha256 expected {config.sha256}, received {store.data_hash}")
+        raise DataError(f"data: sha256: expected {config.sha256}, got {store.data_hash}")
     if is_packed:
         window = min(config.window or context, context)
         batches: Batches = PackedBatches(store, config.batches, window=window, seed=seed)

@@ -109,14 +109,14 @@ class TokenStore:
         except (FileNotFoundError, json.JSONDecodeError) as error:
             raise StoreError(f"{folder}: no token store: {error}") from None
         if index.get("version") != VERSION:
-            raise StoreError(f"{folder}: expected a store of version {VERSION}, received {index.get('version')}")
+            raise StoreError(f"{folder}: expected a store of version {VERSION}, got {index.get('version')}")
         arrays = {}
         for name in _STREAMS:
             path, count = folder / f"{name}.bin", index["counts"][name]
             dtype = _dtype(name, index)
             size = path.stat().st_size if path.exists() else -1
             if size != count * dtype.itemsize and not (size == -1 and count == 0):
-                raise StoreError(f"{path}: expected {count * dtype.itemsize} bytes, received {max(size, 0)}")
+                raise StoreError(f"{path}: expected {count * dtype.itemsize} bytes, got {max(size, 0)}")
             arrays[name] = np.memmap(path, dtype, "r") if count else np.empty(0, dtype)
         return cls._of(arrays, index)
 
@@ -150,7 +150,7 @@ class TokenStore:
                 (partial / "holes.bin").unlink()
             if folder.exists():
                 if not (folder / "index.json").exists() and any(folder.iterdir()):
-                    raise StoreError(f"{folder}: expected a token store or nothing, received other files")
+                    raise StoreError(f"{folder}: expected a token store or nothing, got other files")
                 shutil.rmtree(folder)
             os.replace(partial, folder)
         finally:

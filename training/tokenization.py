@@ -52,7 +52,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Byte-level BPE: any text survives the round trip. `vocab_size` counts the special tokens and the 256 bytes."""
     smallest = len(SPECIAL_TOKENS) + 256
     if vocab_size < smallest:
-        raise ValueError(f"vocab_size expected at least {smallest}, received {vocab_size}")
+        raise ValueError(f"vocab_size: expected at least {smallest}, got {vocab_size}")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -324,7 +324,7 @@ class Trainer:
         for name, (saved, current, allowed) in checks.items():
             if saved != current and not allowed:
                 hint = " (--allow-changed-data goes on all the same)" if name == "data hash" else ""
-                raise CheckpointMismatch(f"{path}: {name} expected {saved}, as the run began, received {current}{hint}")
+                raise CheckpointMismatch(f"{path}: {name}: expected {saved}, as the run began, got {current}{hint}")
         if not math.isclose(record["frozen"], self._frozen_sum(), rel_tol=1e-6):
             raise CheckpointMismatch(f"{path}: the weights that do not learn are not those that the run began with")
         self.average = checkpoint.load(path, self.model, self.optimizers, self.world, average=self.average is not None)

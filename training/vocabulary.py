@@ -117,5 +117,5 @@ def _first_id(config: dict, name: str, folder: Path) -> int:
     value = config.get(name)
     first = value[0] if isinstance(value, Sequence) and not isinstance(value, str) and value else value
     if type(first) is not int:
-        raise ValueError(f"{folder / 'config.json'}: {name} expected a token id, received {value!r}")
+        raise ValueError(f"{folder / 'config.json'}: {name}: expected a token id, got {value!r}")
     return first

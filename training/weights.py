@@ -39,7 +39,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
                 raise ValueError(f"{shard}: {name}: a tensor twice, or one that config.json leaves no place for")
             if stored.shape != weight.shape:
                 expected, received = tuple(weight.shape), tuple(stored.shape)
-                raise ValueError(f"{shard}: {name}: expected shape {expected} from config.json, received {received}")
+                raise ValueError(f"{shard}: {name}: expected shape {expected} from config.json, got {received}")
             weight.copy_(stored)
     if missing:
         names = ", ".join(PREFIX + name for name in [*missing][:3])
@@ -55,7 +55,7 @@ def save_weights(
     One file if they fit into `max_shard_bytes`; else shards of at most so much (a single tensor may be larger).
     """
     if max_shard_bytes is not None and max_shard_bytes < 1:
-        raise ValueError(f"max_shard_bytes expected a positive number, received {max_shard_bytes}")
+        raise ValueError(f"max_shard_bytes: expected a positive number, got {max_shard_bytes}")
     shards: list[list[str]] = [[]]
     sizes = {name: tensor.numel() * dtype.itemsize for name, tensor in tensors.items()}
     filled = 0

@@ -62,7 +62,7 @@ class LlamaCppArm:
         if weight_type in get_args(GgufType):
             return export_gguf(folder, target / "model.gguf", cast("GgufType", weight_type))
         if weight_type not in get_args(WeightType):
-            raise ValueError(f"type expected one of {', '.join(get_args(WeightType))}, received {weight_type!r}")
+            raise ValueError(f"type: expected one of {', '.join(get_args(WeightType))}, got {weight_type!r}")
         whole, small = export_gguf(folder, target / "whole.gguf", "f32"), target / "model.gguf"
         options = self.lib.llama_model_quantize_default_params()
         options.ftype, options.nthread = self.lib.LLAMA_FTYPE_MOSTLY_Q4_K_M, self.threads

@@ -35,7 +35,7 @@ class TorchArm:
     def __init__(self, folder: Path, *, dtype: torch.dtype = torch.bfloat16, stop_ids: Sequence[int] = ()) -> None:
         model = LLaDA.from_folder(folder, dtype=dtype)
         if not model.config.causal:
-            raise ValueError(f"{folder}: expected a causal model (an ARM), received one with full attention")
+            raise ValueError(f"{folder}: expected a causal model (an ARM), got one with full attention")
         self.name = f"torch {str(dtype).removeprefix('torch.')}"
         self.config, self.dtype, self.stop_ids = model.config, dtype, tuple(stop_ids)
         self.weights = FusedWeights(model)

@@ -109,7 +109,7 @@ def llama(model: LLaDA, transformers: Any) -> Any:
     """An ARM of model.py as transformers' Llama, sharing its weights."""
     config: ModelConfig = model.config
     if not config.causal:
-        raise ValueError("expected a causal model (an ARM), received one with full attention")
+        raise ValueError("expected a causal model (an ARM), got one with full attention")
     sizes = transformers.LlamaConfig(
         vocab_size=config.vocab_size,
         hidden_size=config.d_model,

@@ -25,7 +25,7 @@ class Question:
         if not self.prompt or self.max_new_tokens < 1:
             raise ValueError(
                 f"expected a prompt of at least one token and max_new_tokens > 0, "
-                f"received {len(self.prompt)} tokens and {self.max_new_tokens}"
+                f"got {len(self.prompt)} tokens and {self.max_new_tokens}"
             )
 
 

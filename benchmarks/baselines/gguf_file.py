@@ -30,15 +30,15 @@ def export_gguf(folder: Path, target: Path, gguf_type: GgufType = "bf16") -> Pat
     except ImportError:
         raise NotInstalled("GGUF export", "gguf") from None
     if gguf_type not in get_args(GgufType):
-        raise ValueError(f"type expected one of {', '.join(get_args(GgufType))}, received {gguf_type!r}")
+        raise ValueError(f"type: expected one of {', '.join(get_args(GgufType))}, got {gguf_type!r}")
     model = LLaDA.from_folder(folder, dtype=torch.float32)
     config = model.config
     if not config.causal:
-        raise ValueError(f"{folder}: expected a causal model (an ARM), received one with full attention")
+        raise ValueError(f"{folder}: expected a causal model (an ARM), got one with full attention")
     if gguf_type == "q8_0" and (config.d_model % Q8_GROUP or config.mlp_hidden_size % Q8_GROUP):
         raise ValueError(
-            f"q8_0 expected d_model and mlp_hidden_size as multiples of {Q8_GROUP}, "
-            f"received {config.d_model} and {config.mlp_hidden_size}"
+            f"q8_0: expected d_model and mlp_hidden_size as multiples of {Q8_GROUP}, "
+            f"got {config.d_model} and {config.mlp_hidden_size}"
         )
     types = {name: getattr(gguf.GGMLQuantizationType, name.upper()) for name in get_args(GgufType)}
     writer = gguf.GGUFWriter(target, "llama")

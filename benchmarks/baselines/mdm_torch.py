@@ -49,14 +49,14 @@ class TorchMdm:
         if len(given) != 1 or cache not in ("none", "prefix", "dual") or (lean and cache == "none"):
             raise ValueError(
                 f"expected one of tokens_per_step, threshold, factor, and cache none, prefix or dual, lean only with "
-                f"the last two; received {given}, cache {cache!r}, lean {lean}"
+                f"the last two, got {given}, cache {cache!r}, lean {lean}"
             )
         ((self.rule, self.value),) = given.items()
         who = "LLaDA" if cache == "none" and self.rule == "k" else "lean" if lean else "Fast-dLLM"
         self.name = f"torch {who} {cache} {self.rule}={self.value} {str(dtype).removeprefix('torch.')}"
         self.model = LLaDA.from_folder(folder, dtype=dtype)
         if self.model.config.causal:
-            raise ValueError(f"{folder}: expected a masked diffusion model, received a causal one (an ARM)")
+            raise ValueError(f"{folder}: expected a masked diffusion model, got a causal one (an ARM)")
         self.cache, self.lean, self.block_length, self.stop_ids = cache, lean, block_length, tuple(stop_ids)
 
     def close(self) -> None:

@@ -49,7 +49,7 @@ class OpenAIEndpoint:
     ) -> None:
         parts = urlsplit(url)  # its `port` raises ValueError too
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
-            raise ValueError(f"url expected http(s)://host[:port]/v1, received {url!r}")
+            raise ValueError(f"url: expected http(s)://host[:port]/v1, got {url!r}")
         self.name, self.kind = f"{model} at {parts.netloc.rpartition('@')[2]}", kind
         self.parts, self.path = parts, parts.path.rstrip("/") + "/completions"
         self.headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
@@ -112,7 +112,7 @@ class OpenAIEndpoint:
                 ids += named
         count = usage.get("completion_tokens") if isinstance(usage, dict) else None
         if not isinstance(count, int):
-            raise EndpointError(f"expected `usage` with completion_tokens in the stream, received {usage!r}")
+            raise EndpointError(f"expected `usage` with completion_tokens in the stream, got {usage!r}")
         tokens = self._names(text, ids, count)
         return Answer(tokens, total_s=last_s or time.perf_counter() - began, first_token_s=first_s, num_written=count)
 
@@ -136,9 +136,9 @@ def events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
         try:
             event = json.loads(value)
         except json.JSONDecodeError:
-            raise EndpointError(f"expected JSON in an event, received {value[:80]!r}") from None
+            raise EndpointError(f"expected JSON in an event, got {value[:80]!r}") from None
         if not is_object(event) or "error" in event:
-            raise EndpointError(f"received an error in the stream: {value[:300]}")
+            raise EndpointError(f"expected tokens in the stream, got an error: {value[:300]}")
         yield event
     raise EndpointError("the stream ended without [DONE]")
 

@@ -1,5 +1,5 @@
-// The extension module llada_rt._cuda: the table of the CUDA backend in a capsule for _core, and what there is to know
-// of the devices. It loads where there is no driver and says so.
+// The extension module llada_rt._cuda: the table of the CUDA backend in a capsule for _core, and facts of the devices.
+// The module loads where there is no driver, and says that there is none.
 #include <pybind11/pybind11.h>
 
 #include "bindings/build_facts.h"

@@ -1,5 +1,5 @@
-// Arrays leave by DLPack: memory stays where it is and lives as long as somebody has it. The structs are those of the
-// ABI (dlpack.h, versions 0 and 1), written out so that no package is needed.
+// Arrays leave by DLPack: the memory stays in place and lives as long as somebody has an array of it. The structs are
+// those of the ABI (dlpack.h, versions 0 and 1), written out so that no package is needed.
 #pragma once
 
 #include <pybind11/pybind11.h>

@@ -1,5 +1,5 @@
-// Address space reserved once and lent in pieces. A page costs memory only while it is lent and written: fresh pages
-// are zeros, and a piece that comes back returns its pages to the system at once.
+// Address space that is reserved once and lent in pieces. A page costs memory only while the page is lent and written:
+// fresh pages are zeros, and a piece that comes back returns its pages to the system at once.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
-// Element types and the conversions between them. Everything is force-inlined: these functions are compiled into files
-// with different instruction sets, and the linker must never pick one file's copy for another.
+// Element types, and conversions from one to another. Everything is force-inlined: these functions are compiled into
+// files with different instruction sets, and the linker must never pick one file's copy for another.
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,7 @@
-// A small strict JSON reader for model files, which are untrusted: depth, size and number of values are bounded,
-// duplicate keys, NaN literals, bad UTF-8 and trailing text are errors, and integers keep their 64 bits. A value takes
-// 16 bytes, a member of an object 32, and strings stay where they are in the text: a text and its values together take
-// a small multiple of the text.
+// A small strict JSON reader for model files, which are untrusted. Depth, size and number of values are bounded.
+// Duplicate keys, NaN literals, bad UTF-8 and trailing text are errors. Integers keep their 64 bits. A value takes 16
+// bytes, a member of an object 32, and strings stay in the text: a text and its values together take a small multiple
+// of the text.
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,6 @@
-// One thread pool per engine. Each worker gets an equal share of the index range and takes from the end of another's
-// when it is through with its own. So neighbouring indices, which is to say weights one after the other in memory, go
-// to one core, and to the same one in every step. Workers spin for some tens of microseconds after a job, since the
+// One thread pool per engine. Each worker gets an equal share of the index range. A worker that is through with its own
+// share takes from the end of another's. So neighbouring indices, which are weights one after the other in memory, go
+// to one core, and to the same core in every step. Workers spin for some tens of microseconds after a job, since the
 // next op of the step follows at once, and then sleep. The caller works too.
 #pragma once
 

@@ -1,6 +1,6 @@
-// Ragged bidirectional attention over slots: query rows in groups against tiles of 64 keys, online softmax, so that no
-// score matrix beyond a tile exists. A unit of work is one K/V head and a few rows of one span, with all query heads of
-// the group: they share the loads of K and V.
+// Ragged bidirectional attention over slots: query rows in groups against tiles of 64 keys, with an online softmax, so
+// that no score matrix beyond a tile exists. A unit of work is one K/V head and a few rows of one span, with all query
+// heads of the group, which share the loads of K and V.
 #include <cmath>
 #include <limits>
 

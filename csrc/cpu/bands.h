@@ -1,6 +1,6 @@
 // The order of units that are a block of rows and a column each: bands of a few blocks, column by column within a band.
-// Neighbours in it go to one core (core/parallel.h), which then finds in its caches the rows that it wrote in the op
-// before, and uses a column for all blocks of the band.
+// Neighbours in this order go to one core (core/parallel.h). The core then finds in its caches the rows that it wrote
+// in the op before, and uses a column for all blocks of the band.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// Rows of float32 to rows of int8, where the op before could not do it: no unit of work of it sees a whole row.
+// Rows of float32 to rows of int8, where the op before could not quantise: none of its units of work sees a whole row.
 #include "cpu/simd/quantize.h"
 
 #include "core/parallel.h"

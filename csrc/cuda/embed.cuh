@@ -1,5 +1,5 @@
-// Rows of the embedding table, widened to the float32 residual stream. It is a copy: memory bounds it, and with few
-// rows latency, so a row has several blocks.
+// Rows of the embedding table, widened to the float32 residual stream. The op is a copy: memory bounds the kernel, and
+// with few rows latency does, so a row has several blocks.
 #pragma once
 
 #include "cuda/device/instructions.cuh"

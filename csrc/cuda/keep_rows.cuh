@@ -1,4 +1,4 @@
-// Rows that move up within a matrix. It is a copy in place: memory bounds it, and with few rows latency.
+// Rows that move up within a matrix. The op is a copy in place: memory bounds the kernel, with few rows latency does.
 #pragma once
 
 #include "cuda/device/instructions.cuh"
@@ -15,7 +15,7 @@ struct KeepRowsArgs {
   std::int32_t unit_bytes;
 };
 
-// A thread has a column. It reads a few rows before it writes: rows[i] >= i, so it never reads what it has written.
+// A thread has a column, and reads a few rows before it writes: rows[i] >= i, so no thread reads what it has written.
 template <class Unit>
 __global__ void __launch_bounds__(kKeepRowsThreads) keep_rows_kernel(KeepRowsArgs args) {
   begin_kernel();

@@ -1,5 +1,5 @@
 // What the device does at best, measured: the roofs that a benchmark divides by. measure_peak (kernels.h) is the
-// arithmetic one: of mma.sync; on sm_90, in a build with CUTLASS, of wgmma, which is half as fast again.
+// arithmetic roof of mma.sync. On sm_90, in a build with CUTLASS, that of wgmma is taken, which is half as fast again.
 #pragma once
 
 namespace llada::cuda {

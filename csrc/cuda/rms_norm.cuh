@@ -1,6 +1,6 @@
 // Root-mean-square norm of each row of the residual stream, to T or quantised. A block has a row; row and weight come
-// to shared memory in one trip, before the mean is known. With the few rows of a step the latency of it bounds the
-// kernel, with many rows memory does.
+// to shared memory in one trip, before the mean is known. With the few rows of a step the latency of the trip bounds
+// the kernel, with many rows memory does.
 #pragma once
 
 #include <type_traits>

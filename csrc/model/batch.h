@@ -15,7 +15,7 @@ struct QuerySpan {
   std::int32_t visible = 0;
 };
 
-// A slot as a forward sees it: the tokens of its canvas, and K and V of each layer. It owns neither.
+// A slot as a forward sees it: the tokens of its canvas, and K and V of each layer. A view owns neither.
 struct SlotView {
   const std::int32_t* canvas = nullptr;
   const KvView* layers = nullptr;

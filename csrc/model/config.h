@@ -1,5 +1,5 @@
-// The shape of a model, read from config.json alone: a key that matters and is missing is an error, never a class
-// default (those of the published configuration files describe other models).
+// The shape of a model, read from config.json alone. A key that matters and is missing is an error, and no class
+// default stands in: the defaults of the published configuration files describe other models.
 #pragma once
 
 #include <cstdint>

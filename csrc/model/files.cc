@@ -25,10 +25,10 @@ bool is_inside(const fs::path& path, const fs::path& folder) {
 fs::path real_folder(const std::string& folder) {
   std::error_code error;
   const fs::path path = fs::canonical(folder, error);
-  check(!error, ErrorKind::kModelNotFound, "expected a model folder, found nothing at \"", excerpt(folder), "\" (",
+  check(!error, ErrorKind::kModelNotFound, "expected a model folder, got nothing at \"", excerpt(folder), "\" (",
         error.message(), ")");
-  check(fs::is_directory(path, error), ErrorKind::kModelNotFound, "expected a model folder, \"", excerpt(folder),
-        "\" is not a directory");
+  check(fs::is_directory(path, error), ErrorKind::kModelNotFound, "expected a model folder, got a file at \"",
+        excerpt(folder), "\"");
   return path;
 }
 

@@ -1,5 +1,5 @@
-// Files of a model folder. The folder is untrusted: a name must stay inside it, also through symbolic links, and must
-// be a regular file. Nothing in it is executed.
+// Files of a model folder. The folder is untrusted: a name must stay inside the folder, also through symbolic links,
+// and must be a regular file. Nothing in the folder is executed.
 #pragma once
 
 #include <cstdint>
@@ -20,8 +20,8 @@ std::string read_text_file(const std::string& path, std::int64_t max_bytes);
 // Throws ModelFormatError that says so if this is what git-lfs leaves in the place of a file that was not fetched.
 void check_is_no_pointer(const std::string& name, std::string_view content);
 
-// A file that is read in pieces. It is not mapped: where another process shortens a mapped file, reading it ends this
-// process by SIGBUS; here it is an error like any other.
+// A file that is read in pieces and never mapped. Where another process shortens a mapped file, a read of the pages
+// ends this process by SIGBUS; here that is an error like any other.
 class ModelFile {
  public:
   // Throws ModelNotFoundError, ModelFormatError (no regular file, not to be read), or OutOfMemoryError where the system

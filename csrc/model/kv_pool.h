@@ -1,4 +1,4 @@
-// K and V of the sequences in flight. A canvas has a fixed length, so a slot is allotted once, whole, and never grows.
+// K and V of the sequences that run. A canvas has a fixed length, so a slot is allotted once, whole, and never grows.
 #pragma once
 
 #include <map>

@@ -1,5 +1,6 @@
-// What a layer of a transformer may be, as values. A family fills them in, the transformer asks them. They can say more
-// than the transformer does today: supported.h refuses the rest by name. training/layer_config.py has the same fields.
+// What a layer of a transformer may be, as values. A family fills the values in, and the transformer reads them. The
+// values can say more than the transformer does today: supported.h refuses the rest by name. training/layer_config.py
+// has the same fields.
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,6 @@
 // Quantised weights: what the compute types are made of, and the rule that turns a matrix into integers. Files hold the
-// result in the same form (`<name>` and `<name>.scales`), so a folder converted beforehand and one quantised at load
-// give the same bits.
+// result in the same form (`<name>` and `<name>.scales`), so a folder that was converted beforehand and a folder that
+// is quantised at load give the same bits.
 //
 // The rule, in float32 (a stored weight is widened exactly first; the division is one, not a product with an inverse):
 //   int8, row by row             scale = max |row| / 127,  q = round(w / scale) in [-127, 127]

@@ -1,4 +1,4 @@
-// One record for each tensor of a model: what it is to us, its names in checkpoints, its shape, and what becomes of it.
+// One record for each tensor of a model: our name, the names in checkpoints, the shape, and what becomes of the tensor.
 // The loader, the check for extra tensors, and all counts of parameters and bytes are made from this one list.
 #pragma once
 
@@ -44,8 +44,8 @@ struct TensorRecord {
   ShardAxis shard_axis;
   std::int64_t rows;  // outputs; 1 of a vector
   std::int64_t cols;  // inputs
-  // A checkpoint has one of these; the first is what this project writes. They are those of the embedding in a tied
-  // head, which is the embedding once more, as a matrix.
+  // A checkpoint has one of these; this project writes the first. A tied head has the names of the embedding, since
+  // the head is the embedding once more, as a matrix.
   std::vector<std::string> stored_names;
   bool is_tied;
 };

@@ -1,5 +1,5 @@
-// The transformer: the forward pass over a ragged batch, writing K/V into the slots as it goes. What a layer is, its
-// LayerConfig says. It computes hidden states; what becomes of them is the business of denoise/.
+// The transformer: the forward pass over a ragged batch, which writes K/V into the slots on the way. A LayerConfig says
+// what a layer is. The transformer computes hidden states; denoise/ decides what becomes of them.
 #pragma once
 
 #include <vector>

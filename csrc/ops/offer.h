@@ -1,5 +1,5 @@
 // How an extension module offers its table to another one: as a capsule named kOfferName that points to a TableOffer.
-// The two modules may come of different builds, so the offer says by which page of ops its table was made.
+// The two modules may come from different builds, so the offer says by which page of ops its table was made.
 #pragma once
 
 #include <cstdint>

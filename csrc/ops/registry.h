@@ -1,4 +1,4 @@
-// The tables of this process: a backend adds its own when it is loaded, a model asks for one by name.
+// The tables of this process: a backend adds its table when the backend is loaded, and a model asks for one by name.
 #pragma once
 
 #include <string>

@@ -1,5 +1,6 @@
 // Where the time of a step goes: a table whose ops add up their calls, their wall time and the processor time that the
-// process spent meanwhile. It stands in for the plain table only while somebody asks: timing costs nothing otherwise.
+// process spent meanwhile. This table stands in for the plain one only while somebody asks: otherwise timing costs
+// nothing.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-"""AsyncEngine: the verbs of Engine for asyncio. The engine's thread steps; the event loop never waits for a step."""
+"""AsyncEngine: the methods of Engine for asyncio. The engine's thread runs the steps; the event loop never waits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from .config import EngineConfig, EngineOptions
 from .engine import Engine
-from .options.types import with_options
+from .options.docstrings import with_options, with_sections_of
+from .options.renamed import by_new_names
 from .outputs import EngineStats, RequestOutput, ScoreOutput, StepEvent, TextEvent
 from .params import SamplingParams
 from .runtime.dispatcher import LOOK_AGAIN_S, Dispatcher
@@ -36,11 +37,19 @@ _QUICK_SAMPLES = 16
 class AsyncEngine:
     """An Engine whose calls are awaited; each may come from any event loop. An async context manager.
 
-    Cancelling the task that awaits a call, or closing a stream, takes the request out after the step under way. The
-    arguments are those of Engine, which is there as `engine`: its own calls may be mixed with these. Loading a model
-    takes a while, in which the event loop stands still; `await AsyncEngine.open(...)` loads it beside the loop.
+    Cancelling the task that awaits a call, or closing a stream, takes the request out after the step under way. Loading
+    a model takes a while, in which the event loop stands still; `await AsyncEngine.open(...)` loads it beside the loop.
 
     If the thread that steps should end, all its requests end with InternalError, and `check_health` raises it.
+
+    Args:
+        model_dir: Folder in the published Hugging Face layout. None: the demo model that comes with the package.
+
+    Attributes:
+        engine: The Engine that serves the calls. Calls of its own methods may be mixed with these.
+
+    Raises:
+        LladaRtError: As Engine raises.
     """
 
     def __init__(self, model_dir: str | os.PathLike[str] | None = None, **options: Unpack[EngineOptions]) -> None:
@@ -49,9 +58,21 @@ class AsyncEngine:
 
     @classmethod
     async def open(cls, model_dir: str | os.PathLike[str] | None = None, **options: Unpack[EngineOptions]) -> Self:
-        """The same as AsyncEngine(...), loaded while the event loop goes on: `async with await AsyncEngine.open():`"""
-        return await asyncio.to_thread(functools.partial(cls, model_dir, **options))
+        """The same as AsyncEngine(...), loaded while the event loop goes on: `async with await AsyncEngine.open():`
 
+        Args:
+            model_dir: Folder in the published Hugging Face layout. None: the demo model that comes with the package.
+            **options: As AsyncEngine takes them.
+
+        Returns:
+            The engine, ready for requests.
+
+        Raises:
+            LladaRtError: As Engine raises.
+        """
+        return await asyncio.to_thread(functools.partial(cls, model_dir, **by_new_names(options)))
+
+    @with_sections_of(Engine.generate)
     async def generate(
         self,
         prompts: Prompt | SequenceOf[Prompt],
@@ -59,12 +80,13 @@ class AsyncEngine:
         *,
         request_ids: SequenceOf[str] | None = None,
     ) -> list[RequestOutput]:
-        """As Engine.generate: QueueFullError if the first finds the queue full; the later ones wait for a place."""
+        """Answer one prompt or many; see Engine.generate."""
         make = functools.partial(self.engine._intake.generate_jobs, prompts, params, request_ids)
         jobs = await self._made(make, is_quick=_is_quick(prompts, params, self.engine.default_params))
         await self._run(jobs)
         return [job.result() for job in jobs]
 
+    @with_sections_of(Engine.chat)
     async def chat(
         self,
         messages: SequenceOf[Mapping[str, Any]],
@@ -73,15 +95,16 @@ class AsyncEngine:
         request_id: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> RequestOutput:
-        """As Engine.chat."""
+        """Answer a conversation through the model's chat template; see Engine.chat."""
         names = None if request_id is None else [request_id]
         prompt = {"messages": messages, "chat_template_kwargs": chat_template_kwargs}
         return (await self.generate(prompt, params, request_ids=names))[0]
 
+    @with_sections_of(Engine.infill)
     async def infill(
         self, segments: Segments, params: SamplingParams | None = None, *, request_id: str | None = None
     ) -> RequestOutput:
-        """As Engine.infill."""
+        """Fill the holes of a template; see Engine.infill."""
         names = None if request_id is None else [request_id]
         return (await self.generate({"segments": segments}, params, request_ids=names))[0]
 
@@ -113,9 +136,25 @@ class AsyncEngine:
         mode: StreamMode = "denoise",
         request_id: str | None = None,
     ) -> EventStream[Any]:
-        """As Engine.stream; the request is queued when the first event is asked for, or by `await stream.start()`.
+        """Answer one prompt, and tell each step of the way; see Engine.stream.
 
-        Raises at once what can be seen at once, QueueFullError too; the rest comes before the first event.
+        The request is queued when the first event is asked for, or by `await stream.start()`.
+
+        Args:
+            prompt: A prompt in any form that `generate` takes, without holes of bounded length.
+            params: Decoding options. What they leave open is as the model says (`Engine.default_params`).
+            mode: "denoise": a StepEvent for each step. "append": a TextEvent whenever there is text that can no longer
+                change.
+            request_id: A name for `abort`: 1 to 256 characters, used by no other request under way.
+
+        Returns:
+            An asynchronous iterator of events. Joined, their `text_delta`s are the text of the output, which the last
+            event has. Closing the stream with `aclose`, or leaving it to be collected, cancels the request.
+
+        Raises:
+            InvalidRequestError: At the call: `mode`, `params` or `request_id` cannot be used.
+            QueueFullError: At the call if the queue is full then, at the first event if the queue has filled since.
+            LladaRtError: Before the first event or from the iterator, as `generate` raises for one prompt.
         """
         engine = self.engine
         engine._intake.check_stream(params, mode, request_id)
@@ -126,6 +165,7 @@ class AsyncEngine:
             return EventStream(self._dispatcher, lambda: job, is_quick=True)
         return EventStream(self._dispatcher, make, is_quick=False)
 
+    @with_sections_of(Engine.score)
     async def score(
         self,
         prompt: str | SequenceOf[int],
@@ -137,7 +177,7 @@ class AsyncEngine:
         cfg_scale: float = 0.0,
         request_id: str | None = None,
     ) -> ScoreOutput:
-        """As Engine.score."""
+        """Monte Carlo log-likelihood of `answer` after `prompt`; see Engine.score."""
         make = functools.partial(
             self.engine._intake.score_job,
             prompt,
@@ -152,24 +192,31 @@ class AsyncEngine:
         await self._run([job])
         return job.result()
 
+    @with_sections_of(Engine.forward)
     async def forward(self, token_ids: SequenceOf[int]) -> NDArray[np.float32]:
-        """As Engine.forward; it cannot be cancelled once it runs."""
+        """Logits of one forward pass; see Engine.forward. The call cannot be cancelled once it runs."""
         return await asyncio.to_thread(self.engine.forward, token_ids)
 
+    @with_sections_of(Engine.abort)
     def abort(self, request_id: str) -> bool:
-        """As Engine.abort."""
+        """End a request as it is; see Engine.abort. The call waits for nothing."""
         return self.engine.abort(request_id)
 
+    @with_sections_of(Engine.stats)
     def stats(self) -> EngineStats:
-        """As Engine.stats."""
+        """What runs and waits now, and what has been done; see Engine.stats. The call waits for nothing."""
         return self.engine.stats()
 
+    @with_sections_of(Engine.check_health)
     def check_health(self, *, stuck_after_s: float = 60.0) -> None:
-        """As Engine.check_health."""
+        """Return if the engine can serve requests, raise if not. The call waits for nothing."""
         self.engine.check_health(stuck_after_s=stuck_after_s)
 
     async def close(self) -> None:
-        """As Engine.close: what is under way ends with EngineClosedError."""
+        """Free the model beside the event loop; see Engine.close.
+
+        Requests under way end with EngineClosedError, and so does each later call.
+        """
         await asyncio.to_thread(self.engine.close)
 
     async def __aenter__(self) -> AsyncEngine:
@@ -209,7 +256,7 @@ AsyncEngine.__doc__ = with_options(AsyncEngine.__doc__, EngineConfig)
 
 
 class EventStream(AsyncIterator[Given]):
-    """The events of one request. Closing it, or leaving it to be collected, cancels the request."""
+    """The events of one request, in order. Closing the stream, or leaving it to be collected, cancels the request."""
 
     def __init__(self, dispatcher: Dispatcher, make: Callable[[], GenerateJob], *, is_quick: bool) -> None:
         self._dispatcher = dispatcher
@@ -220,7 +267,14 @@ class EventStream(AsyncIterator[Given]):
         self._is_closed = False
 
     async def start(self) -> Self:
-        """Wait until the request is queued. Raises what is wrong with it; the first event would do so too."""
+        """Wait until the request is queued. Without this call the first event does so.
+
+        Returns:
+            The stream itself.
+
+        Raises:
+            LladaRtError: The prompt or an option cannot be run, or the queue is full; see AsyncEngine.stream.
+        """
         if self._job is None and not self._is_closed:
             try:
                 job = self._make() if self._is_quick else await asyncio.to_thread(self._make)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, Literal, TypedDict, TypeVar, get_args
 
 from .errors import ConfigError
 from .excerpt import excerpt_of
-from .options.types import with_options
+from .options.docstrings import with_options
+from .options.renamed import by_new_names, warn_renamed
 
+Kind = TypeVar("Kind")
 ComputeType = Literal["auto", "float32", "bfloat16", "int8", "int8_bfloat16", "int4", "float8"]
 
 # What the matrices of a model folder can be stored as.
@@ -27,9 +30,29 @@ def _option(default: Any, text: str, *, is_size: bool = False) -> Any:
     return field(default=default, metadata={"help": text, "is_size": is_size})
 
 
+def _takes_old_names(kind: type[Kind]) -> type[Kind]:
+    """A dataclass whose constructor takes the old names of its fields too."""
+    made = kind.__init__
+
+    @functools.wraps(made)
+    def init(self: Kind, *values: Any, **options: Any) -> None:
+        made(self, *values, **by_new_names(options))
+
+    kind.__init__ = init  # type: ignore[assignment, method-assign]
+    return kind
+
+
+@_takes_old_names
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """Options of `Engine`, by the same names."""
+    """Options of an Engine, checked when they are given. Frozen.
+
+    Args:
+        model_dir: Folder in the published Hugging Face layout. An Engine without one takes the demo model.
+
+    Raises:
+        ConfigError: A value is none of those that the option may have.
+    """
 
     model_dir: Path
     device: str = _option("auto", "cpu, cuda, or cuda:1 for the second GPU; by default a GPU if there is one.")
@@ -38,7 +61,9 @@ class EngineConfig:
         None,
         "Threads; by default LLADA_THREADS, else OMP_NUM_THREADS, else what affinity and the container's quota allow.",
     )
-    table: str | None = _option(None, "Instruction-set table; by default the best of this machine.")
+    cpu_isa: str | None = _option(
+        None, "Instruction set of the CPU kernels: avx2, avx512, ...; by default the best of this machine."
+    )
     max_num_seqs: int = _option(8, "Requests that run together.")
     max_num_batched_tokens: int = _option(4096, "Positions recomputed in one step, over all requests.")
     max_num_queued_reqs: int = _option(256, "Requests that may wait, a sample each; one more is refused.")
@@ -67,8 +92,8 @@ class EngineConfig:
                 f"device: expected auto, cpu, cuda, cuda:0, cuda:1, ..., got {excerpt_of(self.device)}", param="device"
             )
         _check_choice("compute_type", self.compute_type, get_args(ComputeType))
-        if self.table is not None and not isinstance(self.table, str):
-            raise ConfigError(f"table: expected a name or None, got {excerpt_of(self.table)}", param="table")
+        if self.cpu_isa is not None and not isinstance(self.cpu_isa, str):
+            raise ConfigError(f"cpu_isa: expected a name or None, got {excerpt_of(self.cpu_isa)}", param="cpu_isa")
         _check_integer("threads", self.threads, 1, 1024, optional=True)
         _check_integer("max_num_seqs", self.max_num_seqs, 1, 65536)
         _check_integer("max_num_batched_tokens", self.max_num_batched_tokens, 1, 2**31 - 1)
@@ -86,6 +111,12 @@ class EngineConfig:
             else:
                 _check_integer(name, value, 0, 2**31 - 1, optional=True)
 
+    @property
+    def table(self) -> str | None:
+        """The old name of `cpu_isa`, for one version."""
+        warn_renamed("table", "cpu_isa")
+        return self.cpu_isa
+
 
 class EngineOptions(TypedDict, total=False):
     """What Engine takes by name, as type checkers and editors see it; a test holds the names equal to the fields."""
@@ -93,7 +124,7 @@ class EngineOptions(TypedDict, total=False):
     device: str
     compute_type: ComputeType
     threads: int | None
-    table: str | None
+    cpu_isa: str | None
     max_num_seqs: int
     max_num_batched_tokens: int
     max_num_queued_reqs: int
@@ -102,6 +133,7 @@ class EngineOptions(TypedDict, total=False):
     mask_token_id: int | None
     eos_token_id: int | Sequence[int] | None
     eot_token_id: int | Sequence[int] | None
+    table: str | None  # the old name of cpu_isa
 
 
 ENGINE_FIELDS = {spec.name: spec for spec in fields(EngineConfig) if spec.name != "model_dir"}

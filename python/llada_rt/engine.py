@@ -1,4 +1,4 @@
-"""Engine: prompts in, texts out. The one object that a program needs."""
+"""Engine: prompts in, texts out. A program needs no other object."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from .excerpt import excerpt_of
 from .folder.model_files import check_folder, default_params, special_ids, unknown_keys_text
 from .log import logger, tell_loaded, warn_of_folder
 from .options import foreign
-from .options.types import with_options
+from .options.docstrings import with_options
+from .options.renamed import by_new_names
 from .outputs import EngineStats, RequestOutput, ScoreOutput, StepEvent, TextEvent
 from .params import SamplingParams
 from .runtime.dispatcher import Dispatcher
@@ -58,30 +59,42 @@ def _close_engines() -> None:
 
 
 class Engine:
-    """A model, loaded, and the requests that run on it. A context manager.
+    """A loaded model, and the requests that run on it. A context manager.
 
     A thread of the engine's own runs the steps. Any thread may call the engine, and so may a signal handler, whatever
-    it has interrupted; an exception in the middle of a call, KeyboardInterrupt too, takes out that call's requests
-    after the step under way. The child of a fork may go on with an engine that was idle at the fork.
+    the handler has interrupted. An exception in the middle of a call, KeyboardInterrupt too, takes out that call's
+    requests after the step under way. The child of a fork may go on with an engine that was idle at the fork.
 
-    `model_dir`: folder in the published Hugging Face layout; None: the demo model that comes with the package.
-    The other options are the fields of EngineConfig.
+    Args:
+        model_dir: Folder in the published Hugging Face layout. None: the demo model that comes with the package.
 
-    Raises ConfigError for an option that makes no sense, a ModelError or TokenizerError for a folder that cannot be
-    used, DeviceError for a device or table that is not there, OutOfMemoryError.
+    Attributes:
+        config: The options, checked; `config.model_dir` is the folder that was loaded.
+        default_params: What the model's generation_config.json says of decoding, for what a request leaves open.
+        tokenizer: None if the folder has no tokenizer.json: prompts are then token ids.
+
+    Raises:
+        ConfigError: An option makes no sense or is unknown, or the folder's token ids or decoding options make none.
+        ModelNotFoundError: The folder, or a file that it must hold, is missing.
+        ModelFormatError: A file of the folder is corrupt, truncated or contradicts another one.
+        UnsupportedModelError: The folder asks for a model that this runtime does not implement.
+        TokenizerError: tokenizer.json or the chat template cannot be read.
+        DeviceError: The device or the instruction set is not there, or the threads cannot start.
+        OutOfMemoryError: Weights and work do not fit into `memory_limit`, or an allocation was refused.
     """
 
     def __init__(self, model_dir: str | os.PathLike[str] | None = None, **options: Unpack[EngineOptions]) -> None:
         began = time.perf_counter()
         names = list(ENGINE_FIELDS)
-        for name in options:
+        given = by_new_names(options)
+        for name in given:
             if name not in names:
                 near = difflib.get_close_matches(name, names, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"options are {', '.join(names)}"
                 if name in foreign.ENGINE:
                     hint = f"it is {foreign.ENGINE[name]}"
                 raise ConfigError(f"unknown engine option {excerpt_of(name)}", param=name, hint=hint)
-        self.config = EngineConfig(DEMO_DIR if model_dir is None else model_dir, **options)  # type: ignore[arg-type]
+        self.config = EngineConfig(DEMO_DIR if model_dir is None else model_dir, **given)  # type: ignore[arg-type]
         folder = check_folder(self.config.model_dir)
         self.config = dataclasses.replace(self.config, model_dir=folder)
         self._runner = Runner(self.config)
@@ -126,48 +139,62 @@ class Engine:
 
     @property
     def mask_token_id(self) -> int:
+        """Id of the mask token, which stands where nothing is decoded yet."""
         return self._special.mask
 
     @property
     def eos_token_id(self) -> int | None:
+        """Id of the end-of-text token, the first where the folder names several. None: the folder names none."""
         return self._special.eos
 
     @property
     def eot_token_id(self) -> int | None:
+        """Id of the end-of-turn token, the first where the folder names several. None: the folder names none."""
         return self._special.eot
 
     @property
     def end_token_ids(self) -> tuple[int, ...]:
-        """All ids that end a text: EOS and EoT first, then what else the folder declares (model_files.special_ids)."""
+        """All ids that end a text: EOS and EoT first, then what else the files of the model folder declare."""
         return self._special.ordered_ends
 
     @property
     def vocab_size(self) -> int:
+        """Number of token ids that the model knows: the width of `forward`'s logits."""
         return self._reader.vocab_size
 
     @property
     def max_length(self) -> int:
-        """Positions that a canvas may have: prompt and response."""
+        """Positions that a canvas may have, prompt and response together: the model's context."""
         return self._reader.max_length
 
     @property
     def has_chat_template(self) -> bool:
+        """Whether `chat` can be called: the folder has a tokenizer and a chat template."""
         return self.tokenizer is not None and self.tokenizer.has_chat_template
 
     @property
     def num_running(self) -> int:
+        """Sequences, and draws of scores, that hold K/V memory now."""
         return self._dispatcher.num_running
 
     @property
     def num_waiting(self) -> int:
+        """Samples and scores in the queue now; `max_num_queued_reqs` bounds them."""
         return self._dispatcher.num_waiting
 
     @property
     def num_open_slots(self) -> int:
+        """Slots of K/V memory in use now; a guided sequence has two. 0 after `close`."""
         return 0 if self._dispatcher.is_closed else self._runner.num_open_slots
 
     def info(self) -> dict[str, Any]:
-        """What is loaded and how it runs; plain JSON values."""
+        """What is loaded and how it runs.
+
+        Returns:
+            Plain JSON values by name: the folder (`model_dir`, `is_demo`), `num_parameters`, bytes (`weight_bytes`,
+            `kv_bytes_per_token`, `memory`), where the model runs (`device`, `gpu`, the `table` of kernels, the `tables`
+            of this machine, `threads`, `compute_type`), token ids, `default_params`, and the shape (`model`).
+        """
         runner = self._runner
         return {
             "model_dir": str(self.config.model_dir),
@@ -193,12 +220,24 @@ class Engine:
         }
 
     def stats(self) -> EngineStats:
-        """What runs and waits now, and what has been done since the engine was opened. Waits for nothing."""
+        """What runs and waits now, and what has been done since the engine was opened. Waits for nothing.
+
+        Returns:
+            Counts, bytes and seconds; `EngineStats` tells each.
+        """
         return self._dispatcher.stats()
 
     def check_health(self, *, stuck_after_s: float = 60.0) -> None:
-        """Raises EngineClosedError, or EngineStuckError if a call into the compiled loop lasts longer than
-        `stuck_after_s` (in order, they last a fraction of a second or one forward). Waits for nothing.
+        """Return if the engine can serve requests, raise if not. Waits for nothing.
+
+        Args:
+            stuck_after_s: Seconds that a call into the compiled loop may last. A call in order lasts 50 ms or one
+                step, whichever is longer.
+
+        Raises:
+            EngineClosedError: The engine is closed.
+            EngineStuckError: The call under way lasts longer than `stuck_after_s`.
+            InternalError: The thread that steps has ended with an error.
         """
         self._dispatcher.check_health(stuck_after_s)
 
@@ -211,20 +250,39 @@ class Engine:
         *,
         request_ids: SequenceOf[str] | None = None,
     ) -> list[RequestOutput]:
-        """Answer one prompt or many; one RequestOutput per prompt, in their order.
+        """Answer one prompt or many, by denoising a canvas of masks.
 
-        A prompt is text, token ids, or a mapping: {"prompt_token_ids": [...]}, {"prompt": text},
-        {"messages": [...]} (through the chat template), each also with one of
-        "segments": the answer is a template (see `infill`); with "open_end": True `gen_length` positions follow it;
-        "suffix": `gen_length` positions and a text after them (see `fill_middle`);
-        "pinned": {position: token id}, tokens of the response that are given.
-        A prompt of text begins as the post-processor of tokenizer.json says (BOS, if it adds one); what that adds after
-        a text (EOS, SEP) is left out, and ids, segments and rendered conversations get nothing.
-        `params`: one for all, one per prompt; what they leave open is as `default_params` say. `request_ids`: names
-        for `abort`.
+        The default preset is the published loop of LLaDA (Nie et al. 2025, generate.py). `threshold`, `factor` and the
+        caches `prefix` and `dual` are those of Fast-dLLM (Wu et al. 2025).
 
-        Raises InvalidRequestError (ContextLengthError, ...) or RequestTooLargeError before any work; one bad request
-        and none is run. Raises QueueFullError if the first finds the queue full; the later ones wait for a place.
+        A prompt of text begins as the post-processor of tokenizer.json says (BOS, if it adds one). What that adds after
+        a text (EOS, SEP) is left out. Ids, segments and rendered conversations get nothing.
+
+        Args:
+            prompts: One prompt or a list of them. A prompt is text, token ids, or a mapping: {"prompt": text},
+                {"prompt_token_ids": [...]} or {"messages": [...]} (through the chat template, which may ask for
+                "chat_template_kwargs"). A mapping may also have one of
+                "segments": the answer is a template (see `infill`); with "open_end": True `gen_length` positions
+                follow the template;
+                "suffix": `gen_length` positions and a text after them (see `fill_middle`);
+                "pinned": {position in the response: token id}, tokens that are given.
+            params: One for all prompts, or a list with one for each. What they leave open is as the model says
+                (`Engine.default_params`).
+            request_ids: A name for each prompt, for `abort`: 1 to 256 characters, used by no other request under way.
+
+        Returns:
+            One RequestOutput for each prompt, in their order, with `params.n` responses each.
+
+        Raises:
+            InvalidRequestError: A prompt or an option cannot be run. The error comes before any work, and no prompt
+                of the call is run. Kinds of it are ContextLengthError and ChatRoleError.
+            TokenizerError: Text was given to a model without a tokenizer; ChatTemplateError, messages to one without
+                a chat template that can be carried out.
+            RequestTooLargeError: A request has more samples or needs more K/V memory than this engine has.
+            QueueFullError: The first request finds the queue full. The later ones wait for a place.
+            ModelError: The logits were not finite.
+            OutOfMemoryError: An allocation was refused while the request ran; the engine goes on.
+            EngineClosedError: The engine is closed, or was closed meanwhile.
         """
         jobs = self._intake.generate_jobs(prompts, params, request_ids)
         self._dispatcher.run(jobs)
@@ -238,11 +296,25 @@ class Engine:
         request_id: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> RequestOutput:
-        """Answer a conversation, [{"role": "user", "content": ...}, ...], through the model's chat template.
+        """Answer a conversation through the model's chat template.
 
-        `content` is text or a list of {"type": "text", "text": ...}; a message may have a `name`. If the last message
-        is the assistant's, the answer goes on from its end. `chat_template_kwargs`: values the template may ask for.
-        The names of control tokens in all of these, <|eot_id|>, are only characters: see `split_special_tokens`.
+        The names of control tokens in messages, <|eot_id|> for one, are only characters: see `split_special_tokens`.
+
+        Args:
+            messages: [{"role": "user", "content": ...}, ...], oldest first. `content` is text or a list of
+                {"type": "text", "text": ...}; a message may have a `name`. If the last message is the assistant's,
+                the answer goes on from its end.
+            params: Decoding options. What they leave open is as the model says (`Engine.default_params`).
+            request_id: A name for `abort`: 1 to 256 characters, used by no other request under way.
+            chat_template_kwargs: Values that the template may ask for, by name.
+
+        Returns:
+            The answer, with `params.n` responses.
+
+        Raises:
+            ChatRoleError: The template does not know a role, refuses it or leaves its message out.
+            ChatTemplateError: The template is missing, broken, or went beyond its limits.
+            LladaRtError: As `generate` raises for one prompt.
         """
         prompt = {"messages": messages, "chat_template_kwargs": chat_template_kwargs}
         return self.generate(prompt, params, request_ids=_one(request_id))[0]
@@ -250,14 +322,25 @@ class Engine:
     def infill(
         self, segments: Segments, params: SamplingParams | None = None, *, request_id: str | None = None
     ) -> RequestOutput:
-        """Fill a template: a str is fixed text, a list of ids fixed tokens, an int that many positions to fill.
+        """Fill the holes of a template. Nothing else of the template is touched.
 
-        All holes are filled, nothing else is touched; `gen_length` and `eos_early_stop` play no part. `outputs[0]`
-        holds the whole template, filled, and in `holes` what went into each. Blocks are cut from the first hole to
-        the last, fixed text included; without `block_length` all holes are one block, filled in order of confidence.
+        Blocks are cut from the first hole to the last, fixed text included. Without `block_length` all holes are one
+        block, filled in order of confidence.
 
-        Hole((2, 6)), or {"hole": [2, 6]}, is a hole of bounded length: every length is tried, and the answer is the
-        filling that tells best what stands next to the holes (template.py says how).
+        Args:
+            segments: The template from left to right. A str is fixed text, a list of ids fixed tokens, an int a hole of
+                that many positions. Hole((2, 6)), or {"hole": [2, 6]}, is a hole of bounded length: every length is
+                tried, and the answer is the filling under which the text beside the holes is most probable.
+            params: Decoding options. `gen_length` and `eos_early_stop` play no part, and a stop is refused.
+            request_id: A name for `abort`: 1 to 256 characters, used by no other request under way.
+
+        Returns:
+            `outputs[0]` holds the whole template, filled; `outputs[0].holes` what went into each hole.
+
+        Raises:
+            InvalidRequestError: A segment has none of these forms, there is no hole, or the bounds allow more than 64
+                templates.
+            LladaRtError: As `generate` raises for one prompt.
         """
         return self.generate({"segments": segments}, params, request_ids=_one(request_id))[0]
 
@@ -269,9 +352,19 @@ class Engine:
         *,
         request_id: str | None = None,
     ) -> RequestOutput:
-        """What may stand between two texts, in `gen_length` positions: `outputs[0].holes[0]`.
+        """What may stand between two texts, in `gen_length` positions. The same as a prompt with {"suffix": ...}.
 
-        The same as a prompt with {"suffix": ...}; `outputs[0].text` is the middle and the suffix.
+        Args:
+            prefix: Text or token ids before the middle.
+            suffix: Text or token ids after the middle.
+            params: Decoding options; `gen_length` is the number of positions in the middle.
+            request_id: A name for `abort`: 1 to 256 characters, used by no other request under way.
+
+        Returns:
+            `outputs[0].holes[0]` is the middle; `outputs[0].text` is the middle and the suffix.
+
+        Raises:
+            LladaRtError: As `generate` raises for one prompt.
         """
         kind = "prompt" if isinstance(prefix, str) else "prompt_token_ids"
         return self.generate({kind: prefix, "suffix": suffix}, params, request_ids=_one(request_id))[0]
@@ -304,42 +397,102 @@ class Engine:
         mode: StreamMode = "denoise",
         request_id: str | None = None,
     ) -> Iterator[Event]:
-        """One prompt, as it is answered. Closing the iterator, or leaving it to be collected, cancels the request.
+        """Answer one prompt, and tell each step of the way.
 
-        `denoise`: a StepEvent for each step, with what it committed. `append`: a TextEvent whenever there is text that
-        can no longer change, that is before the first mask, and not possibly part of a character or of a stop.
+        The request is queued when the first event is asked for. Closing the iterator, or leaving it to be collected,
+        cancels the request.
 
-        Raises as `generate` does, QueueFullError too if the queue is full now. The request is queued when the first
-        event is asked for; if the queue has filled by then, that raises.
+        Args:
+            prompt: A prompt in any form that `generate` takes, without holes of bounded length.
+            params: Decoding options. What they leave open is as the model says (`Engine.default_params`).
+            mode: "denoise": a StepEvent for each step, with what the step committed. "append": a TextEvent whenever
+                there is text that can no longer change: what stands before the first mask and cannot be part of a
+                character or of a stop.
+            request_id: A name for `abort`: 1 to 256 characters, used by no other request under way.
+
+        Returns:
+            An iterator of events. Joined, their `text_delta`s are the text of the output, which the last event has.
+
+        Raises:
+            InvalidRequestError: At the call: the prompt or an option cannot be run.
+            QueueFullError: At the call if the queue is full then, at the first event if the queue has filled since.
+            LladaRtError: At the call or from the iterator, as `generate` raises for one prompt.
         """
         job = self._intake.stream_job(prompt, params, mode, request_id)
         self._dispatcher.check_room(len(job.sources))
         return self._dispatcher.events(job)
 
     def abort(self, request_id: str) -> bool:
-        """End a request as it is: its call returns what text there is, with finish_reason "abort". False: there is
-        no request of this name under way. May be called from any thread; waits for nothing.
+        """End a request as it is. Any thread may call this; the call waits for nothing.
+
+        The request's own call then returns what text there is, with finish_reason "abort". A score has no part of a
+        result: its call raises RequestCancelledError.
+
+        Args:
+            request_id: The name that the request was given.
+
+        Returns:
+            False: no request of this name is under way.
         """
         return self._dispatcher.abort(request_id)
 
     def apply_chat_template(
         self, messages: SequenceOf[Mapping[str, Any]], *, chat_template_kwargs: Mapping[str, Any] | None = None
     ) -> list[int]:
-        """Token ids of a conversation by the model's chat template, as `chat` reads them by default."""
+        """Token ids of a conversation by the model's chat template, as `chat` reads them by default.
+
+        Args:
+            messages: The conversation, as `chat` takes it.
+            chat_template_kwargs: Values that the template may ask for, by name.
+
+        Returns:
+            The ids of the messages, and of the header that the template writes before the answer. If the last message
+            is the assistant's, the ids end where the answer goes on.
+
+        Raises:
+            InvalidRequestError: The messages are not a conversation; ChatRoleError for a role.
+            ChatTemplateError: The template is missing, broken, or went beyond its limits.
+            TokenizerError: The model has no tokenizer.
+        """
         tokenizer = self._reader.need_tokenizer()
         return tokenizer.apply_chat_template(messages, chat_template_kwargs=chat_template_kwargs)
 
     def forward(self, token_ids: SequenceOf[int]) -> NDArray[np.float32]:
-        """Logits of one forward pass: (length, vocabulary). Position i predicts token i."""
+        """Logits of one forward pass over all positions, masks included. Position i predicts token i.
+
+        Args:
+            token_ids: (length,) ids, 1 to `max_length` of them; a list, a tuple or a numpy array.
+
+        Returns:
+            (length, vocab_size) float32, not normalised.
+
+        Raises:
+            InvalidRequestError: There is no id, or one is none of the vocabulary.
+            ContextLengthError: There are more ids than the context holds.
+            OutOfMemoryError: The result, or the keys and values, do not fit beside the running requests.
+            EngineClosedError: The engine is closed.
+        """
         ids = self._some_ids(token_ids)
         return self._dispatcher.alone(lambda: self._runner.forward(ids))
 
     def forward_in_place(self, token_ids: SequenceOf[int], *, what: Literal["logits", "hidden"] = "logits") -> Any:
-        """The same as an array that stays on the engine's device and leaves by DLPack: `torch.from_dlpack(it)`.
+        """The same as `forward`, as an array that stays on the engine's device.
 
-        "logits": (length, vocabulary) float32; "hidden": what the head reads, the last hidden states after their norm,
-        (length, d_model) in the compute type, ConfigError where that is int8 or float8. The memory lives as long as
-        somebody has the array, beyond the engine.
+        Args:
+            token_ids: (length,) ids, 1 to `max_length` of them; a list, a tuple or a numpy array.
+            what: "logits", or "hidden": what the head reads, the last hidden states after their norm.
+
+        Returns:
+            An array that leaves by DLPack, `torch.from_dlpack(array)`, without a copy. "logits": (length, vocab_size)
+            float32. "hidden": (length, d_model) float32 or bfloat16, as the products take their rows. The memory lives
+            as long as somebody has the array, beyond the engine.
+
+        Raises:
+            InvalidRequestError: `what` is neither, there is no id, or one is none of the vocabulary.
+            ContextLengthError: There are more ids than the context holds.
+            ConfigError: "hidden" in the compute types int8 and float8, whose head reads quantised rows.
+            OutOfMemoryError: The result, or the keys and values, do not fit beside the running requests.
+            EngineClosedError: The engine is closed.
         """
         if what not in ("logits", "hidden"):
             raise InvalidRequestError(f"what: expected logits or hidden, got {excerpt_of(what)}", param="what")
@@ -363,11 +516,33 @@ class Engine:
         cfg_scale: float = 0.0,
         request_id: str | None = None,
     ) -> ScoreOutput:
-        """Monte Carlo log-likelihood of `answer` after `prompt`, as LLaDA's get_log_likelihood.
+        """Monte Carlo log-likelihood of `answer` after `prompt`, a lower bound in expectation.
 
-        `noise` replays recorded draws ({"tokens", "mask_ratio"}, "group" as runtime/score.py says) in place
-        of `mc_num` draws from `seed`. The draws run beside the generations; the result is the same in any company.
-        Raises RequestCancelledError if it is aborted.
+        The estimator is that of LLaDA's get_log_likelihood.py (Nie et al. 2025). A draw masks l of the L answer tokens.
+        The value of a draw is the sum of the masked tokens' log-probabilities, times L / l. The estimate is the mean
+        of the values. The draws run beside the generations, and the result is the same in any company.
+
+        Args:
+            prompt: Text or token ids, which are never masked.
+            answer: Text or token ids, at least one token.
+            mc_num: Number of draws, 1 to 1,000,000. Each costs one forward of prompt and answer.
+            seed: Seed of the draws, 0 to 2**64 - 1.
+            noise: Recorded draws in place of `mc_num` draws from `seed`. Each is {"tokens": (prompt + answer,) ids with
+                masks in the answer, "mask_ratio": l / L}, and may have "group": an integer that draws share which
+                depend on each other, for the standard error.
+            cfg_scale: Classifier-free guidance, from 0; above 0 a draw costs two forwards, one with the prompt masked.
+            request_id: A name for `abort`: 1 to 256 characters, used by no other request under way.
+
+        Returns:
+            The natural logarithm and its standard error. The output unpacks as (log_likelihood, standard_error).
+
+        Raises:
+            InvalidRequestError: An argument cannot be used; ContextLengthError if prompt and answer are too long.
+            TokenizerError: Text was given to a model without a tokenizer.
+            RequestTooLargeError: A draw needs more K/V memory than this engine has.
+            QueueFullError: The queue is full.
+            RequestCancelledError: The score was aborted.
+            EngineClosedError: The engine is closed, or was closed meanwhile.
         """
         job = self._intake.score_job(
             prompt, answer, mc_num=mc_num, seed=seed, noise=noise, cfg_scale=cfg_scale, request_id=request_id
@@ -376,7 +551,10 @@ class Engine:
         return job.result()
 
     def close(self) -> None:
-        """Free the model. Requests under way end with EngineClosedError. Closing twice does nothing."""
+        """Free the model, and wait for the step under way. Closing twice does nothing.
+
+        Requests under way end with EngineClosedError, and so does each later call.
+        """
         was_open = not self._dispatcher.is_closed
         self._dispatcher.close()
         if was_open:

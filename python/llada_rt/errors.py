@@ -13,7 +13,18 @@ from .excerpt import shown
 class LladaRtError(Exception):
     """Base of every error this package raises on purpose.
 
-    `code` names the kind (stable, for programs), `param` the option at fault, `hint` a way out. The codes:
+    Args:
+        message: What was expected and what came.
+        param: The option at fault, by its name.
+        hint: A way out.
+
+    Attributes:
+        code: The kind, stable, for programs.
+        message: As it was given. What a terminal would obey or hide is written as an escape, here and in `hint`.
+        param: The option at fault, or None.
+        hint: A way out, or None.
+
+    The codes:
 
     config_error             an engine option, or the model's own configuration
     model_error              the model folder: model_not_found, model_format_error, unsupported_model
@@ -40,11 +51,22 @@ class LladaRtError(Exception):
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
     def to_dict(self) -> dict[str, str | None]:
-        """Plain JSON values, as a service tells them."""
+        """The error as a service tells it.
+
+        Returns:
+            Plain JSON values: `code` as "type", "message", "param", "hint".
+        """
         return {"type": self.code, "message": self.message, "param": self.param, "hint": self.hint}
 
     def within(self, place: str) -> LladaRtError:
-        """The same error, its message preceded by where it happened (`prompts[3]`)."""
+        """The same error, its message preceded by where it happened.
+
+        Args:
+            place: Where, `prompts[3]` for one.
+
+        Returns:
+            A new error of the same class.
+        """
         return type(self)(f"{place}: {self.message}", param=self.param, hint=self.hint)
 
 

@@ -1,4 +1,4 @@
-"""Text that came from a file or a caller, as messages may show it. The same as csrc/core/text.h."""
+"""Text of a file or a caller, as messages may show the text. csrc/core/text.h does the same."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def excerpt(text: str, most: int = MOST_CHARACTERS) -> str:
 
 
 def excerpt_of(value: object, most: int = MOST_CHARACTERS) -> str:
-    """A value out of JSON, as Python writes it; of a large one only some is looked at."""
+    """A value out of JSON, as Python writes it. Only the beginning of a large value is looked at."""
     writer = _Writer()
     writer.maxstring = writer.maxother = writer.maxlong = most
     return excerpt(writer.repr(value), most)

@@ -1,4 +1,4 @@
-"""Values that are told as JSON: what `to_dict` of an output gives."""
+"""Values that can be written as JSON: what `to_dict` of an output gives."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ class JsonValue:
     __slots__ = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, by the names of the fields."""
+        """The value as JSON has it.
+
+        Returns:
+            Plain JSON values by the names of the attributes. A tuple is a list, a number that is not finite is None.
+        """
         return {spec.name: plain(getattr(self, spec.name)) for spec in dataclasses.fields(self)}  # type: ignore[arg-type]
 
 

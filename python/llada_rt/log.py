@@ -1,7 +1,7 @@
-"""What the package tells through the standard library's logging, under the name llada_rt; by itself nobody hears it.
+"""What the package writes to the standard library's logging, under the name llada_rt. By default nothing is shown.
 
-INFO: a model was loaded, an engine closed. DEBUG: a request was queued, has finished. WARNING: a model folder that
-works, but perhaps not as was meant.
+INFO: a model was loaded, an engine was closed. DEBUG: a request was queued, a request has finished. WARNING: a model
+folder works, but perhaps not as was meant.
 """
 
 from __future__ import annotations

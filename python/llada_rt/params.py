@@ -1,7 +1,7 @@
-"""SamplingParams: how one request is decoded. Each option is written once, here; flags and docs are made from it.
+"""SamplingParams: how one request is decoded. Each option is written once, here; flags and `help` are made from it.
 
-The words are LLaDA's; names used by other engines are accepted as aliases. What stands where several say something is
-written at `SamplingParams`.
+The words are LLaDA's, and names that other engines use are accepted as aliases. The class tells who wins where caller,
+preset and model say different things.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from .options.checks import (
     stop_ids,
     stop_strings,
 )
+from .options.docstrings import with_options
 from .options.precedence import PRESETS, expand, fit_lengths, give_way, without_subjects
-from .options.types import BlockOrder, Cache, Preset, Remasking, SamplingOptions, with_options
+from .options.types import BlockOrder, Cache, Preset, Remasking, SamplingOptions
 
 
 def _option(
@@ -50,7 +51,7 @@ _NOT_NEGATIVE = real("a finite number >= 0", lambda v: v >= 0)
 
 
 class _Said:
-    """What the caller gave, and what a model says beneath it (None: no engine has put them over one's defaults)."""
+    """What the caller gave, and the model's defaults beneath (None: no engine has put the options over a model's)."""
 
     _given: Mapping[str, Any]
     _base: Mapping[str, Any] | None
@@ -60,16 +61,22 @@ class _Said:
 class SamplingParams(_Said):
     """Decoding options of one request; frozen, checked on construction, equal when their values are.
 
-    They are differences from the model's defaults: an engine puts them over what its model says (see `over`). Whoever
-    says an option: first the caller, then the preset the caller named, then the model, then the preset the model named,
-    last the defaults below. What the caller gave is honoured or refused by its name. What the caller did not give gives
-    way to it: a block length shrinks to fit (in the reference preset to a divisor), or becomes the whole response where
-    it was that; a number of steps keeps its share of the length, rounded up to fit the blocks; of options that exclude
-    each other (threshold, factor and remasking entropy; regex and choice; these two and block_order confidence;
-    error_budget and audit 0) the one not given goes. None, where an option may be None, is given like a value.
+    Params are differences from the model's defaults: an engine puts them over what its model says (see `over`). An
+    option is taken from the first of these who names it: the caller, the preset that the caller named, the model, the
+    preset that the model named, the defaults below.
 
-    Raises InvalidRequestError for an unknown option (naming the nearest), a value out of range, an option given
-    together with its alias, or options that exclude each other.
+    What the caller gave is honoured, or refused by its name. What the caller did not give gives way:
+    * A block length shrinks to fit, in the reference preset to a divisor. A block that was the whole response stays the
+      whole response.
+    * A number of steps keeps its share of the length, rounded up to fit the blocks.
+    * Where two options exclude each other, the one that was not given goes: threshold, factor and remasking entropy;
+      regex and choice; either of these and block_order confidence; error_budget and audit 0.
+
+    None, where an option may be None, is given like a value.
+
+    Raises:
+        InvalidRequestError: An option is unknown (the nearest is named), a value is out of range, an option is given
+            together with its alias, or options exclude each other.
     """
 
     gen_length: int = _option(
@@ -256,14 +263,14 @@ class SamplingParams(_Said):
         steps = self.steps or length
         if length % block:
             raise InvalidRequestError(
-                f"the reference preset needs gen_length to be a multiple of block_length: got gen_length={length}, "
+                f"the reference preset: expected gen_length to be a multiple of block_length, got gen_length={length}, "
                 f"block_length={block}",
                 param="block_length",
                 hint="preset='quality' accepts any block_length",
             )
         if steps % (length // block):
             raise InvalidRequestError(
-                f"the reference preset needs steps to be a multiple of the number of blocks: got steps={steps}, "
+                f"the reference preset: expected steps to be a multiple of the number of blocks, got steps={steps}, "
                 f"gen_length={length} / block_length={block} = {length // block} blocks",
                 param="steps",
                 hint="preset='quality' accepts any steps",
@@ -271,26 +278,55 @@ class SamplingParams(_Said):
 
     @property
     def given(self) -> Mapping[str, Any]:
-        """The options the caller gave, by their own names; not what the model's defaults or a preset say."""
+        """The options the caller gave, by their own names; not what the model's defaults or a preset say.
+
+        Returns:
+            A read-only mapping from name to checked value.
+        """
         return MappingProxyType(self._given)
 
     @property
     def chosen(self) -> Mapping[str, Any]:
-        """The options given, and what the model's defaults say beside them; not what a preset says."""
+        """The options given, and what the model's defaults say beside them; not what a preset says.
+
+        Returns:
+            A read-only mapping from name to checked value.
+        """
         given = self.given
         return MappingProxyType(give_way(given, self._base or {}) | dict(given))
 
     def over(self, defaults: SamplingParams) -> SamplingParams:
-        """These options over a model's defaults, as an engine takes them. Options that lie over some defaults already
-        stay as they are, so `over(SamplingParams())` keeps those of the model out.
+        """These options over a model's defaults, as an engine takes them.
+
+        Options that lie over some defaults already stay as they are, so `over(SamplingParams())` keeps those of the
+        model out.
+
+        Args:
+            defaults: What the model says, `Engine.default_params`.
+
+        Returns:
+            Options that no engine changes any more.
+
+        Raises:
+            InvalidRequestError: The options and the defaults together exclude each other.
         """
         if self._base is not None:
             return self
         return _settled(self.given, defaults.chosen)
 
     def replace(self, **changes: Unpack[SamplingOptions]) -> SamplingParams:
-        """A copy with some options changed, over the same defaults. A new preset also replaces what the old options
-        said of its subjects, threshold and factor each other.
+        """A copy with some options changed, over the same defaults.
+
+        A new preset also replaces what the old options said of its subjects; threshold and factor replace each other.
+
+        Args:
+            **changes: Options and new values, as SamplingParams takes them.
+
+        Returns:
+            The copy; these options stay as they are.
+
+        Raises:
+            InvalidRequestError: As SamplingParams raises.
         """
         new = _checked(_by_name(changes))
         kept = dict(self.given)
@@ -305,28 +341,57 @@ class SamplingParams(_Said):
     __replace__ = replace  # copy.replace
 
     def without_defaults(self, *names: str) -> SamplingParams:
-        """The same options over defaults that say nothing of `names`."""
+        """The same options over defaults that say nothing of some options.
+
+        Args:
+            *names: Options whose model defaults go. What the caller gave stays.
+
+        Returns:
+            The copy, or these options if the defaults say nothing of `names` already.
+        """
         base = self._base
         if not base or not any(name in base for name in names):
             return self
         return _settled(self.given, {name: value for name, value in base.items() if name not in names})
 
     def seed_of(self, index: int) -> int:
-        """Seed of sample `index`: `seed` is that of the first, and each next one is 0x9E3779B97F4A7C15 further on
-        (modulo 2**64). A request with that seed and n = 1 gives the sample again.
+        """Seed of one sample. A request with that seed and n = 1 gives the sample again.
+
+        Args:
+            index: Which of the `n` samples, from 0.
+
+        Returns:
+            `seed` for the first; each next one is 0x9E3779B97F4A7C15 further on, modulo 2**64.
+
+        Raises:
+            InvalidRequestError: The params have no seed.
         """
         if self.seed is None:
             raise InvalidRequestError("seed_of: expected params with a seed, got none", param="seed")
         return (self.seed + index * 0x9E3779B97F4A7C15) % 2**64
 
     def to_dict(self) -> dict[str, Any]:
-        """Every option and its value, the preset expanded; plain JSON values."""
+        """Every option and its value, the preset expanded.
+
+        Returns:
+            Plain JSON values by name; a tuple is a list.
+        """
         values = {name: getattr(self, name) for name in _FIELDS}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
     def from_dict(cls, options: Mapping[str, Any]) -> SamplingParams:
-        """The inverse of `to_dict`; accepts aliases and leaves out what is missing."""
+        """The inverse of `to_dict`.
+
+        Args:
+            options: Values by name or alias. What is missing is not given.
+
+        Returns:
+            The params.
+
+        Raises:
+            InvalidRequestError: As SamplingParams raises, or `options` is no mapping from texts.
+        """
         if not isinstance(options, Mapping):
             raise InvalidRequestError(f"params: expected an object, got {type(options).__name__}", param="params")
         for name in options:
@@ -364,7 +429,9 @@ def _by_name(options: Mapping[str, Any]) -> dict[str, Any]:
                 f"unknown option {excerpt_of(word)}", param=word, hint=f"did you mean {near[0]!r}?" if near else None
             )
         if name in said:
-            raise InvalidRequestError(f"{said[name]!r} and {word!r} are two names for one option: give one", param=name)
+            raise InvalidRequestError(
+                f"{said[name]!r} and {word!r} are two names for one option: expected one of them, got both", param=name
+            )
         given[name], said[name] = value, word
     return given
 

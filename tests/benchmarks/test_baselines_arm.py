@@ -152,7 +152,7 @@ def test_llama_cpp_answers_with_smaller_weights(folder, weight_type):
     ]
     system.close()
     assert sum(same) >= {"bf16": 38, "q8_0": 36, "q4_k_m": 20}[weight_type]
-    with pytest.raises(ValueError, match="expected one of f32, f16, bf16, q8_0, q4_k_m, received 'q3'"):
+    with pytest.raises(ValueError, match="expected one of f32, f16, bf16, q8_0, q4_k_m, got 'q3'"):
         LlamaCppArm(folder, gguf_type="q3", threads=1)
 
 
@@ -184,8 +184,8 @@ def test_the_file_holds_the_weights(folder, tmp_path, gguf_type):
 
 def test_what_can_not_be_exported_is_refused(folder, tmp_path):
     pytest.importorskip("gguf")
-    with pytest.raises(ValueError, match="expected one of f32, f16, bf16, q8_0, received 'q5'"):
+    with pytest.raises(ValueError, match="expected one of f32, f16, bf16, q8_0, got 'q5'"):
         export_gguf(folder, tmp_path / "x.gguf", "q5")
     odd = write_arm(tmp_path / "odd", mlp_hidden_size=72)
-    with pytest.raises(ValueError, match="multiples of 32, received 64 and 72"):
+    with pytest.raises(ValueError, match="multiples of 32, got 64 and 72"):
         export_gguf(odd, tmp_path / "x.gguf", "q8_0")

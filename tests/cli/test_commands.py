@@ -178,7 +178,7 @@ def test_version_and_help(run):
         (["nonsense"], 2, "nonsense"),
         (["generate", "a", "-m", "/nonexistent"], 3, "/nonexistent"),
         (["generate", "a", "-m", "{}", "--device", "cuda"], 4, "cuda"),
-        (["generate", "a", "-m", "{}", "--table", "neon"], 4, "neon"),
+        (["generate", "a", "-m", "{}", "--cpu-isa", "neon"], 4, "neon"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

@@ -25,7 +25,7 @@ def label(group: dict) -> str:
 
 def open_engine(table: str, threads: int) -> Engine:
     return Engine(
-        CHECKPOINT, compute_type="float32", table=table, threads=threads, max_num_seqs=16, eot_token_id=IDS["eot"]
+        CHECKPOINT, compute_type="float32", cpu_isa=table, threads=threads, max_num_seqs=16, eot_token_id=IDS["eot"]
     )
 
 

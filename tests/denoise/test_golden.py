@@ -20,7 +20,7 @@ def open_engine(folder: Path, table: str, threads: int) -> Engine:
     return Engine(
         folder,
         compute_type="float32",
-        table=table,
+        cpu_isa=table,
         threads=threads,
         max_num_seqs=32,
         mask_token_id=ids["mask_id"],

@@ -18,7 +18,7 @@ BOUNDED = settings(max_examples=80, deadline=None, derandomize=True, suppress_he
 
 @pytest.fixture(scope="module", params=_core.tables())
 def engine(request):
-    with Engine(CHECKPOINT, compute_type="float32", table=request.param, threads=2, eot_token_id=IDS.eot) as engine:
+    with Engine(CHECKPOINT, compute_type="float32", cpu_isa=request.param, threads=2, eot_token_id=IDS.eot) as engine:
         yield engine
 
 

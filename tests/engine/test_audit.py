@@ -74,7 +74,7 @@ def test_what_would_have_been_committed(engine: Engine, cfg_scale):
                 logits[:, IDS.mask] = -np.inf
                 tokens = logits.argmax(-1)
                 best = max(range(len(masked)), key=lambda row: confidence[row, tokens[row]])
-                ((position, token, _),) = event.unmasked
+                ((position, token, _),) = event.committed
                 changed += (position, token) != (masked[best], tokens[best])
                 compared += 1
             canvas = event.canvas

@@ -258,7 +258,7 @@ def test_bad_holes(speaker: Engine, segments, words):
 def test_it_needs_a_tokenizer_and_a_generation(speaker: Engine, engine: Engine):
     with pytest.raises(TokenizerError, match=r"tokenizer\.json"):
         engine.generate([1, 2], BASE.replace(regex="a"))
-    with pytest.raises(InvalidRequestError, match="give it with a hole"):
+    with pytest.raises(InvalidRequestError, match="regex: expected a generation, got a template"):
         speaker.infill(["a", 3], BASE.replace(regex="a"))
     with pytest.raises(InvalidRequestError, match="written alone"):
         speaker.generate({"prompt": "a", "pinned": {1: 3}}, BASE.replace(regex="a"))

@@ -49,7 +49,7 @@ def test_nothing_is_computed_after_a_stop(speaker: Engine):
     prefix = last.canvas[3:]
     written = prefix[: prefix.index(IDS.mask)] if IDS.mask in prefix else prefix
     position = 3 + [speaker.tokenizer.decode([token]) for token in written].index(params.stop[0])
-    steps = {p: event.step for event in speaker.stream("abc", params) for p, _, _ in event.unmasked}
+    steps = {p: event.step for event in speaker.stream("abc", params) for p, _, _ in event.committed}
     assert last.step == max(steps[p] for p in range(3, position + 1))
 
 
@@ -142,7 +142,7 @@ def test_abort_of_a_stream_and_of_a_score(engine: Engine, monkeypatch):
         go_on()
         *_, last = events
         assert engine.num_open_slots == 0
-    assert (last.finished, last.unmasked) == (True, [])
+    assert (last.finished, last.committed) == (True, [])
     assert last.output.outputs[0].finish_reason == "abort"
 
     denoise = engine._runner.denoise

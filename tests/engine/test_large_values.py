@@ -37,8 +37,8 @@ def test_options_of_a_request(name, form):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", ENGINE)
 def test_options_of_an_engine(name, form):
-    if (name, form) == ("table", "long text"):  # which tables there are is seen when the engine is made
-        return check(lambda: Engine(table=FORMS[form]))
+    if (name, form) == ("cpu_isa", "long text"):  # which instruction sets there are is seen when the engine is made
+        return check(lambda: Engine(cpu_isa=FORMS[form]))
     check(lambda: EngineConfig("x", **{name: FORMS[form]}))
 
 

@@ -170,6 +170,15 @@ def test_model_arguments(text_folder: Path):
         assert lm.generate_until([ask("abc", {"until": []})])
 
 
+def test_the_instruction_set_and_its_old_name(text_folder: Path):
+    with LladaRtLM(str(text_folder), threads=1, cpu_isa="generic").engine as engine:
+        assert engine.config.cpu_isa == "generic"
+    with pytest.warns(DeprecationWarning, match="table is now called cpu_isa"):
+        adapter = LladaRtLM(str(text_folder), threads=1, table="generic")
+    with adapter.engine as engine:
+        assert engine.config.cpu_isa == "generic"
+
+
 def test_chat(lm: LladaRtLM):
     history = [{"role": "user", "content": "hi"}]
     text = lm.apply_chat_template(history)

@@ -55,7 +55,7 @@ def test_they_are_those_of_the_forward_that_committed(engine: Engine, options):
     for event in engine.stream(PROMPT, params):
         expected = distribution(engine, canvas, params)
         assert [(each.position, each.id) for each in event.token_logprobs] == [
-            (position, token) for position, token, _ in event.unmasked
+            (position, token) for position, token, _ in event.committed
         ]
         for each in event.token_logprobs:
             tokens, log_probs = expected[each.position]
@@ -121,7 +121,7 @@ def check_request(engine: Engine, choice: random.Random) -> int:
             assert half.top_logprobs == each.top_logprobs[: params.logprobs // 2]
         own = {mode: [e for e in events if e.index == completion.index] for mode, events in modes.items()}
         assert [each for event in own["append"] for each in event.token_logprobs] == told
-        assert all(len(event.token_logprobs) == len(event.unmasked) for event in own["denoise"])
+        assert all(len(event.token_logprobs) == len(event.committed) for event in own["denoise"])
         steps = by_position(own["denoise"])
         assert all(steps[each.position] == each for each in told if each.step is not None)
     return len(output.outputs)

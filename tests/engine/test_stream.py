@@ -45,7 +45,7 @@ def test_events_tell_the_canvas(speaker: Engine):
         assert event.nfe == event.step + 1
         if canvas is None:
             canvas = [*speaker.tokenizer.encode("abc"), *[IDS.mask] * 16]
-        for position, token, confidence in event.unmasked:
+        for position, token, confidence in event.committed:
             assert canvas[position] == IDS.mask
             assert (position - 3) // 4 == event.block
             assert 0 < confidence <= 1

@@ -126,7 +126,7 @@ def test_a_request_does_not_feel_its_neighbours(table, compute_type):
     prompts = [{"prompt_token_ids": [3, 1, 4, 1, 5, 9, 2, 6][:n] * k} for n, k in ((1, 1), (8, 4), (5, 3), (7, 1))]
 
     def answers(threads: int, batches: list) -> list:
-        with Engine(CHECKPOINT, compute_type=compute_type, table=table, threads=threads) as engine:
+        with Engine(CHECKPOINT, compute_type=compute_type, cpu_isa=table, threads=threads) as engine:
             outputs = [output.outputs[0] for batch in batches for output in engine.generate(batch, params)]
             return [(o.token_ids, [t.confidence for t in o.tokens]) for o in outputs]
 

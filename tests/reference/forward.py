@@ -36,7 +36,7 @@ class Model:
         for layer in self.layers:
             layer.check_dense()
             if layer.attention != "full":
-                raise ValueError(f"attention expected full, received {layer.attention}")
+                raise ValueError(f"attention: expected full, got {layer.attention}")
 
     def open_slot(self, length: int) -> Slot:
         heads = self.config["n_kv_heads"] or self.config["n_heads"]

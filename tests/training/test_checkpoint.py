@@ -105,27 +105,27 @@ def test_other_data_is_refused_unless_allowed(tmp_path):
     trainer(tmp_path).run(2)
     other = trainer(tmp_path)
     other.batches.data_hash = "other"
-    with pytest.raises(CheckpointMismatch, match=r"data hash expected uneven, .*received other .*--allow-changed-data"):
+    with pytest.raises(CheckpointMismatch, match=r"data hash: expected uneven, .*got other .*--allow-changed-data"):
         other.resume()
     assert other.resume(allow_changed_data=True)
 
 
 def test_another_seed_or_objective_is_refused(tmp_path):
     trainer(tmp_path).run(2)
-    with pytest.raises(CheckpointMismatch, match="seed expected 5, as the run began, received 6"):
+    with pytest.raises(CheckpointMismatch, match="seed: expected 5, as the run began, got 6"):
         trainer(tmp_path, seed=6).resume()
     arm = make_trainer(tmp_path / "muon", "arm", World())
     arm.checkpoints.folder = trainer(tmp_path).checkpoints.folder
-    with pytest.raises(CheckpointMismatch, match=r"objective expected MaskedObjective.*NextTokenObjective"):
+    with pytest.raises(CheckpointMismatch, match=r"objective: expected MaskedObjective.*NextTokenObjective"):
         arm.resume()
 
 
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"n_layers": 3}, r"blocks\.2\..* expected .*received nothing"),
-        ({"n_layers": 1}, r"blocks\.1\..* expected nothing, received"),
-        ({"d_model": 48}, r"expected \(48.*received \(32"),
+        ({"n_layers": 3}, r"blocks\.2\..* expected .*got nothing"),
+        ({"n_layers": 1}, r"blocks\.1\..* expected nothing, got"),
+        ({"d_model": 48}, r"expected \(48.*got \(32"),
     ],
 )
 def test_a_checkpoint_of_another_shape_is_refused(tmp_path, sizes, message):
@@ -140,7 +140,7 @@ def test_a_checkpoint_of_another_shape_is_refused(tmp_path, sizes, message):
 
 def test_averaged_weights_cannot_come_from_a_run_without(tmp_path):
     trainer(tmp_path).run(2)
-    with pytest.raises(CheckpointMismatch, match="ema expected averaged weights"):
+    with pytest.raises(CheckpointMismatch, match="ema: expected averaged weights"):
         trainer(tmp_path, ema=0.9).resume()
 
 

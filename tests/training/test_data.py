@@ -146,7 +146,7 @@ def test_times_begin_where_they_are_told_to(even):
     torch.testing.assert_close(late, 0.5 + whole / 2)
     assert (last < 1).all()
     assert (last * 2**20 > 2**20 - 1).all()
-    with pytest.raises(ValueError, match=r"min_time expected 0\.\.1, received 2"):
+    with pytest.raises(ValueError, match=r"min_time: expected 0\.\.1, got 2"):
         BatchConfig(min_time=2)
 
 
@@ -193,9 +193,9 @@ def test_some_steps_have_a_random_length():
 def test_wrong_uses_are_refused():
     with pytest.raises(ValueError, match=r"within 0\.\.5"):
         row_batches().part(0, range(6))
-    with pytest.raises(ValueError, match="batch_rows expected"):
+    with pytest.raises(ValueError, match="batch_rows: expected"):
         BatchConfig(batch_rows=0)
-    with pytest.raises(ValueError, match="pads expected"):
+    with pytest.raises(ValueError, match="pads: expected"):
         BatchConfig(pads=())
     with pytest.raises(ValueError, match="random_length_share"):
         BatchConfig(random_length_share=2)
@@ -221,7 +221,7 @@ def test_files_become_batches_and_are_not_tokenised_twice(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(whole(first.batches, 3), whole(second.batches, 3), strict=True))
     with pytest.raises(DataError, match=r"a\.jsonl:10: 7 tokens .*the context has 6"):
         prepare(config, tmp_path / "other", seed=1, context=6)
-    with pytest.raises(DataError, match="sha256 expected 00, received"):
+    with pytest.raises(DataError, match="sha256: expected 00, got"):
         prepare(DataConfig(files=config.files, sha256="00"), tmp_path / "run", seed=1, context=16)
 
 
@@ -243,7 +243,7 @@ def test_a_recipe_names_files_or_a_task(tmp_path):
     for wrong in ({}, {"files": ["a.jsonl"], "task": "copy"}):
         with pytest.raises(ValueError, match="expected files or a task"):
             DataConfig(**wrong)
-    with pytest.raises(ValueError, match=r"task expected one of .*'sudoku4'.* received 'sudoku5'"):
+    with pytest.raises(ValueError, match=r"task: expected one of .*'sudoku4'.* got 'sudoku5'"):
         DataConfig(task="sudoku5")
     with pytest.raises(DataError, match="no such file"):
         prepare(DataConfig(files=["gone.jsonl"], tokenizer=None), tmp_path, seed=1, context=8)
@@ -277,7 +277,7 @@ def test_bpe_survives_any_text_and_its_size_is_checked():
     assert len(tokenizer.encode("the cat").ids) < 7
     text = "Ärger, 春\n\t🙂 the cat"
     assert tokenizer.decode(tokenizer.encode(text).ids) == text
-    with pytest.raises(ValueError, match="vocab_size expected at least 262, received 100"):
+    with pytest.raises(ValueError, match="vocab_size: expected at least 262, got 100"):
         train_bpe([], 100)
 
 

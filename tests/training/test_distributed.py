@@ -89,5 +89,5 @@ def test_rows_are_shared_without_loss(count, parts):
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device("auto") == torch.device("cpu")
-    with pytest.raises(ValueError, match="no usable GPU; received 'cuda:0'"):
+    with pytest.raises(ValueError, match="no usable GPU, got 'cuda:0'"):
         choose_device("cuda")

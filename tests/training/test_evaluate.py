@@ -233,7 +233,7 @@ def test_an_arm_leaves_templates_out_and_says_so(folders):
     assert facts["templates left out"] == 1
     with pytest.raises(ValueError, match="writes from left to right only"):
         evaluate(folders["arm"], template)
-    with pytest.raises(ValueError, match="options are the runtime's"):
+    with pytest.raises(ValueError, match="options: expected none, as they are the runtime's"):
         evaluate(folders["arm"], question, options={"cache": "dual"})
 
 
@@ -283,7 +283,7 @@ def test_the_command_asks_a_file_and_says_what_is_wrong(monkeypatch, capsys, fol
     )
     for arguments, message in (
         (("--task", path), r"mine\.jsonl:2: the row has no answer"),
-        (("--task", "chess"), "task expected a file"),
+        (("--task", "chess"), "task: expected a file"),
         (("--task", path, "--num", "1", "--options", "cash=dual"), "unknown option 'cash'"),
         (("--task", path, "--num", "1", "--gen-length", "1"), "fills the canvas"),
     ):

@@ -106,17 +106,17 @@ def test_fields_and_values_are_those_of_the_runtime():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mlp": "moe"}, "mlp expected dense, received moe"),
-        ({"num_experts": 4}, "num_experts expected 0, received 4"),
-        ({"top_k": 2}, "top_k expected 0, received 2"),
-        ({"num_shared_experts": 1}, "num_shared_experts expected 0, received 1"),
-        ({"router": "softmax"}, "router expected none, received softmax"),
-        ({"attention": "block_causal"}, "layer 1: attention expected full, received block_causal"),
-        ({"rotary_dim": 8}, "layer 1: rotary_dim expected 16, received 8"),
-        ({"head_dim": 24}, "layer 1: head_dim expected 16, received 24"),
-        ({"qk_norm": "layer"}, "qk_norm expected one of none, per_head, whole, received 'layer'"),
-        ({"rotary_dim": 18}, "rotary_dim expected at most head_dim 16, received 18"),
-        ({"head_dim": 15}, "head_dim expected a positive even number, received 15"),
+        ({"mlp": "moe"}, "mlp: expected dense, got moe"),
+        ({"num_experts": 4}, "num_experts: expected 0, got 4"),
+        ({"top_k": 2}, "top_k: expected 0, got 2"),
+        ({"num_shared_experts": 1}, "num_shared_experts: expected 0, got 1"),
+        ({"router": "softmax"}, "router: expected none, got softmax"),
+        ({"attention": "block_causal"}, "layer 1: attention: expected full, got block_causal"),
+        ({"rotary_dim": 8}, "layer 1: rotary_dim: expected 16, got 8"),
+        ({"head_dim": 24}, "layer 1: head_dim: expected 16, got 24"),
+        ({"qk_norm": "layer"}, "qk_norm: expected one of none, per_head, whole, got 'layer'"),
+        ({"rotary_dim": 18}, "rotary_dim: expected at most head_dim 16, got 18"),
+        ({"head_dim": 15}, "head_dim: expected a positive even number, got 15"),
     ],
 )
 def test_what_is_not_trained_is_refused_by_name(change, message):
@@ -125,11 +125,11 @@ def test_what_is_not_trained_is_refused_by_name(change, message):
 
 
 def test_a_list_of_another_length_and_an_unknown_field_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="layers expected 2 entries, one for each layer, received 1"):
+    with pytest.raises(ValueError, match="layers: expected 2 entries, one for each layer, got 1"):
         small_config(layers=(LayerConfig(**PLAIN),))
     config = json.loads(small_config(layers=(LayerConfig(**PLAIN),) * 2).to_json("float32"))
     (tmp_path / "config.json").write_text(json.dumps({**config, "layers": [PLAIN, {**PLAIN, "wobble": 1}]}))
-    with pytest.raises(ValueError, match="received wobble"):
+    with pytest.raises(ValueError, match="got wobble"):
         ModelConfig.from_json(tmp_path / "config.json")
 
 

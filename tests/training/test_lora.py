@@ -84,8 +84,8 @@ def test_only_adapters_learn():
     ("options", "message"),
     [
         ({"rank": 0}, "rank"),
-        ({"targets": ("q_proj", "wte")}, r"received \['wte'\]"),
-        ({"targets": ()}, "received none"),
+        ({"targets": ("q_proj", "wte")}, r"got \['wte'\]"),
+        ({"targets": ()}, "got none"),
     ],
 )
 def test_a_config_that_makes_no_sense_is_refused(options, message):

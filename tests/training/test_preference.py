@@ -270,7 +270,7 @@ def test_rows_that_are_no_pairs_are_refused(tokenizer):
     encoder = RowEncoder(tokenizer, RowConfig())
     records = [RECORDS[0], {"prompt": "1+1=", "answer": "2"}]
     store = TokenStore.from_rows(encoder.rows((str(i), record) for i, record in enumerate(records)), tokenizer)
-    with pytest.raises(ValueError, match="row 1 of the data expected the keys prompt, chosen and rejected"):
+    with pytest.raises(ValueError, match="row 1 of the data: expected the keys prompt, chosen and rejected"):
         batches(store)
 
 
@@ -349,7 +349,7 @@ def test_the_stage_raises_the_margin_and_not_at_the_cost_of_the_right_answer(
     ("options", "message"),
     [
         ([], "--init with the fine-tuned model"),
-        (["--init", "{}/init", "--held-out", "x.jsonl"], "held_out expected no"),
+        (["--init", "{}/init", "--held-out", "x.jsonl"], "held_out: expected no"),
     ],
 )
 def test_a_run_that_makes_no_sense_is_refused(start, monkeypatch, options, message):

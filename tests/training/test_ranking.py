@@ -75,7 +75,7 @@ def test_the_noise_of_the_loss_is_measured_over_draws(pairs, tokenizer):
 def test_rows_that_are_no_pairs_are_refused(tmp_path, tokenizer):
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps(PAIRS[0]) + "\n" + json.dumps({"prompt": "1+1=", "answer": "2"}) + "\n")
-    with pytest.raises(ValueError, match="row 1 expected the keys prompt, chosen and rejected"):
+    with pytest.raises(ValueError, match="row 1: expected the keys prompt, chosen and rejected"):
         read_pairs(path, tokenizer)
 
 

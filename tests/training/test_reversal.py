@@ -247,7 +247,7 @@ def test_the_papers_questions_to_the_demo_model():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "--out expected a folder"),
+        ([], "--out: expected a folder"),
         (["--out", "x", "--recipe", "nowhere.toml"], "no such recipe"),
         (["--protocol", "paper", "--poems", "nowhere.json"], "nowhere.json"),
     ],

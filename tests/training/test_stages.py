@@ -137,7 +137,7 @@ def test_changed_data_is_refused_before_anything_is_written(recipe, tmp_path, mo
     before = {file: file.read_bytes() for file in (out / "model").iterdir()}
     rows = (tmp_path / "rows.jsonl").read_text()
     (tmp_path / "rows.jsonl").write_text(rows.replace("what", "tell"))
-    with pytest.raises(SystemExit, match="data hash expected"):
+    with pytest.raises(SystemExit, match="data hash: expected"):
         run(pretrain, monkeypatch, path, "--out", str(out), "--train.steps", "8")
     assert {file: file.read_bytes() for file in (out / "model").iterdir()} == before
     run(pretrain, monkeypatch, path, "--out", str(out), "--train.steps", "8", "--allow-changed-data")
@@ -164,7 +164,7 @@ def test_bad_rows_are_named_and_nothing_is_written(recipe, tmp_path, monkeypatch
 
 
 def test_fine_tuning_wants_rows(recipe, tmp_path, monkeypatch):
-    with pytest.raises(SystemExit, match="layout expected 'rows'"):
+    with pytest.raises(SystemExit, match="layout: expected 'rows'"):
         run(sft, monkeypatch, recipe('layout = "packed"'), "--out", str(tmp_path / "run"))
 
 

@@ -76,17 +76,17 @@ def test_a_token_is_a_hole_if_any_of_its_characters_is():
         ({"prompt": "1", "chosen": "2", "rejected": ""}, "the row has no rejected"),
         ({"prompt": "1", "chosen": "2", "rejected": "2"}, "the same answer"),
         ({"text": " \n"}, "the text is empty"),
-        ({"prompt": "1"}, r"expected the keys .* received \['prompt'\]"),
-        ({"prompt": "1", "answer": "2", "note": "3"}, r"received \['answer', 'note', 'prompt'\]"),
-        ({"prompt": "1", "answer": 2}, "answer expected text, received int"),
+        ({"prompt": "1"}, r"expected the keys .* got \['prompt'\]"),
+        ({"prompt": "1", "answer": "2", "note": "3"}, r"got \['answer', 'note', 'prompt'\]"),
+        ({"prompt": "1", "answer": 2}, "answer: expected text, got int"),
         ({"template": "1_", "answer": "123"}, "2 characters, the answer 3"),
         ({"template": "1_", "answer": "23"}, "character 0 is '1' in the template, '2' in the answer"),
         ({"template": "12", "answer": "12"}, "no hole"),
-        ({"messages": []}, "messages expected a list"),
+        ({"messages": []}, "messages: expected a list"),
         ({"messages": [{"role": "user", "content": "1"}]}, "expected an assistant's reply"),
         ({"messages": [{"role": "assistant", "content": "1"}]}, "expected an assistant's reply after a message"),
         ({"messages": [{"role": "robot", "content": "1"}]}, "expected a role"),
-        ({"messages": [{"role": "user"}]}, "a message expected the keys"),
+        ({"messages": [{"role": "user"}]}, "a message: expected the keys"),
         (
             {"messages": [{"role": "user", "content": "1"}, {"role": "assistant", "content": ""}]},
             r"messages\[1\] is a reply without an answer",
@@ -121,7 +121,7 @@ def test_rows_longer_than_the_context_are_refused_or_dropped():
 
 @pytest.mark.parametrize("options", [{"too_long": "cut"}, {"mask_in_text": "keep"}, {"columns": {"question": "q"}}])
 def test_unknown_options_are_refused(options):
-    with pytest.raises(ValueError, match=f"{next(iter(options))} expected"):
+    with pytest.raises(ValueError, match=f"{next(iter(options))}: expected"):
         RowConfig(**options)
 
 
@@ -157,7 +157,7 @@ def test_text_files_hold_a_document_a_paragraph_or_one(tmp_path):
     ("name", "content", "message"),
     [
         ("a.jsonl", b'{"text": "1"}\n{"text": \n', r"a\.jsonl:2: not JSON"),
-        ("a.jsonl", b'{"text": "1"}\n\n[1]\n', r"a\.jsonl:3: expected an object, received list"),
+        ("a.jsonl", b'{"text": "1"}\n\n[1]\n', r"a\.jsonl:3: expected an object, got list"),
         ("a.jsonl", b'{"text": "\xff"}\n', r"a\.jsonl:1: not JSON"),
         ("a.jsonl", b'{"text": "1"}\n{"text": "1\\ud83d"}\n', r"a\.jsonl:2: character 1 is half a character, '.ud83d'"),
         ("a.jsonl", b'{"prompt": "\\udca9", "answer": "1"}', r"a\.jsonl:1: character 0 is half"),
@@ -167,7 +167,7 @@ def test_text_files_hold_a_document_a_paragraph_or_one(tmp_path):
         ("a.jsonl", b'{"text": ' + b"[" * 200_000, r"a\.jsonl:1: not JSON"),
         ("a.txt", b"1\n\xff\n", r"a\.txt:\d: not UTF-8"),
         ("a.parquet", b"no", r"a\.parquet: not Parquet"),
-        ("a.csv", b"1", r"expected one of \.jsonl, \.parquet, \.txt, received '\.csv'"),
+        ("a.csv", b"1", r"expected one of \.jsonl, \.parquet, \.txt, got '\.csv'"),
     ],
 )
 def test_broken_files_are_named_with_the_line(tmp_path, name, content, message):
@@ -280,7 +280,7 @@ def test_a_truncated_store_is_refused_and_other_files_are_left_alone(tmp_path):
     TokenStore.load_or_build(folder, "a", rows, TOKENIZER)
     tokens = folder / "tokens.bin"
     tokens.write_bytes(tokens.read_bytes()[:-2])
-    with pytest.raises(StoreError, match=r"tokens\.bin: expected \d+ bytes, received \d+"):
+    with pytest.raises(StoreError, match=r"tokens\.bin: expected \d+ bytes, got \d+"):
         TokenStore.open(folder)
     check_contents(TokenStore.load_or_build(folder, "a", rows, TOKENIZER))  # made again
     mine = tmp_path / "mine"

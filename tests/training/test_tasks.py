@@ -83,7 +83,7 @@ def test_a_task_that_runs_out_of_rows_says_so():
     )
     with pytest.raises(ValueError, match="coin has about 2 different train rows, asked for 3"):
         coin.generate(0, 3)
-    with pytest.raises(ValueError, match="split expected"):
+    with pytest.raises(ValueError, match="split: expected"):
         coin.generate(0, 1, "validation")
 
 
@@ -183,5 +183,5 @@ def test_the_command_writes_both_files(tmp_path):
 
 
 def test_an_unknown_task_is_refused_with_the_names():
-    with pytest.raises(ValueError, match=r"task expected one of .*'sudoku9'.*, received 'chess'"):
+    with pytest.raises(ValueError, match=r"task: expected one of .*'sudoku9'.*, got 'chess'"):
         find_task("chess")

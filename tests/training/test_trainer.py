@@ -87,7 +87,7 @@ def test_groups_of_exact_length_need_no_padding(tokenizer):
 
 def test_unknown_kinds_of_rows_are_refused(book, tokenizer):
     config = VerseConfig(max_chars=24, batch_tokens=64, kinds={"prose": 1.0}, pads={"prose": [0]})
-    with pytest.raises(ValueError, match=r"kinds expected some of .*'lines'.*received \['prose'\]"):
+    with pytest.raises(ValueError, match=r"kinds: expected some of .*'lines'.*got \['prose'\]"):
         VerseBatches.build(book, tokenizer, config, 0)
 
 

@@ -72,12 +72,12 @@ def check_pair(configs: Mapping[str, RunConfig]) -> None:
     """Same rows, same sizes, one of them causal: otherwise it is not a comparison."""
     mdm, arm = (configs[kind] for kind in KINDS)
     if mdm.data is None or mdm.data.task is None or mdm.data != arm.data:
-        raise ValueError(f"expected one task and one [data] for both, received {mdm.data} and {arm.data}")
+        raise ValueError(f"expected one task and one [data] for both, got {mdm.data} and {arm.data}")
     if mdm.model is None or arm.model is None or mdm.model.causal or not arm.model.causal:
         raise ValueError("expected [model] in both, causal in arm.toml only")
     sizes = [{**vars_of(config.model), "causal": None} for config in (mdm, arm)]
     if sizes[0] != sizes[1]:
-        raise ValueError(f"expected models of one size, received {sizes[0]} and {sizes[1]}")
+        raise ValueError(f"expected models of one size, got {sizes[0]} and {sizes[1]}")
 
 
 def vars_of(model: Any) -> dict[str, Any]:

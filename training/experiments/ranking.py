@@ -60,7 +60,7 @@ def read_pairs(path: Path, source: Tokenizer | Vocabulary, *, chat: bool = False
     encoder = RowEncoder(source, RowConfig(chat=chat))
     rows = list(encoder.rows(read_records(path, encoder.config)))
     if odd := [index for index, row in enumerate(rows) if len(row.examples) != 2]:
-        raise ValueError(f"{path}: row {odd[0]} expected the keys prompt, chosen and rejected")
+        raise ValueError(f"{path}: row {odd[0]}: expected the keys prompt, chosen and rejected")
     return rows
 
 
@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=64, help="pairs that the variance is measured on")
     arguments = parser.parse_args()
     if arguments.variance and arguments.reference is None:
-        parser.error("--variance expected --reference")
+        parser.error("--variance: expected --reference beside it, got none")
     folders = [arguments.model, *([arguments.reference] if arguments.reference else [])]
     vocabulary = open_vocabulary(arguments.model)
     pairs = read_pairs(arguments.pairs, vocabulary, chat=arguments.chat)

@@ -75,7 +75,7 @@ class ReversalConfig:
 
     def __post_init__(self) -> None:
         if self.num_couplets < 4 or self.num_couplets % 2:
-            raise ValueError(f"num_couplets expected an even number from 4, received {self.num_couplets}")
+            raise ValueError(f"num_couplets: expected an even number from 4, got {self.num_couplets}")
 
 
 QUICK: dict[str, Any] = {
@@ -116,7 +116,7 @@ class Experiment:
                     couplets.append((first, second))
                     seen |= {first, second}
         if num_couplets > len(couplets):
-            raise ValueError(f"num_couplets expected at most {len(couplets)}, received {num_couplets}")
+            raise ValueError(f"num_couplets: expected at most {len(couplets)}, got {num_couplets}")
         chosen = random.Random(seed).sample(couplets, num_couplets)
         return cls(tuple(chosen[: num_couplets // 2]), tuple(chosen[num_couplets // 2 :]))
 
@@ -390,7 +390,7 @@ def main() -> None:
             print(json.dumps(paper_protocol(arguments.model, paper_pairs(arguments.poems))))
             return
         if arguments.out is None:
-            raise ValueError("--out expected a folder, received none")
+            raise ValueError("--out: expected a folder, got none")
         config = make(ReversalConfig, read_toml(arguments.recipe), str(arguments.recipe))
         run_experiment(replace(config, **QUICK) if arguments.quick else config, arguments.out)
     except (ValueError, OSError) as error:

@@ -55,7 +55,7 @@ class Task:
     def generate(self, seed: int, num: int, split: Split = "train") -> list[Record]:
         """`num` distinct rows of one side; the first rows of a larger number are those of a smaller one."""
         if split not in ("train", "test"):
-            raise ValueError(f"split expected 'train' or 'test', received {split!r}")
+            raise ValueError(f"split: expected 'train' or 'test', got {split!r}")
         rng = random.Random(f"{self.name}/{split}/{seed}")
         rows: dict[tuple[str, ...], Record] = {}
         misses = 0
@@ -82,7 +82,7 @@ def exact_match(row: Mapping[str, str], answer: str) -> bool:
 def find_task(name: str) -> Task:
     """A task by its name. ValueError names those that exist."""
     if name not in _PLACES:
-        raise ValueError(f"task expected one of {list(TASK_NAMES)}, received {name!r}")
+        raise ValueError(f"task: expected one of {list(TASK_NAMES)}, got {name!r}")
     module, _, attribute = _PLACES[name].partition(":")
     return getattr(importlib.import_module(f"training.tasks.{module}"), attribute)
 

@@ -25,7 +25,7 @@ def rebuild(description: str, sha512: str, read: Callable[[Path], list[dict]], o
     arguments = parser.parse_args()
     digest = hashlib.sha512(arguments.package.read_bytes()).hexdigest()
     if digest != sha512:
-        raise SystemExit(f"{arguments.package}: sha512 expected {sha512[:16]}…, received {digest[:16]}…")
+        raise SystemExit(f"{arguments.package}: sha512: expected {sha512[:16]}…, got {digest[:16]}…")
     poems = read(arguments.package)
     text = "".join(json.dumps(poem, ensure_ascii=False) + "\n" for poem in poems)
     arguments.out.write_text(text, encoding="utf-8")

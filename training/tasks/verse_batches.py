@@ -84,7 +84,7 @@ class VerseBatches:
         }
         unknown = set(config.kinds) - set(rows)
         if unknown:
-            raise ValueError(f"data.kinds expected some of {sorted(rows)}, received {sorted(unknown)}")
+            raise ValueError(f"data.kinds: expected some of {sorted(rows)}, got {sorted(unknown)}")
         groups = {}
         for kind in config.kinds:
             by_length = sorted(rows[kind], key=lambda row: row.max_length)

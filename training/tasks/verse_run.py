@@ -25,7 +25,7 @@ class VerseRun(RunConfig):
 def open_verse(table: VerseConfig, seed: int) -> Data:
     digest = verse.data_hash()
     if table.sha256 not in (None, digest):
-        raise ValueError(f"verse.jsonl: sha256 expected {table.sha256}, received {digest}")
+        raise ValueError(f"verse.jsonl: sha256: expected {table.sha256}, got {digest}")
     book = VerseBook.select(max_chars=table.max_chars)
     tokenizer = build_tokenizer((poem.text + poem.title + poem.author for poem in book.poems), verse.PHRASES)
     batches = VerseBatches.build(book, tokenizer, table, seed)

@@ -1,5 +1,5 @@
-// A panel of 64 outputs of a packed weight against rows of x, whatever the two are made of: what the products and the
-// head have in common. See PackedWeight in ops/ops.h for the order of a panel.
+// A panel of 64 outputs of a packed weight against rows of x, for all their types: what the products and the head have
+// in common. PackedWeight in ops/ops.h tells the order of a panel.
 #pragma once
 
 #include "cpu/simd/math.h"

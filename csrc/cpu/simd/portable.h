@@ -1,6 +1,6 @@
-// Sixteen lanes out of the compiler's own vectors, as wide as the target has them: the definition that the other
-// instruction sets must agree with. Built without flags it is the `generic` table, with AVX2 and FMA flags the `avx2`
-// one, and `avx2vnni` if AVX-VNNI is among them.
+// Sixteen lanes out of the compiler's own vectors, as wide as those of the target. The other instruction sets must
+// agree with this definition. Built without flags this is the table `generic`, with the flags of AVX2 and FMA `avx2`,
+// with that of AVX-VNNI too `avx2vnni`.
 #pragma once
 
 #include <cstdint>

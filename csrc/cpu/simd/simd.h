@@ -1,6 +1,6 @@
-// Sixteen float lanes, the same names for every instruction set. A file of kernels is compiled once for each table,
-// with LLADA_TABLE naming the namespace of its functions; only force-inlined functions may stand in headers it
-// includes.
+// Sixteen float lanes, with the same names for every instruction set. A file of kernels is compiled once for each
+// table, and LLADA_TABLE names the namespace of its functions. Headers that such a file includes hold force-inlined
+// functions only.
 #pragma once
 
 #if defined(LLADA_SIMD_AVX512)

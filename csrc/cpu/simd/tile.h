@@ -1,6 +1,7 @@
 // The one inner kernel of the house: a tile of sums of rows times columns, the rows broadcast, the columns in lanes.
-// Matrix products, q k^T, p v and the head all run on it; only the strides and the step differ. A step multiplies 4
-// bytes of the inner dimension: one float32, two bfloat16 (both summed in float32) or four int8 (summed in int32).
+// Matrix products, q k^T, p v and the head all run on this kernel; only the strides and the step differ. A step
+// multiplies 4 bytes of the inner dimension: one float32, two bfloat16 (both summed in float32) or four int8 (summed in
+// int32).
 #pragma once
 
 #include "cpu/simd/simd.h"

@@ -1,10 +1,9 @@
 // What the attention kernels of both types share: how keys and values come to shared memory, how the softmaxes of
-// chunks of keys become one, and how the last block of a tile joins what all of them found. See plan.h for
-// the blocks.
+// chunks of keys become one, and how the last block of a tile joins the results of all. plan.h has the blocks.
 //
-// With the 32 rows of a block of masks K and V are read once and memory bounds it: 16-byte copies for two tiles of keys
-// are under way from the first instruction on, and chunks of 128 keys give 128 blocks for 32 heads and 512 keys. With
-// the rows of a whole canvas the products bound it.
+// With the 32 rows of a block of masks K and V are read once, and memory bounds the kernel: 16-byte copies for two
+// tiles of keys are under way from the first instruction on, and chunks of 128 keys give 128 blocks for 32 heads and
+// 512 keys. With the rows of a whole canvas the products bound the kernel.
 //
 // On sm_90a refreshes would gain from wgmma, which multiplies straight from shared memory: two warpgroups with 64 lines
 // each and one warp that fetches by TMA (a 3-D tensor map for each slot and layer: head_dim, capacity, head; boxes of

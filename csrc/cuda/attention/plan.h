@@ -1,10 +1,10 @@
 // Which blocks of threads attention has: tiles of query rows, and whether the keys of a tile go to one block or to
 // several. A pure function of shapes, apart from the pointers that it hands on.
 //
-// A line is one query head of one row. A tile has lines of one span and one K/V head: all query heads that share it, so
-// that they share its loads. Keys come in chunks of 128, each with a softmax of its own; chunks are joined in ascending
-// order, by the block that saw them all or by the last one of those that saw one each. Either way the bits are the
-// same: how many blocks there are may depend on the batch, what comes out of a row may not.
+// A line is one query head of one row. A tile has lines of one span and one K/V head: all query heads of that K/V head,
+// so that they share its loads. Keys come in chunks of 128, each with a softmax of its own. Chunks are joined in
+// ascending order, by the block that saw all chunks, or by the last of the blocks that saw one each. Either way the
+// bits are the same: the number of blocks may depend on the batch, the result of a row may not.
 #pragma once
 
 #include <algorithm>

@@ -1,5 +1,5 @@
-// What the environment asks of the backend. It is read whenever a session is opened, so that two engines of one process
-// can differ.
+// What the environment asks of the backend. The variables are read whenever a session is opened, so that two engines of
+// one process can differ.
 #pragma once
 
 #include "cuda/device/facts.h"

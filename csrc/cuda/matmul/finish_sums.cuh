@@ -1,5 +1,5 @@
-// The pass after a matmul that gives plain sums: scales of rows and outputs, SwiGLU, the residual. It reads and writes
-// the sums once, from the second-level cache where rows are few.
+// The pass after a matmul that gives plain sums: scales of rows and outputs, SwiGLU, the residual. The pass reads and
+// writes the sums once, from the second-level cache where rows are few.
 #pragma once
 
 #include "cuda/matmul/end.cuh"

@@ -1,4 +1,4 @@
-// Matmuls as kernels: a tile for each block, and what becomes of its sums.
+// Matmuls as kernels: a tile for each block, and what becomes of the tile's sums.
 #pragma once
 
 #include "core/check.h"

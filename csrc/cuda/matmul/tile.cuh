@@ -2,7 +2,7 @@
 //
 // With the 32 rows of a block of masks the weights come from memory once and bound everything: 16-byte copies run
 // kStages deep beside the arithmetic, and there are tiles for all multiprocessors. With thousands of rows mma.sync
-// bounds it, at about two thirds of what wgmma would do on sm_90.
+// bounds the loop, at about two thirds of what wgmma would do on sm_90.
 //
 //   MatmulTile<...> tile;
 //   tile.run(input, row0, output0, shared);                       // all threads of the block; ends with a barrier

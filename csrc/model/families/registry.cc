@@ -5,8 +5,8 @@
 #include "core/check.h"
 #include "core/text.h"
 
-// A line for each family: the name of its record in families/<name>.cc. A model_type that several share stands for the
-// first of them where `architectures` does not help.
+// A line for each family: the name of its record in families/<name>.cc. Where several families share a model_type and
+// `architectures` does not help, the first of them is meant.
 #define LLADA_FAMILIES(FAMILY) FAMILY(kLlada)
 
 namespace llada {

@@ -51,14 +51,14 @@ class CanvasView:
         given = "".join(self._text(token) for token in event.canvas if token != self._mask_id)
         self._glyph = MASK_GLYPH * (2 if cell_len(given) > 1.3 * len(given) else 1)
         canvas = list(event.canvas)
-        for position, _, _ in event.unmasked:
+        for position, _, _ in event.committed:
             canvas[position] = self._mask_id
         return self._draw(canvas, event.prompt_length, set())
 
     def show(self, event: StepEvent) -> Text:
         """The response as it stands, what the last step committed in bold."""
-        self._confidence |= {position: confidence for position, _, confidence in event.unmasked}
-        return self._draw(event.canvas, event.prompt_length, {position for position, _, _ in event.unmasked})
+        self._confidence |= {position: confidence for position, _, confidence in event.committed}
+        return self._draw(event.canvas, event.prompt_length, {position for position, _, _ in event.committed})
 
     def _draw(self, canvas: list[int], start: int, fresh: set[int]) -> Text:
         view = Text()

@@ -1,8 +1,10 @@
-"""The command line: llada-rt generate | chat | infill | score (request_commands.py); info; convert | inspect | verify
-(model_commands.py); bench. Data goes to stdout, everything else to stderr.
+"""The command line. Data goes to stdout, everything else to stderr.
+
+request_commands.py has generate, chat, infill and score; model_commands.py convert, inspect and verify;
+bench_command.py bench. The command info is here.
 
 Exit codes: 0 done, 1 unexpected failure, 2 usage, configuration or request, 3 model, 4 device, 5 memory,
-6 output cannot be written, 7 a check failed, 8 lines of a file of requests were refused, 130 interrupted; a reader that
+6 output cannot be written, 7 a check failed, 8 lines of a file of requests were refused, 130 interrupted. A reader that
 goes away early is not an error.
 """
 

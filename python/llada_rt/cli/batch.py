@@ -1,6 +1,6 @@
-"""Many requests through one engine: they run together, and their results are told in the order of the requests.
+"""Many requests through one engine. The requests run together; their results are told in the order of the requests.
 
-Only so many are held as keep the engine busy, however long the input is.
+However long the input is, only so many requests are held as keep the engine busy.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A file of requests, a line each, read as it is needed: plain text, or JSON Lines.
+"""A file of requests, one in each line: plain text or JSON Lines. A line is read when the engine has room for it.
 
-One bad line is a Refused, and the next one is read. The newline that ends a line (and a carriage return before it) is
+A bad line is a Refused, and the next line is read. The newline that ends a line (and a carriage return before it) is
 not part of a prompt; all other white space is.
 """
 
@@ -216,7 +216,7 @@ def score_reader(options: Mapping[str, Any]) -> Reader:
         missing = [key for key in ("prompt", "answer") if key not in given]
         if strange or missing:
             raise InvalidRequestError(
-                f"expected prompt and answer, and perhaps {', '.join(_SCORE_KEYS[2:])}; got "
+                f"expected prompt and answer, and perhaps {', '.join(_SCORE_KEYS[2:])}, got "
                 + (", ".join(map(repr, (key[:40] for key in given))) or "nothing"),
                 param=(strange or missing)[0][:40],
             )

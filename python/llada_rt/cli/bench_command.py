@@ -1,5 +1,6 @@
-"""llada-rt bench: hands its words to `benchmarks/`, which is in a checkout of the repository, not in the package. Help
-needs nothing but the package.
+"""llada-rt bench hands its words to `benchmarks/`, which is in a checkout of the repository and not in the package.
+
+Help needs nothing but the package.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What commands print: data on stdout, everything else on stderr.
 
-A command never fails over a character: what the encoding of a stream lacks is written as \\uXXXX, in JSON as well,
-where it says the same. Data that cannot be written (a full disk, a closed stdout) is an OutputError; a reader that went
-away ends the command in peace; what cannot be said on stderr is left out.
+A command never fails over a character: what the encoding of a stream lacks is written as \\uXXXX. JSON is too, where
+the escape means the character. Data that cannot be written (a full disk, a closed stdout) is an OutputError. A reader
+that went away ends the command without an error. What cannot be written to stderr is left out.
 """
 
 from __future__ import annotations

@@ -200,7 +200,7 @@ def show_memory(
     config = EngineConfig(Path(model) if model is not None else DEMO_DIR, **engine_options)
     folder = check_folder(config.model_dir)
     load = _load(describe_model(folder).model, config, length, block_length)
-    table = place(config.device, config.table).table
+    table = place(config.device, config.cpu_isa).table
     plan = footprint_of(folder, load, compute_type=config.compute_type, table=table, process_bytes=resident_bytes())
     if as_json:
         emit_json({"compute_type": plan.compute_type, **plan.to_dict()})

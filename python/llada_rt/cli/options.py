@@ -1,5 +1,6 @@
-"""Command-line options, made from the fields of SamplingParams and EngineConfig, and what is written on the command
-line in place of Python values: templates with holes, lists of ids.
+"""Command-line options, made from the fields of SamplingParams and EngineConfig.
+
+The command line has forms of its own for some Python values: templates with holes, lists of ids.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from ..config import EngineConfig
 from ..errors import InvalidRequestError
 from ..excerpt import excerpt, excerpt_of
 from ..log import LogLevel, on_stderr
-from ..options import foreign
+from ..options import foreign, renamed
 from ..params import ALIASES, SamplingParams
+from .console import say
 
 
 def _flag_type(hint: Any) -> Any:
@@ -39,13 +41,18 @@ def _flag_type(hint: Any) -> Any:
     return hint | None
 
 
+def _word(name: str) -> str:
+    """cpu_isa -> --cpu-isa."""
+    return "--" + name.replace("_", "-")
+
+
 def _flags(kind: type, panel: str, skip: tuple[str, ...] = ()) -> dict[str, inspect.Parameter]:
     hints = get_type_hints(kind)
     flags = {}
     for spec in dataclasses.fields(kind):
         if spec.name in skip:
             continue
-        word = "--" + spec.name.replace("_", "-")
+        word = _word(spec.name)
         if hints[spec.name] in (bool, bool | None):
             word += "/--no-" + word[2:]
         hint = str if spec.metadata.get("is_size") else hints[spec.name]
@@ -59,7 +66,16 @@ def _flags(kind: type, panel: str, skip: tuple[str, ...] = ()) -> dict[str, insp
     return flags
 
 
+def _old_flags(flags: Mapping[str, inspect.Parameter]) -> dict[str, inspect.Parameter]:
+    """Flags under the names of before, which help does not show."""
+    return {
+        old: flags[new].replace(name=old, annotation=Annotated[str | None, typer.Option(_word(old), hidden=True)])
+        for old, new in renamed.ENGINE.items()
+    }
+
+
 ENGINE_FLAGS = _flags(EngineConfig, "Engine", skip=("model_dir", "stream"))
+ENGINE_FLAGS |= _old_flags(ENGINE_FLAGS)
 # What a command prints is chosen by --json, so return_tokens has its use there alone.
 PARAMS_FLAGS = _flags(SamplingParams, "Decoding (by default as the model's generation_config.json says)")
 
@@ -113,7 +129,8 @@ def with_flags(
                     arguments[group] = kind(**{name: given[name] for name in flags})
                     continue
                 values = {name: given[name] for name in flags if given[name] is not None}
-                arguments[group] = {k: v.value if isinstance(v, enum.Enum) else v for k, v in values.items()}
+                plain = {k: v.value if isinstance(v, enum.Enum) else v for k, v in values.items()}
+                arguments[group] = renamed.by_new_names(plain, _say_renamed)
             with on_stderr("warning" if level is None else level.value):
                 command(**arguments)
 
@@ -124,12 +141,16 @@ def with_flags(
     return decorate
 
 
+def _say_renamed(old: str, new: str) -> None:
+    say(f"warning: {renamed.renamed_text(_word(old), _word(new))}")
+
+
 def foreign_hint(flag: str | None) -> str:
     """What to say of a flag that other engines know, "--top-p"; nothing of the rest."""
     name = (flag or "").lstrip("-").replace("-", "_")
     said = foreign.PARAMS.get(name) or foreign.ENGINE.get(name)
     if name in ALIASES:
-        said = f"called --{ALIASES[name].replace('_', '-')} here"
+        said = f"called {_word(ALIASES[name])} here"
     return f"hint: {flag} is {said}" if said else ""
 
 

@@ -1,4 +1,4 @@
-"""How results are told: one JSON object for a line of a batch, and tables of what was asked for beside the text."""
+"""How results are written: one JSON object for a line of a batch, tables of log-probabilities and audits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .console import emit
 
 
 def record_of(ask: Ask, result: Result) -> dict[str, Any]:
-    """The result of a line, under its id; of several samples the first, and all of them under `outputs`.
+    """The result of a line, under the line's id. Several samples stand under `outputs`, the first also at the top.
 
     What was not asked for (tokens, logprobs, audit, holes) is left out.
     """

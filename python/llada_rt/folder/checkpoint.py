@@ -1,7 +1,7 @@
-"""Safetensors files as the tools see them: the tensors of a folder, read in blocks, and a writer that
-streams. Only numpy: bfloat16 is the upper half of a float32.
+"""Safetensors files as the tools see them: the tensors of a folder, read in blocks, and a writer that streams.
 
-The engine reads through csrc/model/safetensors.cc, the stricter of the two readers.
+numpy is enough for all of this: bfloat16 is the upper half of a float32. The engine reads through
+csrc/model/safetensors.cc, the stricter of the two readers.
 Format: https://github.com/huggingface/safetensors (8 bytes of header length, JSON header, data).
 """
 
@@ -75,11 +75,12 @@ class StoredTensor:
 
     spec: TensorSpec
     path: Path
-    offset: int  # of its first byte in the file
+    offset: int  # where the tensor's first byte is in the file
 
     def blocks(self) -> Iterator[NDArray[Any]]:
-        """Its rows in blocks of about BLOCK_ELEMENTS elements, as stored. They are read, not mapped: where another
-        process shortens a mapped file, looking at it ends this one.
+        """The tensor's rows as stored, in blocks of about BLOCK_ELEMENTS elements.
+
+        The blocks are read, not mapped: if another process shortens a mapped file, a look at the pages ends this one.
         """
         if self.spec.num_elements == 0:
             return
@@ -140,11 +141,13 @@ def read_checkpoint(folder: Path) -> dict[str, StoredTensor]:
         for name, tensor in _read_header(folder, file):
             if weight_map.get(name) != file:
                 place = excerpt_of(weight_map.get(name))
-                raise ModelFormatError(f"{excerpt(file)}: {excerpt(name)}: expected it in {place} by {INDEX_FILE}")
+                raise ModelFormatError(
+                    f"{excerpt(name)}: expected the tensor in {place} by {INDEX_FILE}, got it in {excerpt(file)}"
+                )
             tensors[name] = tensor
     for name, file in weight_map.items():
         if name not in tensors:
-            raise ModelFormatError(f"{INDEX_FILE}: {excerpt(name)}: expected it in {excerpt(file)}, got it nowhere")
+            raise ModelFormatError(f"{INDEX_FILE}: {excerpt(name)}: expected the tensor in {excerpt(file)}, got none")
     return tensors
 
 

@@ -321,23 +321,23 @@ class SpecialIds:
 
     @property
     def ordered_ends(self) -> tuple[int, ...]:
-        """The same, EOS first and EoT second, if there are such."""
+        """The ids that end a text, EOS first and EoT second, if there are such."""
         return tuple(token for token in (self.eos, self.eot, *self.more_ends) if token is not None)
 
 
 def special_ids(
     config: EngineConfig, folder: Path, model: Mapping[str, Any], token_id: Callable[[str], int | None]
 ) -> SpecialIds:
-    """Mask, EOS and EoT. Each may be named by, in the order of authority:
+    """Mask, EOS and EoT. Each of the three is named by one of these, in the order of authority:
 
-    1. the engine's options; what they name replaces all that the folder says of it;
+    1. the engine's options, which replace all that the folder says of the token;
     2. config.json, 3. generation_config.json (an id or a list), 4. tokenizer_config.json, 5. special_tokens_map.json
        (`eos_token`, `eot_token`: the token itself);
-    6. if none of these do, a token of a customary name in tokenizer.json.
+    6. if none of these names the token, tokenizer.json, by a customary name.
 
-    The first id found is the one that is meant where one is needed (`logits_eos_inf`, what fills the positions after an
-    early end). To end a text every id of 2 to 5 will do, whoever has named it. The first to speak must name ids of the
-    vocabulary; those that later ones name beyond it can't occur and are passed over.
+    Where one id is needed (`logits_eos_inf`, what fills the positions after an early end), the first id found is meant.
+    Every id of 2 to 5 ends a text. The first source that names a token must name ids of the vocabulary. Ids beyond the
+    vocabulary that later sources name can't occur and are passed over.
     """
     files = [read_json(folder, name) for name in ("config.json", "generation_config.json")]
     words = [read_json(folder, name) for name in ("tokenizer_config.json", "special_tokens_map.json")]

@@ -1,7 +1,7 @@
-"""Weights as integers and scales, without calibration: round to nearest, symmetric. The bytes are those that the engine
-makes of a float checkpoint in memory (csrc/model/quantization.h).
+"""Weights as integers and scales: rounded to nearest, symmetric, without calibration.
 
-int8: one scale per output channel. int4: one per 32 inputs of a channel, two weights to a byte.
+The bytes are those that the engine makes of a float checkpoint in memory (csrc/model/quantization.h). int8 has one
+scale per output channel. int4 has one per 32 inputs of a channel, and two weights to a byte.
 Source of the scheme: absolute-maximum quantisation as in LLM.int8() (Dettmers et al. 2022) without its outlier split,
 and group scales as in llama.cpp's Q4_0.
 """

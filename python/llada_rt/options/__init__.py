@@ -1,1 +1,1 @@
-"""What all options share: types, checks, which of two that exclude each other gives way, words of other programs."""
+"""What all options share: types, checks, precedence, docstrings, old names, and the options of other engines."""

@@ -1,4 +1,4 @@
-"""Options that other engines know and this one does not: what their users are told."""
+"""Options that other engines know and this one does not, and what this engine says of each."""
 
 from __future__ import annotations
 

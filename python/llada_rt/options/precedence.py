@@ -1,6 +1,6 @@
-"""Who says an option, where caller, preset and model speak of the same or of what excludes it: what gives way.
+"""Precedence: which option gives way where caller, preset and model name the same one, or two that exclude each other.
 
-All of it works on mappings from an option's own name to its checked value. The rule is written at `SamplingParams`.
+The functions work on mappings from an option's own name to its checked value. `SamplingParams` tells the rule.
 """
 
 from __future__ import annotations

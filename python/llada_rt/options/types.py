@@ -1,16 +1,13 @@
 """The options of SamplingParams as type checkers and editors see them: names, aliases, and the types that are taken.
 
-What an option means, its default and its check are written once, at the fields of SamplingParams; a test holds the
-names here equal to those. `with_options` writes the options of a dataclass out for `help`.
+The meaning of an option, its default and its check are written once, at the fields of SamplingParams. A test holds the
+names here equal to those.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
-import textwrap
 from collections.abc import Sequence
-from typing import Any, Literal, SupportsFloat, SupportsIndex, TypedDict, get_args, get_origin, get_type_hints
+from typing import Literal, SupportsFloat, SupportsIndex, TypedDict
 
 Remasking = Literal["low_confidence", "random", "margin", "entropy"]
 Cache = Literal["none", "prefix", "dual", "dual_compact", "vicinity", "interval"]
@@ -67,27 +64,3 @@ class SamplingOptions(TypedDict, total=False):
     choice: Sequence[str]
     split_special_tokens: bool | None
     preset: Preset
-
-
-def with_options(doc: str | None, kind: type) -> str:
-    """A docstring, and after it the options that are fields of the dataclass `kind`: of each its type, default, other
-    names and meaning.
-    """
-    hints = get_type_hints(kind)
-    lines = [inspect.cleandoc(doc or ""), "", "Options:"]
-    for option in dataclasses.fields(kind):
-        if "help" not in option.metadata:
-            continue
-        hint: Any = hints[option.name]
-        shown = " | ".join(map(repr, get_args(hint))) if get_origin(hint) is Literal else str(option.type)
-        aliases = option.metadata.get("aliases", ())
-        also = f" (also {', '.join(aliases)})" if aliases else ""
-        lines += _wrapped(f"{option.name}: {shown} = {option.default!r}{also}", 0)
-        lines += _wrapped(option.metadata["help"], 4)
-    return "\n".join(lines)
-
-
-def _wrapped(text: str, indent: int) -> list[str]:
-    return textwrap.wrap(
-        text, 116, initial_indent=" " * indent, subsequent_indent=" " * (indent or 8), break_on_hyphens=False
-    )

@@ -1,7 +1,7 @@
-"""Audit of a cache policy: beside a cached step the exact one is run on a copy of the canvas, and the two are compared.
+"""Audit of a cache policy: beside a cached step the exact step is run on a copy of the canvas, and both are compared.
 
-A diagnosis: an audited step costs a forward over the whole canvas and two over the step's own rows. The request's
-tokens are those it would have had without, unless an error budget is given and spent.
+An audit is a diagnosis: an audited step costs a forward over the whole canvas and two over the step's own rows. The
+request has the same tokens as without an audit, unless an error budget is given and spent.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Cache policies: which positions a step recomputes.
 
-Every queried position writes its keys and values into the sequence's slot and attention reads the slot, so reuse
-is nothing but leaving positions out. One class and one line per policy.
+Every queried position writes its keys and values into the sequence's slot, and attention reads the slot. So to reuse a
+position's keys and values is to leave the position out of the query. A policy is one class and one line.
 """
 
 from __future__ import annotations

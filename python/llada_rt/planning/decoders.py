@@ -1,4 +1,4 @@
-"""Decoders: which candidates a step commits. One class and one line per rule.
+"""Decoders: which candidates a step commits. A rule is one class and one line.
 
 A decoder is made for one request and answers, for the active block of its canvas, with a SelectRule.
 """

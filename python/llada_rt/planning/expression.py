@@ -1,4 +1,4 @@
-"""Regular expressions, read and written out as graphs. Their size is counted before anything is built.
+"""Regular expressions, read and written out as graphs. The size of a graph is counted before anything is built.
 
 Expressions are Python's, matched in full, without what is not regular or not about characters: anchors, look-around,
 back-references, flags.

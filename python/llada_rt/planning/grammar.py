@@ -1,10 +1,10 @@
-"""Grammar: what a text may be, as an automaton over characters. Made from a regular expression or a list of texts.
+"""Grammar: what a text may be, as an automaton over characters, made from a regular expression or a list of texts.
 
-The automaton is nondeterministic and stays so: it is as large as the expression, while a deterministic one may double
-with each character of it. A state of reading is a set of its places, as the bits of an integer.
+The automaton is nondeterministic and stays so. Its size is that of the expression, while a deterministic automaton may
+double with each character of the expression. A state of reading is a set of places, as the bits of an integer.
 
-A stranger may write the expression. So reading is paid for out of an allowance, which whoever asks renews: no question
-takes longer than that.
+A stranger may write the expression. So reading is paid for out of an allowance, which each question renews: no question
+takes longer than its allowance.
 """
 
 from __future__ import annotations

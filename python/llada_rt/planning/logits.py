@@ -1,5 +1,6 @@
-"""Logits for what decides in Python: of some positions of a step, guidance applied, a few rows at a time. All rows at
-once would take 8 bytes x vocabulary each, several times over.
+"""Logits for decisions in Python: those of some positions of a step, after guidance, a few rows at a time.
+
+All rows at once would take 8 bytes x vocabulary each, several times over.
 """
 
 from __future__ import annotations

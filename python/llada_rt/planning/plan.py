@@ -1,6 +1,6 @@
-"""What crosses the border to the compiled half: a StepPlan down, a StepResult up. Mirror of csrc/denoise/plan.h.
+"""What crosses the border to the compiled half: a StepPlan down, a StepResult up. csrc/denoise/plan.h has the same.
 
-Plain frozen values; positions are canvas indices, ranges are half-open.
+All are plain frozen values. Positions are canvas indices, and ranges are half-open.
 """
 
 from __future__ import annotations

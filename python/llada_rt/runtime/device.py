@@ -1,5 +1,7 @@
-"""Devices: where an engine runs. The CUDA backend is a module of its own (csrc/cuda), loaded when it is asked for; the
-processor stays usable whatever is wrong with it.
+"""Devices: where an engine runs.
+
+The CUDA backend is a module of its own (csrc/cuda), which is loaded when a device is asked for. The processor stays
+usable, whatever is wrong with that module.
 """
 
 from __future__ import annotations
@@ -72,23 +74,24 @@ def missing_cuda() -> str | None:
     return None
 
 
-def place(device: str, table: str | None) -> Placement:
-    """Where "auto", "cpu", "cuda" or "cuda:1" is, on the processor with the instruction-set table of that name.
+def place(device: str, cpu_isa: str | None) -> Placement:
+    """Where "auto", "cpu", "cuda" or "cuda:1" is, on the processor with the table of that instruction set.
 
-    "auto" takes the first GPU if there is one and no table was named. Raises DeviceError.
+    "auto" takes the first GPU if there is one and no instruction set was named. Raises DeviceError.
     """
-    if device == "auto" and table is None and missing_cuda() is None:
+    if device == "auto" and cpu_isa is None and missing_cuda() is None:
         return Placement("cuda:0", CUDA_TABLE)
     if device in ("auto", "cpu"):
         tables = cpu_tables()
-        if table is not None and table not in tables:
+        if cpu_isa is not None and cpu_isa not in tables:
             raise DeviceError(
-                f"table {excerpt_of(table)} cannot run here: expected one of {', '.join(tables)}", param="table"
+                f"cpu_isa: expected one that this machine can run ({', '.join(tables)}), got {excerpt_of(cpu_isa)}",
+                param="cpu_isa",
             )
-        return Placement("cpu", table or tables[0])
-    if table is not None:
+        return Placement("cpu", cpu_isa or tables[0])
+    if cpu_isa is not None:
         raise DeviceError(
-            f"table {excerpt_of(table)} is the processor's, got device {device!r} beside it", param="table"
+            f"cpu_isa: expected device 'cpu' beside {excerpt_of(cpu_isa)}, got device {device!r}", param="cpu_isa"
         )
     missing = missing_cuda()
     if missing is not None:
@@ -124,8 +127,9 @@ def recorded_runs() -> list[dict[str, str]]:
 
 
 def device_facts(index: int) -> dict[str, Any]:
-    """Name, compute capability, memory, processors, driver of a GPU; with the package cuda-python also its clocks and
-    the width of its memory bus, and under "cuda_python" which one said so (else None). Raises DeviceError.
+    """Name, compute capability, memory, processors and driver of a GPU. Raises DeviceError.
+
+    The package cuda-python adds the clocks and the width of the memory bus; "cuda_python" is its version, else None.
     """
     facts: dict[str, Any] = dict(importlib.import_module("llada_rt._cuda").facts(index))
     more: dict[str, Any] = {}
@@ -137,8 +141,10 @@ def device_facts(index: int) -> dict[str, Any]:
 
 
 def devices() -> list[dict[str, Any]]:
-    """Every GPU that CUDA has here, also for a build without a backend: "index", "name", "compute_capability", by whom
-    it was found ("found_by") and, if the backend can use it, its `device_facts`. Never raises.
+    """Every GPU that CUDA has here, also for a build without a backend. Never raises.
+
+    A GPU has "index", "name", "compute_capability" and "found_by" (who found it); its `device_facts` too if the backend
+    can use the GPU.
     """
     found: list[dict[str, Any]] = []
     for found_by, ask in (("cuda.core", _of_cuda_core), ("cuda.bindings", _of_driver), ("llada_rt", _of_backend)):
@@ -211,10 +217,9 @@ def _capability(major: int, minor: int) -> str:
 
 
 def stream_handle(stream: Any) -> int:
-    """The number behind a CUDA stream, of cuda.core (`__cuda_stream__`), torch or cupy, or the number itself; 0 for
-    None.
+    """The number behind a CUDA stream of cuda.core (`__cuda_stream__`), torch or cupy, or the number itself.
 
-    Raises DeviceError for anything else.
+    None gives 0. Raises DeviceError for anything else.
     """
     if stream is None:
         return 0

@@ -1,9 +1,9 @@
 """Dispatcher: between the callers of several threads and the one thread that steps. Takes requests, hands out results.
 
 A signal handler, a finalizer or Ctrl-C may come between any two lines of a caller. So callers hold no lock and own no
-state of the engine: they register a request in one step of a dict, send letters through a SimpleQueue, which may be
-done from within another call of the same thread, and wait on a bell of their own. All else belongs to the thread that
-steps, which no signal reaches.
+state of the engine. A caller registers a request in one step of a dict. A caller sends letters through a SimpleQueue,
+which allows that from within another call of the same thread. Each caller waits on a bell of its own. All else belongs
+to the thread that steps, which no signal reaches.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class Dispatcher:
     def run(self, jobs: Sequence[Job]) -> None:
         """Wait until all are done; whatever ends the wait early takes them out again.
 
-        Of many jobs only some are queued at a time, so that they leave room for those of other callers.
+        Only some of many jobs are queued at a time, so that the jobs of other callers find room.
         """
         waiting, under_way = deque(jobs), list[Job]()
         owner, bell = Owner(), Bell()
@@ -223,7 +223,7 @@ class Dispatcher:
         return True
 
     def drop(self, job: Job) -> None:
-        """A caller is done with a job: take it out if it has not ended."""
+        """A caller is done with a job: take the job out if it has not ended."""
         if (claim := job.claim) is not None:
             job.is_dropped = True
             self._mail.put(claim)
@@ -412,7 +412,7 @@ def _end_in_time(job: Job) -> None:
 
 
 def _serve(whose: weakref.ref[Dispatcher], mail: queue.SimpleQueue[Any], role: threading.Lock) -> None:
-    """What the thread does that steps. While there is nothing to do it holds nothing that it could keep from an end."""
+    """The work of the thread that steps. An idle thread holds no dispatcher, so the dispatcher may be collected."""
     if not role.acquire(blocking=False):
         return  # two callers have started it at once
     fault = None

@@ -208,7 +208,7 @@ class GenerateJob(Job):
                 step=sequence.num_forwards - 1,
                 block=block,
                 nfe=sequence.num_forwards,
-                unmasked=[(commit.position, commit.token, commit.confidence) for commit in sequence.new_commits],
+                committed=[(commit.position, commit.token, commit.confidence) for commit in sequence.new_commits],
                 text_delta=text[given:],
                 text=text,
                 canvas=list(sequence.canvas.tokens),
@@ -287,7 +287,7 @@ class GenerateJob(Job):
         return math.fsum(log_probs) / len(log_probs)
 
     def _fittest(self, index: int) -> CompletionOutput:
-        """The completion of a sample; of templates that fit alike the first.
+        """The completion of a sample. Where several templates fit alike, the first of them.
 
         If another was cut short, nobody knows whether that would have fitted better: the sample was cut short too.
         """
@@ -357,7 +357,7 @@ class GenerateJob(Job):
 
 
 def _open_from(request: Request) -> int | None:
-    """Index in the response from which an end token ends it; None: it has no such end."""
+    """Index in the response from which an end token ends the response. None: no token ends a closed template."""
     return 0 if request.template is None else request.template.open_from
 
 

@@ -1,4 +1,4 @@
-"""Intake: what callers give -> jobs, read and checked, named, and not queued yet."""
+"""Intake makes jobs of what callers give. The jobs are read, checked and named, and not queued yet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Job: a request on its way, and what has come of it, as the dispatcher and the stepper see any request.
+"""Job: a request on its way, and its results so far, as the dispatcher and the stepper see any request.
 
 The stepper tells a job what its members did; the job makes outputs and events of it.
 """

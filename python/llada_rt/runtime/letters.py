@@ -16,7 +16,7 @@ PATIENCE_S = 1.0  # after which one who waits looks without having been called, 
 
 
 class Owner:
-    """Stands in a caller's frame for the requests of one call: when the frame goes, however it goes, so do they."""
+    """Stands in a caller's frame for the requests of one call. When the frame goes, for any reason, the requests go."""
 
     __slots__ = ("__weakref__",)
 

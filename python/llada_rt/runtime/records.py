@@ -1,4 +1,4 @@
-"""Records: a plan as the numpy structured arrays that the compiled module reads, csrc/denoise/plan.h in Python.
+"""Records: a plan as numpy structured arrays, which the compiled module reads as the structs of csrc/denoise/plan.h.
 
 A rule's fields are packed by their names, so a field that stands on both sides needs no line here.
 """

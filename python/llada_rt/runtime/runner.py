@@ -28,7 +28,7 @@ class Runner:
 
     def __init__(self, config: EngineConfig) -> None:
         self.tables = cpu_tables()  # that this machine can run, best first
-        self.placement = place(config.device, config.table)
+        self.placement = place(config.device, config.cpu_isa)
         threads = config.threads or default_num_threads()
         self._check_needs(config, threads)
         self._runtime = _core.Runtime(
@@ -279,5 +279,9 @@ def _is_count(text: str) -> bool:
 
 
 def build_info() -> dict[str, Any]:
-    """Version, compiler and instruction-set tables of the compiled module."""
+    """How the compiled module was built.
+
+    Returns:
+        Plain JSON values by name: the version, the compiler, a hash of the sources, whether nvcc was there.
+    """
     return cast("dict[str, Any]", dict(_core.build_info()))

@@ -1,7 +1,7 @@
 """Likelihood of an answer by Monte Carlo, as LLaDA's get_log_likelihood: the noise, its steps and the arithmetic.
 
-A draw masks l of the L answer tokens; its loss is the cross-entropy at the masked tokens / (l / L). The estimate is
-minus the mean over draws.
+A draw masks l of the L answer tokens. The loss of a draw is the cross-entropy at the masked tokens / (l / L). The
+estimate is minus the mean loss over draws.
 """
 
 from __future__ import annotations
@@ -132,14 +132,19 @@ def replay_noise(
     each other.
     """
     if not isinstance(noise, (list, tuple)) or not noise:
-        raise InvalidRequestError("noise: expected a non-empty list of draws", param="noise")
+        raise InvalidRequestError(
+            f"noise: expected a non-empty list of draws, got {excerpt_of(noise, 40)}", param="noise"
+        )
     clean = np.array([*prompt, *answer], dtype=np.int32)
     return [_replayed(clean, len(prompt), row, f"noise[{index}]", mask_id) for index, row in enumerate(noise)]
 
 
 def _replayed(clean: NDArray[np.int32], num_prompt: int, row: object, name: str, mask_id: int) -> Draw:
     if not isinstance(row, Mapping) or set(row) - {"group"} != {"tokens", "mask_ratio"}:
-        raise InvalidRequestError(f"{name}: expected an object with tokens and mask_ratio (and group)", param="noise")
+        raise InvalidRequestError(
+            f"{name}: expected an object with tokens and mask_ratio (and group), got {excerpt_of(row, 40)}",
+            param="noise",
+        )
     group = row.get("group")
     if group is not None and (isinstance(group, bool) or not isinstance(group, int)):
         raise InvalidRequestError(f"{name}.group: expected an integer, got {excerpt_of(group, 40)}", param="noise")
@@ -178,9 +183,7 @@ def guide_of(draw: Draw, num_prompt: int, mask_id: int) -> NDArray[np.int32]:
 
 
 class Estimate:
-    """The mean over draws of sum(log p) / mask ratio, and its standard error. Of a draw that has been taken up three
-    numbers are kept.
-    """
+    """The mean over draws of sum(log p) / mask ratio, and its standard error. Three numbers are kept of each draw."""
 
     def __init__(self, num_draws: int) -> None:
         self._values = np.zeros(num_draws)

@@ -13,7 +13,7 @@ from .score import Estimate, ScoredDraw
 
 
 class ScoreJob(Job):
-    """One likelihood: its draws, each a step of its own. Their order plays no part in the result.
+    """One likelihood: its draws, each a step of its own. The order of the draws plays no part in the result.
 
     A draw is made when the one before it has been admitted, and forgotten when its step has been run.
     """

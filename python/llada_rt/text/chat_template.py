@@ -1,6 +1,7 @@
 """The model folder's chat template: a stranger's program that reaches no Python object and whose cost is bounded.
 
-jinja2 reads it as transformers sets it up, chat_interpreter.py carries it out, chat_budget.py says what it may cost.
+jinja2 reads the template, set up as in transformers. chat/interpreter.py carries the template out, and chat/budget.py
+says what that may cost.
 """
 
 from __future__ import annotations

@@ -55,8 +55,9 @@ class Detokenizer:
             raise TokenizerError(f"the tokens cannot be decoded: {excerpt(str(error))}") from error
 
     def token_bytes(self, token: int) -> bytes | None:
-        """The bytes that a token adds to a text that goes before it: of a part of a character those of the part, a
-        special token's by its name. None: there is no such token.
+        """The bytes that a token adds to the text before. None: there is no such token.
+
+        A token that is a part of a character gives the bytes of the part, a special token those of its name.
         """
         name = self._backend.id_to_token(token)
         if name is None:
@@ -67,7 +68,7 @@ class Detokenizer:
             return known if len(known) == len(values) else name.encode()
         if token in self._byte_of:
             return bytes([self._byte_of[token]])
-        # Alone it may lose a space at its beginning; after itself it has it.
+        # Alone a token may lose the space at its beginning; the second of two has the space.
         alone = self.decode([token], skip_special_tokens=False)
         twice = self.decode([token, token], skip_special_tokens=False)
         added = twice.removeprefix(alone) if twice.startswith(alone) else ""

@@ -1,4 +1,4 @@
-"""What a request with `logprobs` tells of its tokens: their bytes, how likely they were, what else was likely."""
+"""What a request with `logprobs` tells of its tokens: bytes, log-probability, the most probable alternatives."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Encoding of text, in which some stretches may be only characters: there the names of control tokens are no tokens.
+"""Encoding of text with stretches that are only characters: in these the names of control tokens are no tokens.
 
-The tokenizer is asked first. If the control tokens it gives are those that the unmarked text names, that is the answer,
-so that text without such names has the ids it always had. Otherwise a copy of the tokenizer is asked that knows the
-control tokens by secret names, and only those that are meant are written so.
+The tokenizer is asked first. If its control tokens are those that the unmarked text names, its ids are the answer. So
+text without such names has the ids that the tokenizer gives. Otherwise a copy of the tokenizer is asked. The copy knows
+the control tokens by secret names, and only control tokens that are meant are written by these.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class PlainText:
         self._single_words = {name for name, token in added.items() if token.single_word}
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text; of what is marked in it (chat_marks.py), those of its characters."""
+        """Ids of a text. What is marked in the text (chat/marks.py) gives the ids of its characters."""
         spans = spans_of(text)
         text = str(text)
         meant, is_sure = self._meant(text, spans)

@@ -1,6 +1,6 @@
 """From what a caller gives (text, ids, messages, segments) to a checked Request, and from there to a SequenceState.
 
-Everything is checked here, before any work; below this file values are trusted.
+Everything is checked here, before any work. Below this file values are trusted.
 """
 
 from __future__ import annotations
@@ -156,7 +156,9 @@ class RequestReader:
             rules = [(Span(0, params.gen_length), rule)] if rule is not None else []
         elif rule is not None:
             name = "choice" if params.choice else "regex"
-            raise InvalidRequestError(f"{name}: is for a generation; give it with a hole of the template", param=name)
+            raise InvalidRequestError(
+                f"{name}: expected a generation, got a template", param=name, hint=f"give a hole a {name} of its own"
+            )
         else:
             rules = list(template.rules)
         if not rules:
@@ -218,7 +220,8 @@ class RequestReader:
         given = [name for name in ("stop", "stop_token_ids") if getattr(params, name)]
         if given and is_infill:
             raise InvalidRequestError(
-                f"{given[0]}: an infill fills all its holes, so nothing may stop it", param=given[0]
+                f"{given[0]}: expected a generation, got an infill, which fills all holes and cannot stop before",
+                param=given[0],
             )
         if params.stop and self.tokenizer is None:
             raise TokenizerError("stop needs a tokenizer, and the model folder has none", param="stop")
@@ -237,7 +240,7 @@ class RequestReader:
         return self.tokenizer
 
     def prompt_ids_of(self, value: object, *, split: bool = False) -> list[int]:
-        """Ids of a prompt: of text with the tokenizer's BOS, of ids as they are."""
+        """Ids of a prompt: a text gets the tokenizer's BOS, ids stay as they are."""
         if not isinstance(value, str):
             return self.check_ids(value, "prompt")
         self._check_characters(len(value), "prompt")

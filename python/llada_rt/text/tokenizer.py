@@ -1,8 +1,8 @@
 """Text <-> ids through the model folder's tokenizer.json, and its chat template. Optional: prompts can be ids.
 
 A tokenizer.json is checked for its size, its number of values, and for steps that would lengthen a text without measure
-(tokenizer_checks.py). Beyond that it must be trusted: the package tokenizers runs what it says, regular expressions
-among it, in code that nothing here can interrupt.
+(tokenizer_checks.py). Beyond that the file must be trusted: the package tokenizers carries out what the file says,
+regular expressions among the rest, in code that nothing here can interrupt.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ class Tokenizer:
     def render_chat(
         self, messages: Sequence[Mapping[str, Any]], *, chat_template_kwargs: Mapping[str, Any] | None = None
     ) -> str:
-        """The same as text, with what messages gave marked; of a last message of the assistant, up to its end."""
+        """The conversation as text, with what messages gave marked. A last message of the assistant ends the text."""
         if self._template_source is None:
             raise ChatTemplateError(self._no_template, hint="use a plain prompt, or the model's instruct version")
         if self._template is None:

@@ -1,6 +1,6 @@
-"""How much longer a tokenizer.json may make a text: forty steps that replace a letter by two would make 2^40 of it.
+"""How much longer a tokenizer.json may make a text: forty steps that replace a letter by two give 2^40 letters.
 
-An upper bound, from what the steps say of themselves, per character of the text.
+The measure is an upper bound per character of the text, from what the steps say of themselves.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from ..errors import TokenizerError
 
 MAX_GROWTH = 128
 _MAX_STEPS = 256
-# Characters that a step makes of one. Of the normal forms NFKD makes most, eighteen of U+FDFA; a second one adds
-# nothing to the first, so they count once.
+# Characters that a step makes of one. Among the normal forms NFKD makes most, eighteen of U+FDFA. A second normal form
+# adds nothing to the first, so they count once.
 _NORMAL_FORMS = {"NFC": 3, "NFD": 4, "NFKC": 18, "NFKD": 18, "Precompiled": 18}
 _OTHERS = {"BertNormalizer": 4, "Lowercase": 3, "ByteLevel": 4, "Nmt": 1}
 

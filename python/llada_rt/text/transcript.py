@@ -1,7 +1,7 @@
-"""Transcript: the text of one response as it becomes final. Pure; a request's canvas is told to it as it fills.
+"""Transcript: the text of one response as it becomes final. Pure: the caller hands in the ids as the canvas fills.
 
-Only the ids before the first mask count, and of their text only what no later id can change. Held back are a character
-whose bytes are not complete and an ending that may become a stop string; nothing follows an end token or a stop.
+Only the ids before the first mask count, and only text that no later id can change. Held back are a character whose
+bytes are not complete, and an ending that may become a stop string. Nothing follows an end token or a stop.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ REPLACEMENT = "\ufffd"  # what a decoder shows for bytes that are not a whole ch
 class ControlStop:
     """A stop string that names control tokens: parts[0] tokens[0] parts[1] ... parts[-1], empty parts among them.
 
-    It is looked for in the text as it would be with its control tokens shown.
+    The string is looked for in the text as the text would be if control tokens were shown.
     """
 
     string: str
@@ -171,7 +171,7 @@ class Transcript:
         return self._decode(ids).rstrip(REPLACEMENT) if self._is_incremental else ""
 
     def num_told(self, known: int) -> int:
-        """How many of `token_ids` it takes for the text, so that no stop can take them back; `known` at least."""
+        """How many of `token_ids` the text so far takes; no stop can take these back. At least `known`."""
         return max(known, len(self._ids_for(self.text, self.token_ids, known))) if self.text else known
 
     def _ids_for(self, text: str, ids: list[int], known: int = 0) -> list[int]:

@@ -1,7 +1,7 @@
-"""LoRA adapters as PEFT writes them (adapter_config.json, adapter_model.safetensors): what they add to which matrices.
+"""LoRA adapters as PEFT writes them (adapter_config.json, adapter_model.safetensors): what is added to which matrix.
 
-Plain LoRA only: W + scale * B A, with scale = alpha / r, or alpha / sqrt(r) where `use_rslora` says so. What asks for
-more (DoRA, other methods, trained biases, whole modules) is refused by its name.
+Only plain LoRA is taken: W + scale * B A, with scale = alpha / r, or alpha / sqrt(r) where `use_rslora` says so. An
+adapter that asks for more (DoRA, other methods, trained biases, whole modules) is refused by the name of the method.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class Adapter:
         if not (folder / ADAPTER_CONFIG).is_file():
             check_exists(folder)
             raise ModelNotFoundError(
-                f"expected a LoRA adapter beside its base, no {ADAPTER_CONFIG} in {folder}", param="base"
+                f"expected a LoRA adapter beside its base, got a folder without {ADAPTER_CONFIG}: {folder}",
+                param="base",
             )
         settings = read_json(folder, ADAPTER_CONFIG)
         _check_plain(settings)
@@ -122,9 +123,9 @@ def _check_plain(settings: Mapping[str, Any]) -> None:
     start = settings.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(_CHANGING_STARTS):
         raise UnsupportedModelError(
-            f"{ADAPTER_CONFIG}: init_lora_weights: {excerpt(start)} changes the base's weights too; expected an "
-            "adapter to the base as it is",
-            hint="PEFT's path_initial_model_for_weight_conversion saves it as a plain one",
+            f"{ADAPTER_CONFIG}: init_lora_weights: expected an adapter to the base as it is, got {excerpt(start)}, "
+            "which changes the base's weights too",
+            hint="PEFT's path_initial_model_for_weight_conversion saves such an adapter as a plain one",
         )
     for key, value in settings.items():
         if key not in _HARMLESS and value:  # nothing, false, 0 and empty ask for nothing

@@ -1,7 +1,8 @@
 """convert: a model folder in another element type, ready to be loaded, smaller or faster. No calibration data.
 
-Tensor by tensor and in blocks, so that memory stays small whatever the model; into a folder beside the target that
-takes its name when everything is on disk. `llada_rt.json` records length and SHA-256 of each file.
+The work goes tensor by tensor and in blocks, so that memory stays small whatever the model. The files go into a folder
+beside the target, which takes the target's name when everything is on disk. `llada_rt.json` records length and SHA-256
+of each file.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""inspect: what is in a model folder by its headers, what it would need in memory, and what is wrong with it."""
+"""inspect: what is in a model folder by its headers, what the model would need in memory, and what is wrong."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
     python -m llada_rt.tools.lm_eval_adapter run --model llada_rt --model_args model_dir=DIR,mc_num=128 --tasks arc_easy
 
 From Python: `lm_eval.simple_evaluate(model=LladaRtLM("DIR"), tasks=[...])`. Contexts and continuations are encoded as
-LLaDA's own evaluation does (ML-GSAI/LLaDA, eval_llada.py). Unlike there a request's noise is keyed by its content, so
-that no result depends on which other requests are asked, or in which order.
+LLaDA's own evaluation does (ML-GSAI/LLaDA, eval_llada.py). One thing is different: a request's noise is keyed by its
+content, so that no result depends on which other requests are asked, or in which order.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ except ImportError as error:
 from ..config import EngineConfig
 from ..engine import Engine
 from ..errors import ChatTemplateError, ConfigError, ContextLengthError, TokenizerError
+from ..options import renamed
 from ..params import ALIASES, SamplingParams
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from ..text.tokenizer import Tokenizer
 
 _logger = logging.getLogger(__name__)
-_ENGINE_OPTIONS = {field.name for field in dataclasses.fields(EngineConfig)} - {"model_dir"}
+_ENGINE_OPTIONS = {field.name for field in dataclasses.fields(EngineConfig)} - {"model_dir"} | set(renamed.ENGINE)
 _PARAMS = {field.name for field in dataclasses.fields(SamplingParams)} - {"seed", "cfg_scale"} | set(ALIASES)
 _MAX_TOKENS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the harness's order
 _MOST_TOLD = 10  # documents named in a warning
@@ -42,14 +43,20 @@ _TOGETHER = 64  # generation requests handed to the engine in one call
 
 
 class LladaRtLM(LM):
-    """An Engine under the harness's three verbs.
+    """An Engine behind the harness's three methods.
 
-    `mc_num`, `seed`, `cfg_scale`: of the likelihood (`Engine.score`); guidance also of generation. `check_greedy`:
-    answer whether a continuation is the greedy one, which costs a forward per token; False answers "no", as LLaDA's
-    script recommends. Other options are those of EngineConfig and SamplingParams. A `gen_length` given here is used for
-    every task, as LLaDA's settings are; without it the task's own limit is, and failing that the model's default.
-    `batch_size` is accepted for the harness's sake: the engine batches by itself. `device`: "cpu", or else the engine's
-    own choice, for the harness says "cuda:0" when nobody has asked for anything.
+    Args:
+        model_dir: The model folder. None: the demo model that comes with the package.
+        mc_num: Draws of a likelihood, as in `Engine.score`.
+        seed: Seed of the draws and of the noise of generation.
+        cfg_scale: Classifier-free guidance, in likelihoods and in generation.
+        check_greedy: Answer whether a continuation is the greedy one, which costs a forward per token. False answers
+            "no", as LLaDA's script recommends.
+        batch_size: Accepted for the harness's sake: the engine batches by itself.
+        max_batch_size: Accepted too.
+        device: "cpu", or else the engine's own choice, for the harness says "cuda:0" when nobody has asked for one.
+        **options: Options of EngineConfig and SamplingParams. A `gen_length` is used for every task, as LLaDA's
+            settings are. Without one the task's own limit is used, and failing that the model's default.
     """
 
     def __init__(
@@ -111,7 +118,7 @@ class LladaRtLM(LM):
     def loglikelihood_rolling(self, requests: Sequence[Instance]) -> list[float]:
         """log p(text) of each text, a lower bound in expectation.
 
-        What is longer than the context is cut into windows of half of it, each given the one before it.
+        A text that is longer than the context is cut into windows of half a context, each given the window before.
         """
         results = []
         half = max(1, self.engine.max_length // 2)

@@ -1,7 +1,7 @@
-"""verify: whether a model folder is whole, sound, and answers as the model it was made from.
+"""verify: whether a model folder is whole and sound, and answers as the model that the folder was made from.
 
-Whole: lengths and SHA-256 of the manifest, the tensors that config.json calls for. Sound: finite values, usable scales.
-Agreement: on masked positions of answers that the source model gives, the two models' logits side by side.
+Whole: the lengths and SHA-256 of the manifest, the tensors that config.json calls for. Sound: finite values, usable
+scales. Agreement: the two models' logits side by side, on masked positions of answers that the source model gives.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ def verify_folder(model_dir: str | os.PathLike[str]) -> list[Check]:
 def compare(engine: Engine, source: Engine, prompts: Sequence[str] | None = None) -> Agreement:
     """Both engines stay open. `prompts`: texts; None: DEFAULT_PROMPTS, or random ids for a model without a tokenizer.
 
-    The source answers each prompt; of its answer a share of positions is masked again (HIDDEN_SHARES, chosen by a fixed
-    seed) and both models give logits for what is masked.
+    The source answers each prompt. A share of the answer's positions is masked again (HIDDEN_SHARES, chosen by a fixed
+    seed), and both models give logits for the masked positions.
     """
     if engine.vocab_size != source.vocab_size or engine.mask_token_id != source.mask_token_id:
         raise ConfigError(

@@ -1,6 +1,6 @@
 """What one rendering of a chat template may cost: work, bytes made, size of a value, and time.
 
-Bytes are never given back to the budget, so what is alive can't exceed them, whatever the template keeps.
+Bytes are never given back to the budget, so the values that are alive can't exceed it, whatever the template keeps.
 """
 
 from __future__ import annotations

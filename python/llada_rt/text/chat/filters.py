@@ -1,4 +1,4 @@
-"""Filters of chat templates: jinja2's by name and result, each written anew so that its work is paid for."""
+"""Filters of chat templates: jinja2's by name and result. Each is written anew, so that its work is paid for."""
 
 from __future__ import annotations
 

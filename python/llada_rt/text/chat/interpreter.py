@@ -1,6 +1,6 @@
 """Carries out a chat template: a walk over jinja2's syntax tree, each step paid from a budget.
 
-Nothing of a template becomes Python code and none of its names is ours: what is not written here, it can't do.
+Nothing in a template becomes Python code, and none of its names is ours: a template can do only what is written here.
 """
 
 from __future__ import annotations

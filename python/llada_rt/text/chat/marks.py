@@ -1,8 +1,8 @@
-"""Text that remembers which of its characters a caller gave, through whatever a chat template does to it.
+"""Text that remembers which of its characters a caller gave, whatever a chat template does to the text.
 
-Where the template writes <|eot_id|> it means the token, where a caller's message does it means the characters: the
-tokenizer is told by the marks (plain_text.py). An operation that keeps characters keeps their marks; of one that makes
-new characters out of marked ones, all of the result is marked.
+A template that writes <|eot_id|> means the token; a caller's message that says <|eot_id|> means the characters. The
+marks tell the tokenizer which is which (plain_text.py). An operation that keeps characters keeps their marks. If an
+operation makes new characters out of marked ones, all of the result is marked.
 """
 
 from __future__ import annotations

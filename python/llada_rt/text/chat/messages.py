@@ -22,7 +22,7 @@ def render_chat(template: ChatTemplate, messages: object, variables: object = No
     """Text of a conversation and the header of the answer, or up to where its last message, the answer, has got.
 
     `variables`: what else the template may ask for (`chat_template_kwargs`). All renderings that this takes share one
-    budget. What comes from messages and variables is marked in the text (chat_marks.py), the template's own is not.
+    budget. What comes from messages and variables is marked in the text (marks.py), the template's own is not.
     """
     checked = check_messages(messages)
     known = check_variables(variables)

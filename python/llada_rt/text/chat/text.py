@@ -1,4 +1,4 @@
-"""Text of a chat template: how values are printed, and the methods of str, each paid for before it makes anything."""
+"""Text of a chat template: how values are printed, and the methods of str, all paid for before anything is made."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Values of a chat template: what their attributes, methods and operators are, each by list and each paid for.
+"""Values of a chat template: their attributes, methods and operators, which are listed here and each paid for.
 
-Values are None, bool, int, float, str, list, tuple, dict, range, a namespace, a function of ours, or undefined; nothing
+Values are None, bool, int, float, str, list, tuple, dict, range, a namespace, a function of ours, or undefined. Nothing
 else ever arises, so no attribute of a Python object can be reached.
 """
 
@@ -66,7 +66,7 @@ class Values(Texts):
         return list(self.turns(value))
 
     def attribute(self, value: Any, name: str) -> Any:
-        """value.name: a method, else a key; of a namespace what it holds."""
+        """value.name: a method, else a key. A namespace gives what it holds under the name."""
         self.budget.work()
         if isinstance(value, Namespace):
             return value.values[name] if name in value.values else self.undefined(name, value)
