@@ -131,7 +131,8 @@ class SequenceState:
     def plan(self) -> SequencePlan:
         block = self.canvas.block
         commit_start = block.start if self.commit_start is None else self.commit_start
-        select, editable = self._select(), self._editable()
+        select = self._select()
+        editable = self._editable(select)
         if self.is_choosing:
             block = self.canvas.span
             commit_start, select, editable = block.start, SelectRule("top_k", num_masked=1, num_steps=1), ()
@@ -154,9 +155,9 @@ class SequenceState:
     def _select(self) -> SelectRule:
         return self.decoder.select(self.canvas, self.steps_in_block)
 
-    def _editable(self) -> tuple[Span, ...]:
+    def _editable(self, select: SelectRule) -> tuple[Span, ...]:
         """Stretches of the block that may be edited: its masks and what steps have written, but no given text."""
-        if self._select().edit_threshold == math.inf:
+        if select.edit_threshold == math.inf:
             return ()
         block, tokens, mask_id = self.canvas.block, self.canvas.tokens, self.canvas.mask_id
 
@@ -167,7 +168,7 @@ class SequenceState:
 
     def _compacted(self, spans: tuple[QuerySpan, ...]) -> tuple[QuerySpan, ...]:
         """The last step's candidates within the spans, as the compiled loop finds them between steps of a call."""
-        editable = {position for span in self._editable() for position in range(span.start, span.stop)}
+        editable = {position for span in self._editable(self._select()) for position in range(span.start, span.stop)}
 
         def was_candidate(position: int) -> bool:
             is_masked = self.canvas.tokens[position] == self.canvas.mask_id
