@@ -67,15 +67,20 @@ HeadShape head_shape(const FloatArray& q, const FloatArray& k) {
   return {q.shape(1), k.shape(1), q.shape(2)};
 }
 
+// places: where in the slot the rows go.
 void write(const Place& place, TestSlot& slot, const FloatArray& k, const FloatArray& v, const IntArray& positions,
-           const Tensor& angles) {
+           const IntArray& places, const Tensor& angles) {
   const View keys = view(k, 3, "k");
   const View values = view(v, 3, "v");
-  check(keys.rows == values.rows && keys.cols == values.cols && positions.size() == keys.rows,
-        ErrorKind::kInvalidRequest, "expected k, v and positions of equal length");
+  check(keys.rows == values.rows && keys.cols == values.cols && positions.size() == keys.rows &&
+            places.size() == keys.rows,
+        ErrorKind::kInvalidRequest, "expected k, v, positions and places of equal length");
   for (py::ssize_t i = 0; i < positions.size(); ++i)
     check(positions.data()[i] >= 0 && positions.data()[i] < angles.rows, ErrorKind::kInvalidRequest,
           "expected positions below ", angles.rows, ", got ", positions.data()[i]);
+  for (py::ssize_t i = 0; i < places.size(); ++i)
+    check(places.data()[i] >= 0 && places.data()[i] < slot.kv.capacity, ErrorKind::kInvalidRequest,
+          "expected places below ", slot.kv.capacity, ", got ", places.data()[i]);
   std::vector<float> joined(static_cast<std::size_t>(2 * keys.rows * keys.cols));
   for (std::int64_t r = 0; r < keys.rows; ++r) {
     std::copy_n(keys.data + r * keys.cols, keys.cols, joined.data() + 2 * r * keys.cols);
@@ -83,21 +88,26 @@ void write(const Place& place, TestSlot& slot, const FloatArray& k, const FloatA
   }
   const RowSpan span{0, keys.rows, slot.kv.capacity, slot.kv};
   const Placed kv = on(place, {joined.data(), DType::kFloat32, keys.rows, 2 * keys.cols});
-  place.ops.rope_kv_write(place.stream, kv.tensor, angles, positions.data(), slot.shape, slot.dtype, &span, 1);
+  place.ops.rope_kv_write(place.stream, kv.tensor, angles, positions.data(), places.data(), slot.shape, slot.dtype,
+                          &span, 1);
   place.ops.finish(place.stream);
 }
 
 }  // namespace
 
 py::tuple rope_kv_write(const Place& place, const FloatArray& q, const FloatArray& k, const FloatArray& v,
-                        const IntArray& positions, std::int64_t length, double theta, const std::string& dtype_name) {
+                        const IntArray& positions, std::int64_t length, double theta, const std::string& dtype_name,
+                        const std::optional<IntArray>& places) {
   const DType dtype = parse_dtype(dtype_name);
   const HeadShape shape = head_shape(q, k);
   const View queries = view(q, 3, "q");
   TestSlot slot(place.memory, length, shape, dtype);
-  const Buffer memory = rope_angles(length, shape.head_dim, theta);
-  const Placed angles = on(place, {memory.data(), DType::kFloat32, length, shape.head_dim});
-  write(place, slot, k, v, positions, angles.tensor);
+  std::int64_t num_angles = length;
+  for (py::ssize_t i = 0; i < positions.size() && places; ++i)
+    num_angles = std::max<std::int64_t>(num_angles, positions.data()[i] + 1);
+  const Buffer memory = rope_angles(num_angles, shape.head_dim, theta);
+  const Placed angles = on(place, {memory.data(), DType::kFloat32, num_angles, shape.head_dim});
+  write(place, slot, k, v, positions, places.value_or(positions), angles.tensor);
   const Rounded out = allot(queries.rows, queries.cols, dtype);
   const Placed device_q = on(place, whole(q, queries.rows, queries.cols)), device_out = on(place, out.tensor);
   place.ops.rope(place.stream, device_q.tensor, angles.tensor, positions.data(), shape.head_dim, device_out.tensor);
@@ -122,7 +132,7 @@ FloatArray ragged_attention(const Place& place, const FloatArray& q, const std::
     IntArray positions(length);
     std::iota(positions.mutable_data(), positions.mutable_data() + length, 0);
     const Rounded angles = no_rotation(length, shape.head_dim);
-    write(place, slots.back(), ks[i], vs[i], positions, on(place, angles.tensor).tensor);
+    write(place, slots.back(), ks[i], vs[i], positions, positions, on(place, angles.tensor).tensor);
   }
   std::vector<RowSpan> row_spans;
   for (py::ssize_t i = 0; i < spans.shape(0); ++i) {

@@ -9,9 +9,11 @@
 
 namespace llada {
 
-// Queries rotated, and K and V as the slot has them then: (n, heads, head_dim) each.
+// Queries rotated, and K and V as the slot has them then: (n, heads, head_dim) each. places: where in the slot the rows
+// go, if not at their positions.
 py::tuple rope_kv_write(const Place& place, const FloatArray& q, const FloatArray& k, const FloatArray& v,
-                        const IntArray& positions, std::int64_t length, double theta, const std::string& dtype_name);
+                        const IntArray& positions, std::int64_t length, double theta, const std::string& dtype_name,
+                        const std::optional<IntArray>& places);
 
 // spans: (row_begin, row_end, visible, sequence); out_dtype: of the result, if it is not dtype
 FloatArray ragged_attention(const Place& place, const FloatArray& q, const std::vector<FloatArray>& ks,

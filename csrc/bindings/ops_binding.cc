@@ -308,7 +308,7 @@ void bind_ops(py::module_& module) {
       .def("quantize_weight", &OpsHandle::quantize_weight, "weight"_a, "dtype"_a)
       .def("matmul", &OpsHandle::matmul, "x"_a, "weight"_a, "compute_type"_a, "residual"_a = py::none())
       .def("rope_kv_write", at_place(rope_kv_write), "q"_a, "k"_a, "v"_a, "positions"_a, "length"_a, "theta"_a,
-           "dtype"_a)
+           "dtype"_a, "places"_a = py::none())
       .def("attention", at_place(attention), "q"_a, "k"_a, "v"_a, "spans"_a, "dtype"_a, "out_dtype"_a = py::none())
       .def("ragged_attention", at_place(ragged_attention), "q"_a, "ks"_a, "vs"_a, "spans"_a, "dtype"_a,
            "out_dtype"_a = py::none())

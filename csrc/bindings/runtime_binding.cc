@@ -164,22 +164,30 @@ void bind_runtime(py::module_& module) {
                              })
       .def(
           "open_slot",
-          [](const RuntimeHandle& h, const IntArray& tokens) {
+          [](const RuntimeHandle& h, const IntArray& tokens, std::int32_t last_position) {
             const auto runtime = h.get();
             std::vector<std::int32_t> canvas = to_vector(tokens);
             const py::gil_scoped_release release;
-            return runtime->open_slot(std::move(canvas));
+            return runtime->open_slot(std::move(canvas), last_position);
           },
-          py::arg("tokens"))
+          py::arg("tokens"), py::arg("last_position") = -1)
+      .def(
+          "copy_slot",
+          [](const RuntimeHandle& h, std::int32_t slot) {
+            const auto runtime = h.get();
+            const py::gil_scoped_release release;
+            return runtime->copy_slot(slot);
+          },
+          py::arg("slot"))
       .def(
           "write_slot",
-          [](const RuntimeHandle& h, std::int32_t slot, const IntArray& tokens) {
+          [](const RuntimeHandle& h, std::int32_t slot, const IntArray& tokens, std::int32_t last_position) {
             const auto runtime = h.get();
             std::vector<std::int32_t> canvas = to_vector(tokens);
             const py::gil_scoped_release release;
-            runtime->write_slot(slot, std::move(canvas));
+            runtime->write_slot(slot, std::move(canvas), last_position);
           },
-          py::arg("slot"), py::arg("tokens"))
+          py::arg("slot"), py::arg("tokens"), py::arg("last_position") = -1)
       .def(
           "close_slot",
           [](const RuntimeHandle& h, std::int32_t slot) {

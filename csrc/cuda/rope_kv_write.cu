@@ -13,13 +13,15 @@ void run_rope_kv(const RopeKvArgs& args, cudaStream_t stream) {
 
 // queries: where those behind K and V go; nullptr: there are none.
 void write_kv(const Stream& stream, const ConstTensor& kvq, const ConstTensor& angles, const std::int32_t* positions,
-              HeadShape shape, DType dtype, const RowSpan* spans, std::int64_t num_spans, void* queries) {
+              const std::int32_t* places, HeadShape shape, DType dtype, const RowSpan* spans, std::int64_t num_spans,
+              void* queries) {
   if (kvq.rows == 0 || num_spans == 0) return;
   Session& s = session_of(stream);
   RopeKvArgs args{};
   args.kvq = static_cast<const float*>(kvq.data);
   args.angles = static_cast<const float*>(angles.data);
   args.positions = s.input(positions, kvq.rows);
+  args.places = s.input(places, kvq.rows);
   args.spans = s.input(spans, num_spans);
   args.queries = queries;
   args.row_values = kvq.cols;
@@ -34,14 +36,15 @@ void write_kv(const Stream& stream, const ConstTensor& kvq, const ConstTensor& a
 
 }  // namespace
 
-void rope_kv_write(Stream stream, ConstTensor kv, ConstTensor angles, const std::int32_t* positions, HeadShape shape,
-                   DType dtype, const RowSpan* spans, std::int64_t num_spans) {
-  write_kv(stream, kv, angles, positions, shape, dtype, spans, num_spans, nullptr);
+void rope_kv_write(Stream stream, ConstTensor kv, ConstTensor angles, const std::int32_t* positions,
+                   const std::int32_t* places, HeadShape shape, DType dtype, const RowSpan* spans,
+                   std::int64_t num_spans) {
+  write_kv(stream, kv, angles, positions, places, shape, dtype, spans, num_spans, nullptr);
 }
 
-void rope_kvq(Stream stream, ConstTensor kvq, ConstTensor angles, const std::int32_t* positions, HeadShape shape,
-              const RowSpan* spans, std::int64_t num_spans, Tensor out) {
-  write_kv(stream, kvq, angles, positions, shape, out.dtype, spans, num_spans, out.data);
+void rope_kvq(Stream stream, ConstTensor kvq, ConstTensor angles, const std::int32_t* positions,
+              const std::int32_t* places, HeadShape shape, const RowSpan* spans, std::int64_t num_spans, Tensor out) {
+  write_kv(stream, kvq, angles, positions, places, shape, out.dtype, spans, num_spans, out.data);
 }
 
 }  // namespace llada::cuda

@@ -10,6 +10,7 @@ struct RopeKvArgs {
   const float* kvq;               // (rows, row_values): K, V and, if there are query heads, Q
   const float* angles;            // as of RopeArgs
   const std::int32_t* positions;  // (rows)
+  const std::int32_t* places;     // (rows)
   const RowSpan* spans;           // (num_spans)
   void* queries;                  // (rows, num_heads * head_dim) in T
   std::int64_t row_values;
@@ -44,9 +45,8 @@ __global__ void __launch_bounds__(kRopeThreads) rope_kv_kernel(RopeKvArgs args) 
   const int units = args.head_dim / 8;  // of a head
   const int head = unit / units;        // of all that are in the row
   if (head >= 2 * args.num_kv_heads + args.num_heads) return;
-  const std::int64_t position = args.positions[r];
   const float* const from = args.kvq + r * args.row_values + static_cast<std::int64_t>(head) * args.head_dim;
-  const float* const angle = args.angles + position * args.head_dim;
+  const float* const angle = args.angles + std::int64_t{args.positions[r]} * args.head_dim;
   const int quad = unit % units * 4;
   if (head >= 2 * args.num_kv_heads) {
     const std::int64_t query_head = head - 2 * args.num_kv_heads;
@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(kRopeThreads) rope_kv_kernel(RopeKvArgs args) 
   if (span == nullptr) return;
   const bool is_value = head >= args.num_kv_heads;
   const std::int64_t kv_head = is_value ? head - args.num_kv_heads : head;
-  const std::int64_t to = (kv_head * span->kv.capacity + position) * args.head_dim;
+  const std::int64_t to = (kv_head * span->kv.capacity + args.places[r]) * args.head_dim;
   if (is_value) {
     T* v = static_cast<T*>(span->kv.v) + to;
     const int i = 2 * quad;

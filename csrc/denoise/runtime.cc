@@ -21,14 +21,20 @@ Runtime::Runtime(const std::string& folder, const RuntimeOptions& options)
       model_(config_, weights_, ops_, memory_),
       loop_(model_, kv_, weights_, ops_) {}
 
-std::int32_t Runtime::open_slot(std::vector<std::int32_t> canvas) {
+std::int32_t Runtime::open_slot(std::vector<std::int32_t> canvas, std::int32_t last_position) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  return kv_.open(std::move(canvas));
+  return kv_.open(std::move(canvas), last_position);
 }
 
-void Runtime::write_slot(std::int32_t slot, std::vector<std::int32_t> canvas) {
+std::int32_t Runtime::copy_slot(std::int32_t slot) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  kv_.write(slot, std::move(canvas));
+  const Slot& from = kv_.at(slot);
+  return kv_.open(from.canvas, from.last_position);
+}
+
+void Runtime::write_slot(std::int32_t slot, std::vector<std::int32_t> canvas, std::int32_t last_position) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  kv_.write(slot, std::move(canvas), last_position);
 }
 
 void Runtime::close_slot(std::int32_t slot) {

@@ -43,8 +43,10 @@ class Runtime {
   // What the session on the device has done; zeros on the processor.
   DeviceCounts device_counts();
 
-  std::int32_t open_slot(std::vector<std::int32_t> canvas);
-  void write_slot(std::int32_t slot, std::vector<std::int32_t> canvas);
+  std::int32_t open_slot(std::vector<std::int32_t> canvas, std::int32_t last_position = -1);
+  // A slot with the same canvas, whose K and V are yet to be computed.
+  std::int32_t copy_slot(std::int32_t slot);
+  void write_slot(std::int32_t slot, std::vector<std::int32_t> canvas, std::int32_t last_position = -1);
   void close_slot(std::int32_t slot);
   std::int64_t num_open_slots();
   std::vector<std::int32_t> canvas(std::int32_t slot);

@@ -5,6 +5,7 @@ namespace llada {
 void ForwardBatch::clear() {
   tokens.clear();
   positions.clear();
+  places.clear();
   wanted.clear();
   parts.clear();
 }
@@ -14,10 +15,11 @@ void ForwardBatch::begin(SlotView slot, std::int64_t visible) {
   parts.push_back({row, row, visible, slot});
 }
 
-std::int64_t ForwardBatch::add(std::int32_t position) {
+std::int64_t ForwardBatch::add(std::int32_t place) {
   Part& part = parts.back();
-  tokens.push_back(part.slot.canvas[position]);
-  positions.push_back(position);
+  tokens.push_back(part.slot.canvas[place]);
+  positions.push_back(place + 1 == part.slot.length ? part.slot.last_position : place);
+  places.push_back(place);
   return part.row_end++;
 }
 

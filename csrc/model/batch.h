@@ -18,6 +18,8 @@ struct QuerySpan {
 // A slot as a forward sees it: the tokens of its canvas, and K and V of each layer. A view owns neither.
 struct SlotView {
   const std::int32_t* canvas = nullptr;
+  std::int32_t length = 0;
+  std::int32_t last_position = 0;  // of the token at the end of the canvas; those before have their index
   const KvView* layers = nullptr;
 };
 
@@ -26,6 +28,7 @@ struct SlotView {
 struct ForwardBatch {
   std::vector<std::int32_t> tokens;     // (num_rows)
   std::vector<std::int32_t> positions;  // (num_rows)
+  std::vector<std::int32_t> places;     // (num_rows), in the slot
   std::vector<std::int64_t> wanted;     // (num_wanted) ascending row indices
   struct Part {
     std::int64_t row_begin;
@@ -38,8 +41,8 @@ struct ForwardBatch {
   void clear();
   // Begins a part: rows of one slot that see [0, visible).
   void begin(SlotView slot, std::int64_t visible);
-  // Appends a row to the part, its token from the slot's canvas. Returns the row.
-  std::int64_t add(std::int32_t position);
+  // Appends the row of a place in the slot's canvas to the part. Returns the row.
+  std::int64_t add(std::int32_t place);
 };
 
 }  // namespace llada

@@ -1,5 +1,6 @@
 #include "model/kv_pool.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "core/check.h"
@@ -14,6 +15,14 @@ void check_tokens(const std::vector<std::int32_t>& canvas, std::int64_t vocab_si
   for (std::size_t i = 0; i < canvas.size(); ++i)
     check(canvas[i] >= 0 && canvas[i] < vocab_size, ErrorKind::kInvalidRequest, "expected token ids from 0 to ",
           vocab_size - 1, ", got ", canvas[i], " at position ", i);
+}
+
+// The position of the token at the end of a canvas, as it was told; -1: its index.
+std::int32_t checked_last_position(std::size_t length, std::int32_t told, std::int64_t max_length) {
+  const std::int32_t index = static_cast<std::int32_t>(length) - 1;
+  check(told == -1 || (index <= told && told < max_length), ErrorKind::kInvalidRequest, "last_position: expected ",
+        index, " to ", max_length - 1, ", got ", told);
+  return told == -1 ? index : told;
 }
 
 }  // namespace
@@ -36,7 +45,7 @@ void KvPool::reserve(std::int64_t num_bytes) {
   arena_ = std::make_unique<Arena>(num_bytes, arena_memory(memory_));
 }
 
-std::int32_t KvPool::open(std::vector<std::int32_t> canvas) {
+std::int32_t KvPool::open(std::vector<std::int32_t> canvas, std::int32_t last_position) {
   const std::int64_t length = static_cast<std::int64_t>(canvas.size());
   check(length >= 1, ErrorKind::kInvalidRequest, "expected at least one token, got none");
   check(length <= config_.max_sequence_length, ErrorKind::kContextLength, "expected at most ",
@@ -45,6 +54,7 @@ std::int32_t KvPool::open(std::vector<std::int32_t> canvas) {
   if (!arena_) reserve(kDefaultArenaBytes);
   const std::int64_t capacity = kv_positions(length);
   Slot slot;
+  slot.last_position = checked_last_position(canvas.size(), last_position, config_.max_sequence_length);
   slot.canvas = std::move(canvas);
   slot.layers.reserve(config_.layers.size());
   const std::int32_t id = next_id_++;
@@ -65,11 +75,15 @@ std::int32_t KvPool::open(std::vector<std::int32_t> canvas) {
   return id;
 }
 
-void KvPool::write(std::int32_t id, std::vector<std::int32_t> canvas) {
+void KvPool::write(std::int32_t id, std::vector<std::int32_t> canvas, std::int32_t last_position) {
   Slot& slot = at(id);
-  check(canvas.size() == slot.canvas.size(), ErrorKind::kInvalidRequest, "expected ", slot.canvas.size(),
-        " tokens, as many as the canvas has, got ", canvas.size());
+  const std::int64_t least = static_cast<std::int64_t>(slot.canvas.size());
+  const std::int64_t most = std::min(kv_positions(least), config_.max_sequence_length);
+  const std::int64_t length = static_cast<std::int64_t>(canvas.size());
+  check(least <= length && length <= most, ErrorKind::kInvalidRequest, "expected ", least, " to ", most,
+        " tokens, which the slot has room for, got ", length);
   check_tokens(canvas, config_.vocab_size);
+  slot.last_position = checked_last_position(canvas.size(), last_position, config_.max_sequence_length);
   slot.canvas = std::move(canvas);
 }
 

@@ -1,4 +1,4 @@
-// K and V of the sequences that run. A canvas has a fixed length, so a slot is allotted once, whole, and never grows.
+// K and V of the sequences that run. A slot is allotted once, whole; its canvas may grow within that.
 #pragma once
 
 #include <map>
@@ -22,10 +22,13 @@ std::int64_t kv_slot_bytes(const ModelConfig& config, DType dtype, std::int64_t 
 
 struct Slot {
   std::vector<std::int32_t> canvas;
+  std::int32_t last_position = 0;  // of the token at its end
   std::vector<KvView> layers;
   char* memory = nullptr;
 
-  SlotView view() const { return {canvas.data(), layers.data()}; }
+  SlotView view() const {
+    return {canvas.data(), static_cast<std::int32_t>(canvas.size()), last_position, layers.data()};
+  }
 };
 
 class KvPool {
@@ -38,13 +41,14 @@ class KvPool {
   // The arena that the slots share, anew with `num_bytes`. Throws InternalError if slots are open, OutOfMemoryError.
   void reserve(std::int64_t num_bytes);
 
-  // K/V for each position of `canvas`, zeroed: what is stale in memory may be NaN. Throws InvalidRequestError for a
-  // token id outside the vocabulary, ContextLengthError, OutOfMemoryError.
-  std::int32_t open(std::vector<std::int32_t> canvas);
+  // K/V for each position of `canvas`, zeroed: what is stale in memory may be NaN. last_position: of the token at the
+  // end, further on than its index if the canvas leaves positions out there; -1: its index. Throws InvalidRequestError
+  // for a token id outside the vocabulary, ContextLengthError, OutOfMemoryError.
+  std::int32_t open(std::vector<std::int32_t> canvas, std::int32_t last_position = -1);
   void close(std::int32_t id);
 
-  // Replaces the tokens of a slot, as many as there were; K and V stay. Throws InvalidRequestError.
-  void write(std::int32_t id, std::vector<std::int32_t> canvas);
+  // Replaces the tokens of a slot, as many as it is allotted at most; K and V stay. Throws InvalidRequestError.
+  void write(std::int32_t id, std::vector<std::int32_t> canvas, std::int32_t last_position = -1);
 
   // Throws InvalidRequestError if there is no such slot.
   Slot& at(std::int32_t id);

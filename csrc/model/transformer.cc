@@ -93,9 +93,10 @@ Tensor Transformer::tensor(Block& block, DType dtype, std::int64_t rows, std::in
 
 ConstTensor Transformer::forward(Stream stream, const ForwardBatch& batch) {
   const std::int64_t num_rows = static_cast<std::int64_t>(batch.tokens.size());
-  std::int64_t length = 1;
-  for (const ForwardBatch::Part& part : batch.parts) length = std::max(length, part.visible);
-  need_angles(length);
+  std::int64_t num_positions = 1;
+  for (const std::int32_t position : batch.positions)
+    num_positions = std::max<std::int64_t>(num_positions, position + 1);
+  need_angles(num_positions);
   x_ = tensor(residual_, DType::kFloat32, num_rows, config_.d_model);
   positions_ = batch.positions;
   ops_.embed(stream, batch.tokens.data(), weights_.embedding, x_);
@@ -124,14 +125,14 @@ void Transformer::attention_block(Stream stream, std::int64_t layer, const Forwa
     ops_.matmul(stream, normed_rows_, w.key_value_query, /*accumulate=*/false, kvq);
     fill_spans(batch, layer, /*only_wanted=*/false);
     const Tensor rotated = tensor(queries_, dtype, x_.rows, q_size);
-    ops_.rope_kvq(stream, kvq, angles_, positions_.data(), shape, spans_.data(),
+    ops_.rope_kvq(stream, kvq, angles_, positions_.data(), batch.places.data(), shape, spans_.data(),
                   static_cast<std::int64_t>(spans_.size()), rotated);
     return attend(stream, layer, rotated);
   }
   const Tensor kv = tensor(projected_, DType::kFloat32, x_.rows, w.key_value.num_out);
   ops_.matmul(stream, normed_rows_, w.key_value, /*accumulate=*/false, kv);
   fill_spans(batch, layer, /*only_wanted=*/false);
-  ops_.rope_kv_write(stream, kv, angles_, positions_.data(), shape, dtype, spans_.data(),
+  ops_.rope_kv_write(stream, kv, angles_, positions_.data(), batch.places.data(), shape, dtype, spans_.data(),
                      static_cast<std::int64_t>(spans_.size()));
 
   if (last) {

@@ -226,14 +226,16 @@ struct Ops {
                Tensor out);
 
   // Rotates K, rounds K and V to T and writes both into the slots.  kv: (num_rows, 2 * num_kv_heads * head_dim)
-  // float32, K first; spans say whose rows these are, positions where they go.
-  void (*rope_kv_write)(Stream, ConstTensor kv, ConstTensor angles, const std::int32_t* positions, HeadShape,
-                        DType dtype, const RowSpan* spans, std::int64_t num_spans);
+  // float32, K first; spans say whose rows these are, places (num_rows) where in the slot they go. A row's place is
+  // its position, but where a canvas leaves positions out.
+  void (*rope_kv_write)(Stream, ConstTensor kv, ConstTensor angles, const std::int32_t* positions,
+                        const std::int32_t* places, HeadShape, DType dtype, const RowSpan* spans,
+                        std::int64_t num_spans);
 
   // rope and rope_kv_write of what one matmul gave, in one pass; nullptr in tables that gain nothing by it.
   // kvq: (num_rows, (2 * num_kv_heads + num_heads) * head_dim) float32, K, V, Q; out: Q as of rope.
-  void (*rope_kvq)(Stream, ConstTensor kvq, ConstTensor angles, const std::int32_t* positions, HeadShape,
-                   const RowSpan* spans, std::int64_t num_spans, Tensor out);
+  void (*rope_kvq)(Stream, ConstTensor kvq, ConstTensor angles, const std::int32_t* positions,
+                   const std::int32_t* places, HeadShape, const RowSpan* spans, std::int64_t num_spans, Tensor out);
 
   // out = softmax(q k^T / sqrt(head_dim)) v over the visible keys of each span; online softmax over tiles of 64 keys,
   // statistics float32. visible >= 1.  q: (num_rows, num_heads * head_dim) in T; out: like q, in T or float32.

@@ -105,6 +105,13 @@ class SamplingParams(_Said):
         one_of(BlockOrder),
         "Which block comes next; confidence: that of the surest token of all, which is committed by one more step.",
     )
+    suffix_window: int | None = _option(
+        None,
+        _COUNT,
+        "Masks that a block sees behind itself, beside the last one of the response. Memory and time then follow what "
+        "is written, and gen_length is a cap. By default a block sees the whole response.",
+        optional=True,
+    )
     temperature: float = _option(
         0.0, _NOT_NEGATIVE, "Gumbel noise on the candidates; 0 takes the best.", aliases=("temp",)
     )
@@ -206,7 +213,7 @@ class SamplingParams(_Said):
         "reference",
         one_of(Preset),
         "reference = the published loop; quality = blocks of 32; balanced = + threshold 0.9, prefix cache; "
-        "fast = + threshold 0.9, dual cache.",
+        "fast = + threshold 0.9, dual cache; streaming = fast + suffix_window 128.",
     )
 
     def __init__(self, **options: Unpack[SamplingOptions]) -> None:
@@ -241,6 +248,12 @@ class SamplingParams(_Said):
                 f"{parallel} needs a score between 0 and 1: expected remasking low_confidence, margin or random, "
                 "got entropy",
                 param=parallel,
+            )
+        if self.suffix_window is not None and self.block_order == "confidence":
+            raise InvalidRequestError(
+                f"suffix_window={self.suffix_window} and block_order=confidence exclude each other: expected one "
+                "of them",
+                param="suffix_window",
             )
         if self.regex is not None and self.choice:
             raise InvalidRequestError("regex and choice exclude each other: expected one of them", param="choice")

@@ -390,7 +390,8 @@ def test_bad_questions_about_logits(runtime, ranges, positions):
 def test_bad_tokens_for_a_slot(runtime):
     slot = runtime.open_slot(CANVAS)
     for tokens, words in (
-        (CANVAS[:-1], "as many as the canvas"),
+        (CANVAS[:-1], "expected 19 to 64 tokens"),
+        (np.zeros(65, np.int32), "expected 19 to 64 tokens"),
         (CANVAS * 0 + 160, "token ids"),
         (CANVAS * 0 - 1, "-1"),
     ):
@@ -399,6 +400,39 @@ def test_bad_tokens_for_a_slot(runtime):
     with pytest.raises(InvalidRequestError, match="open slot"):
         runtime.write_slot(slot + 1, CANVAS)
     assert np.array_equal(runtime.canvas(slot), CANVAS)
+
+
+@pytest.mark.parametrize("last_position", [-2, LENGTH - 2, 10**6])
+def test_bad_last_positions(runtime, last_position):
+    slot = runtime.open_slot(CANVAS, LENGTH + 5)
+    with pytest.raises(InvalidRequestError, match="last_position: expected 18 to"):
+        runtime.open_slot(CANVAS, last_position)
+    with pytest.raises(InvalidRequestError, match="last_position: expected 18 to"):
+        runtime.write_slot(slot, CANVAS, last_position)
+
+
+def test_a_last_position_is_kept_by_copies_and_replaced_by_writes(runtime):
+    positions = np.array([LENGTH - 1], np.int32)
+    far, near = runtime.open_slot(CANVAS, LENGTH + 40), runtime.open_slot(CANVAS)
+    copy = runtime.copy_slot(far)
+    logits = [runtime.logits(slot, spans_of((0, LENGTH)), positions) for slot in (far, copy, near)]
+    assert np.array_equal(logits[0], logits[1])
+    assert not np.array_equal(logits[0], logits[2])
+    runtime.write_slot(far, CANVAS)
+    assert np.array_equal(runtime.logits(far, spans_of((0, LENGTH)), positions), logits[2])
+
+
+def test_a_canvas_grows_within_its_slot(runtime):
+    longer = np.append(CANVAS, [IDS.mask] * 20).astype(np.int32)
+    slot = runtime.open_slot(CANVAS)
+    runtime.logits(slot, spans_of((0, LENGTH)), np.array([3], np.int32))
+    used = runtime.kv_used_bytes
+    runtime.write_slot(slot, longer)
+    whole = np.array([(0, len(longer), len(longer))], np.int32).view(_core.SPAN_DTYPE)[:, 0]
+    assert np.array_equal(runtime.logits(slot, whole, np.array([3], np.int32)), runtime.forward(longer)[[3]])
+    assert runtime.kv_used_bytes == used
+    runtime.close_slot(slot)
+    assert runtime.kv_used_bytes == 0
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,22 @@ def test_rope_kv_write(ops, dtype, heads, kv_heads, head_dim, theta):
     assert not got_v[untouched].any()
 
 
+@pytest.mark.parametrize("count", [1, 16, 19, 48])
+def test_a_row_may_lie_elsewhere_than_at_its_position(ops, dtype, count):
+    """The angles are those of the positions, the places those of the slot."""
+    rng = np.random.default_rng(count)
+    q, k, v = (normal(rng, count, 2, 16, dtype="float32") for _ in range(3))
+    places = np.arange(16, 16 + count, dtype=np.int32)
+    positions = places.copy()
+    positions[-1] = 1000
+    got_q, got_k, got_v = ops.rope_kv_write(q, k, v, positions, 80, 1e4, dtype, places)
+    assert_accurate(got_q, rope(q, positions, 1e4), plain(q, positions, 1e4, dtype), dtype)
+    assert_accurate(got_k[places], rope(k, positions, 1e4), plain(k, positions, 1e4, dtype), dtype)
+    assert_accurate(got_v[places], v, v, dtype)
+    for slot in (got_k, got_v):
+        assert not np.delete(slot, places, axis=0).any()
+
+
 @pytest.mark.parametrize("length", [1, 15, 16, 17, 127, 128, 129])
 def test_rope_writes_every_position_of_a_slot(ops, dtype, length):
     rng = np.random.default_rng(length)

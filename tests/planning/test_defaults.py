@@ -19,6 +19,7 @@ VALUES = {
     "steps": st.none() | LENGTHS,
     "block_length": st.none() | LENGTHS,
     "block_order": st.sampled_from(["left_to_right", "confidence"]),
+    "suffix_window": st.sampled_from([None, 16]),
     "temperature": st.sampled_from([0.0, 1.0]),
     "remasking": st.sampled_from(["low_confidence", "random", "margin", "entropy"]),
     "threshold": st.sampled_from([None, 0.5]),
@@ -56,6 +57,8 @@ TOUCHING = (
     "threshold",
     "factor",
     "preset",
+    "suffix_window",
+    "block_order",
     "audit",
     "error_budget",
 )

@@ -22,6 +22,7 @@ def test_defaults_are_those_of_the_published_loop():
         "steps": None,
         "block_length": None,
         "block_order": "left_to_right",
+        "suffix_window": None,
         "temperature": 0.0,
         "remasking": "low_confidence",
         "threshold": None,

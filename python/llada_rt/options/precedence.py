@@ -18,6 +18,13 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "quality": {"block_length": 32, "eos_early_stop": True},
         "balanced": {"block_length": 32, "threshold": 0.9, "cache": "prefix", "eos_early_stop": True},
         "fast": {"block_length": 32, "threshold": 0.9, "cache": "dual", "eos_early_stop": True},
+        "streaming": {
+            "block_length": 32,
+            "threshold": 0.9,
+            "cache": "dual",
+            "suffix_window": 128,
+            "eos_early_stop": True,
+        },
     }
 )
 
@@ -38,6 +45,7 @@ _EXCLUDE = (
     (("regex", _is_set), ("choice", _is_set)),
     (("regex", _is_set), ("block_order", _is("confidence"))),
     (("choice", _is_set), ("block_order", _is("confidence"))),
+    (("suffix_window", _is_set), ("block_order", _is("confidence"))),
     (("error_budget", _is_set), ("audit", _is(0))),
 )
 
@@ -53,10 +61,10 @@ def _less_excluded(weak: Mapping[str, Any], strong: Mapping[str, Any]) -> dict[s
 
 
 def without_subjects(options: Mapping[str, Any], preset: str) -> dict[str, Any]:
-    """The options that say nothing a preset newly named says: how many are committed, the cache, the end of the text;
-    the block length, if it says one.
+    """The options that say nothing a preset newly named says: how many are committed, the cache, the window, the end of
+    the text; the block length, if it says one.
     """
-    subjects = {"threshold", "factor", "cache", *PRESETS[preset]}
+    subjects = {"threshold", "factor", "cache", "suffix_window", *PRESETS[preset]}
     return {name: value for name, value in options.items() if name not in subjects}
 
 

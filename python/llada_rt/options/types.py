@@ -12,7 +12,7 @@ from typing import Literal, SupportsFloat, SupportsIndex, TypedDict
 Remasking = Literal["low_confidence", "random", "margin", "entropy"]
 Cache = Literal["none", "prefix", "dual", "dual_compact", "vicinity", "interval"]
 BlockOrder = Literal["left_to_right", "confidence"]
-Preset = Literal["reference", "quality", "balanced", "fast"]
+Preset = Literal["reference", "quality", "balanced", "fast", "streaming"]
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -30,6 +30,7 @@ class SamplingOptions(TypedDict, total=False):
     block_length: SupportsIndex | None
     block_size: SupportsIndex | None
     block_order: BlockOrder
+    suffix_window: SupportsIndex | None
     temperature: SupportsFloat
     temp: SupportsFloat
     remasking: Remasking

@@ -18,6 +18,11 @@ class Canvas:
     `span` holds the positions to be decoded: the response of a generation, first to last hole of an infill. Its
     last block may be short. A block without masks is passed over. `alone`: stretches that are a block each.
 
+    With a `window` the canvas streams: beside what is done and the active block it holds so many masks that follow the
+    block, and the last mask of all, at its own position (DPad: Chen et al. 2025; Streaming-dLLM: Xiao et al. 2026). The
+    masks in between are neither computed nor seen, so that memory and time follow what is written. The canvas grows
+    with the next block.
+
     Under block-causal attention (`visibility`) the blocks are those of the attention: the first one begins with the
     given text that shares it with the first position of the span.
     """
@@ -28,10 +33,12 @@ class Canvas:
         "block_length",
         "block_start_masked",
         "blocks",
+        "last_position",
         "mask_id",
         "span",
         "tokens",
         "visibility",
+        "window",
     )
 
     def __init__(
@@ -43,8 +50,10 @@ class Canvas:
         block_length: int | None = None,
         alone: Sequence[Span] = (),
         visibility: Visibility = FULL,
+        window: int | None = None,
     ) -> None:
-        if not 0 <= span.start < span.stop <= len(tokens):
+        """`window`: the masks behind the last of `tokens`, up to the end of the span, are not among them yet."""
+        if not 0 <= span.start < span.stop or (window is None and span.stop > len(tokens)):
             raise InvalidRequestError(f"nothing to decode: expected positions within [0, {len(tokens)}), got {span}")
         self.tokens: list[int] = list(tokens)  # (length,)
         self.mask_id = mask_id
@@ -57,6 +66,8 @@ class Canvas:
         self.visibility = visibility
         self.block_length = visibility.block_length or min(block_length or len(span), len(span))
         self.blocks = _blocks(visibility, span, self.block_length, alone)
+        self.window = window
+        self.last_position: int | None = None  # of the last token, where the canvas leaves positions out before it
         self._block = -1
         self._num_masked = 0
         self.block_start_masked = 0  # masks in the block when it began
@@ -73,11 +84,21 @@ class Canvas:
         pinned: Mapping[int, int] | None = None,
         alone: Sequence[Span] = (),
         visibility: Visibility = FULL,
+        window: int | None = None,
     ) -> Canvas:
-        """`pinned`: tokens of the response that are given, by their position in it."""
-        tokens = [*prompt, *((pinned or {}).get(index, mask_id) for index in range(gen_length))]
-        span = Span(len(prompt), len(tokens))
-        return cls(tokens, mask_id=mask_id, span=span, block_length=block_length, alone=alone, visibility=visibility)
+        """`pinned`: tokens of the response that are given, by their position in it; none beside a window."""
+        assert not (pinned and window)
+        length = gen_length if window is None else 0
+        tokens = [*prompt, *((pinned or {}).get(index, mask_id) for index in range(length))]
+        return cls(
+            tokens,
+            mask_id=mask_id,
+            span=Span(len(prompt), len(prompt) + gen_length),
+            block_length=block_length,
+            alone=alone,
+            visibility=visibility,
+            window=window,
+        )
 
     @classmethod
     def for_infill(
@@ -140,9 +161,26 @@ class Canvas:
     def next_block(self) -> None:
         """Go on to the next block that holds masks, or become complete."""
         self._block += 1
+        self._grow()
         while self._block < len(self.blocks) and not self.masks_in(self.blocks[self._block]):
             self._block += 1
+            self._grow()
         self._num_masked = self.block_start_masked = 0 if self.is_complete else self.masks_in(self.block)
+
+    @property
+    def shown(self) -> list[int]:
+        """The tokens that stand at their index: all but a last one that is further on."""
+        return self.tokens if self.last_position is None else self.tokens[:-1]
+
+    def _grow(self) -> None:
+        """Bring in the masks that the active block sees behind itself."""
+        if self.window is None or self.is_complete:
+            return
+        shown, stop = self.shown, min(self.block.stop + self.window, self.span.stop)
+        is_whole = stop + 1 >= self.span.stop
+        masks = (self.span.stop if is_whole else stop + 1) - len(shown)
+        self.tokens = [*shown, *[self.mask_id] * masks]
+        self.last_position = None if is_whole else self.span.stop - 1
 
     def num_open_blocks(self) -> int:
         """Blocks that hold masks, the active one and those after it."""
@@ -162,7 +200,7 @@ class Canvas:
 
     def first_settled(self, tokens: frozenset[int], begin: int = 0) -> int | None:
         """First position of the span, from `begin` on, that holds one of `tokens`, if no mask comes before it."""
-        for position in range(self.span.start, self.span.stop):
+        for position in range(self.span.start, min(self.span.stop, len(self.tokens))):
             token = self.tokens[position]
             if token == self.mask_id:
                 return None
@@ -171,8 +209,9 @@ class Canvas:
         return None
 
     def finish(self, fill: int) -> None:
-        """Complete the canvas now: what is still masked in the span becomes `fill`."""
-        for position in range(self.span.start, self.span.stop):
+        """Complete the canvas now: what is still masked in the span becomes `fill`, as far as the canvas has grown."""
+        self.tokens, self.last_position = self.shown, None
+        for position in range(self.span.start, min(self.span.stop, len(self.tokens))):
             if self.tokens[position] == self.mask_id:
                 self.tokens[position] = fill
         self._block = len(self.blocks)

@@ -39,7 +39,11 @@ class Member(Protocol):
 
     @property
     def length(self) -> int:
-        """Positions of its canvas."""
+        """Positions of its canvas. A canvas may grow when the member has run a step."""
+
+    @property
+    def last_position(self) -> int | None:
+        """The position of the canvas's last token, where that is not its index."""
 
     @property
     def is_guided(self) -> bool:
@@ -53,7 +57,7 @@ class Member(Protocol):
     def is_finished(self) -> bool: ...
 
     def slot_tokens(self) -> tuple[list[int], list[int] | None]:
-        """What its slots are opened with: the canvas and, if it is guided, the unconditional one."""
+        """What its slots hold: the canvas and, if it is guided, the unconditional one."""
 
     def plan(self) -> SequencePlan: ...
 
@@ -161,6 +165,13 @@ class Scheduler:
             self._num_seated += sign
         else:
             self._draw_rows += sign * _num_rows(member)
+
+    def wait_again(self, member: Member) -> None:
+        """A running one gives its slots back, which are the caller's to close, and waits before all others for new."""
+        assert isinstance(member, SequenceState)
+        self.remove(member)
+        member.slot = member.guide_slot = -1
+        self._waiting.appendleft(member)
 
     def remove(self, gone: Member | Draws) -> None:
         """Forget one, wherever it is; its slots are the caller's to close. Removing twice does nothing."""

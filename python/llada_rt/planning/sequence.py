@@ -60,6 +60,7 @@ class SequenceState:
     placed: dict[int, Placed] = field(default_factory=dict)  # by canvas position
     new_commits: tuple[Commit, ...] = ()  # of the last call
     last_committed: frozenset[int] = frozenset()  # positions, of the last step
+    has_grown: bool = False  # the canvas, since the last step: what lies in the slot is not of its places
 
     @property
     def is_guided(self) -> bool:
@@ -86,9 +87,18 @@ class SequenceState:
         """It has run as many forwards as it may."""
         return self.max_forwards is not None and self.num_forwards >= self.max_forwards
 
+    @property
+    def last_position(self) -> int | None:
+        return self.canvas.last_position
+
     def slot_tokens(self) -> tuple[list[int], list[int] | None]:
         tokens = self.canvas.tokens
-        return tokens, [self.sampling.mask_id] * len(tokens) if self.is_guided else None
+        if not self.is_guided:
+            return tokens, None
+        guide = [self.sampling.mask_id] * len(tokens)
+        for position in self.placed:
+            guide[position] = tokens[position]
+        return tokens, guide
 
     def query(self, ahead: int) -> tuple[QuerySpan, ...]:
         """What the cache policy asks for `ahead` steps from now, if the block lasts so long."""
@@ -112,6 +122,8 @@ class SequenceState:
         """What the next step recomputes."""
         if self.is_choosing:
             return self.canvas.query(self.canvas.visible(self.canvas.span))
+        if self.has_grown:
+            return self.canvas.query(self.canvas.visible(self.canvas.block))
         spans = self.query(0)
         return self._compacted(spans) if self.cache.compact and self.steps_in_block else spans
 
@@ -193,6 +205,7 @@ class SequenceState:
         self.canvas.commit(result.commits)
         self.new_commits = result.commits
         if result.num_steps:
+            self.has_grown = False
             last = result.num_steps - 1
             self.last_committed = frozenset(commit.position for commit in result.commits if commit.step == last)
         if self.audit and self.constraint is None:
@@ -215,7 +228,9 @@ class SequenceState:
         if self.end_tokens and self.canvas.first_settled(self.end_tokens, self.end_from) is not None:
             self.canvas.finish(self.end_fill)
         else:
+            length = len(self.canvas)
             self.canvas.next_block()
+            self.has_grown = len(self.canvas) != length
 
 
 def _runs(positions: Iterable[int], holds: Callable[[int], bool]) -> Iterator[Span]:

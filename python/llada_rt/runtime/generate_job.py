@@ -211,7 +211,7 @@ class GenerateJob(Job):
                 committed=[(commit.position, commit.token, commit.confidence) for commit in sequence.new_commits],
                 text_delta=text[given:],
                 text=text,
-                canvas=list(sequence.canvas.tokens),
+                canvas=list(sequence.canvas.shown),
                 prompt_length=len(self.request.prompt_token_ids),
                 finished=is_finished,
                 output=self.output if is_finished else None,
@@ -241,7 +241,7 @@ class GenerateJob(Job):
         """Make the completion; `reason`: what ended it before its canvas was full."""
         sequence, transcript = sample.sequence, sample.transcript
         start = len(self.request.prompt_token_ids)
-        response = sequence.canvas.tokens[start:]
+        response = sequence.canvas.shown[start:]
         ids = response if sequence.is_finished else self._settled(sequence)
         transcript.update(ids, is_complete=True)
         finish: FinishReason = reason or "length"
@@ -317,7 +317,7 @@ class GenerateJob(Job):
         template, mask_id = sample.request.template, sample.request.mask_id
         confidences = [placed.confidence for placed in sequence.placed.values()]
         if template is None:
-            num_decoded = len(sequence.canvas.span) - len(sample.request.pinned)
+            num_decoded = len(sequence.canvas.tokens) - sequence.canvas.span.start - len(sample.request.pinned)
             given = {place for place, _ in sample.request.pinned}
             hidden = {mask_id, *self.request.end_tokens}
             emitted = sum(token not in hidden and place not in given for place, token in enumerate(ids))

@@ -105,13 +105,19 @@ class Runner:
     def num_open_slots(self) -> int:
         return self._runtime.num_open_slots
 
-    def open(self, tokens: Sequence[int], guide: Sequence[int] | None) -> tuple[int, int]:
-        """Slots for a canvas and, with guidance, for the unconditional one (without: -1). Raises OutOfMemoryError."""
-        slot = self._runtime.open_slot(np.asarray(tokens, dtype=np.int32))
+    def open(
+        self, tokens: Sequence[int], guide: Sequence[int] | None, last_position: int | None = None
+    ) -> tuple[int, int]:
+        """Slots for a canvas and, with guidance, for the unconditional one (without: -1). Raises OutOfMemoryError.
+
+        last_position: of the last token, where that is not its index.
+        """
+        last = -1 if last_position is None else last_position
+        slot = self._runtime.open_slot(np.asarray(tokens, dtype=np.int32), last)
         if guide is None:
             return slot, -1
         try:
-            return slot, self._runtime.open_slot(np.asarray(guide, dtype=np.int32))
+            return slot, self._runtime.open_slot(np.asarray(guide, dtype=np.int32), last)
         except BaseException:
             self._runtime.close_slot(slot)
             raise
@@ -124,7 +130,7 @@ class Runner:
 
     def copy_slot(self, slot: int) -> int:
         """A slot with the same tokens; its keys and values are yet to be computed."""
-        return self._runtime.open_slot(self._runtime.canvas(slot))
+        return self._runtime.copy_slot(slot)
 
     def denoise(self, plan: StepPlan) -> StepResult:
         """Run the plan's steps; returns when a sequence has completed its block, or at the plan's limits."""
@@ -218,9 +224,10 @@ class Runner:
                 hint="a larger memory_limit, or fewer tokens",
             )
 
-    def write(self, slot: int, tokens: Sequence[int]) -> None:
-        """Replace the tokens of a slot, as many as it has."""
-        self._runtime.write_slot(slot, np.asarray(tokens, dtype=np.int32))
+    def write(self, slot: int, tokens: Sequence[int], last_position: int | None = None) -> None:
+        """Replace the tokens of a slot; there may be more than before where `slot_bytes` of them are as many."""
+        last = -1 if last_position is None else last_position
+        self._runtime.write_slot(slot, np.asarray(tokens, dtype=np.int32), last)
 
     def hidden(self, slot: int, spans: Sequence[QuerySpan], positions: Sequence[int]) -> _core.HiddenRows:
         """Recompute the spans of a slot as a step would; what logits at positions within them are made of.

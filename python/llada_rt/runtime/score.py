@@ -44,6 +44,7 @@ class ScoredDraw:
         self.audit: Audit | None = None  # it has no cache
         self.constraint: Constraint | None = None
         self.is_ready = True
+        self.last_position: int | None = None
         self.log_probs: tuple[float, ...] = ()  # of the targets, in order of position
         self.is_finished = False
         self.draw = draw

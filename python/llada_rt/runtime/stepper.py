@@ -36,6 +36,7 @@ class Stepper:
         )
         self._job_of: dict[Member, Job] = {}  # of the members queued and running
         self._kv_bytes: dict[Member, int] = {}  # held by the running ones
+        self._length_of: dict[Member, int] = {}  # of the canvas that the slots hold
         self._finished: Counter[str] = Counter()
         self._num = Counter(failed=0, dropped=0, calls=0, forwards=0, query_rows=0, committed=0)
         self._busy_s = 0.0
@@ -111,7 +112,7 @@ class Stepper:
         while (member := self._scheduler.next_waiting()) is not None:
             job = self._job_of[member]
             try:
-                slots = self.runner.open(*member.slot_tokens())
+                slots = self.runner.open(*member.slot_tokens(), member.last_position)
             except OutOfMemoryError as error:
                 if self._scheduler.num_running:
                     return  # a place is made when one of these ends
@@ -128,8 +129,11 @@ class Stepper:
             self.runner.close_slots(*slots)
             self.fail(job, error)
         else:
+            is_first = member not in self._length_of
+            self._length_of[member] = member.length
             self._kv_bytes[member] = self.kv_bytes_of(member)
-            job.admitted(member)
+            if is_first:
+                job.admitted(member)
 
     def _advance(self) -> None:
         """Write what the last steps of constrained members and their grammars give. Who has no turn in the time of a
@@ -151,7 +155,7 @@ class Stepper:
                     canvas = self.runner.canvas(slot)
                     for commit in outcome.commits:
                         canvas[commit.position] = commit.token
-                    self.runner.write(slot, canvas)
+                    self.runner.write(slot, canvas, member.last_position)
         except Exception as error:
             self.fail(self._job_of[member], error)
         else:
@@ -239,10 +243,27 @@ class Stepper:
             self._scheduler.settle(member, outcome)
             if job.stepped(member, block):
                 self._release(member)
+            elif member in self._job_of and member.length != self._length_of[member]:
+                self._refit(member)
         except Exception as error:
             self.fail(job, error)
             return
         self._tell(job)
+
+    def _refit(self, member: Member) -> None:
+        """Write a canvas that has grown into its slots or, where these are too small, let the member wait for others.
+
+        Nothing is lost: a block begins with a step that computes the whole canvas.
+        """
+        if self.kv_bytes_of(member) == self._kv_bytes[member]:
+            for slot, tokens in zip((member.slot, member.guide_slot), member.slot_tokens(), strict=True):
+                if tokens is not None:
+                    self.runner.write(slot, tokens, member.last_position)
+            self._length_of[member] = member.length
+            return
+        self.runner.close_slots(member.slot, member.guide_slot)
+        self._kv_bytes.pop(member)
+        self._scheduler.wait_again(member)
 
     def end(self, job: Job, reason: Literal["timeout", "abort"]) -> None:
         """End a job as it is."""
@@ -295,6 +316,7 @@ class Stepper:
             return
         self._scheduler.remove(member)
         self._kv_bytes.pop(member, None)
+        self._length_of.pop(member, None)
         slots = member.slot, member.guide_slot
         member.slot = member.guide_slot = -1
         self.runner.close_slots(*slots)

@@ -76,6 +76,11 @@ class RequestReader:
                 param="prompt",
                 hint="to fill holes use infill",
             )
+        if "suffix_window" in params.given and params.suffix_window is not None and (template is not None or pinned):
+            raise InvalidRequestError(
+                "suffix_window: expected a generation whose response is all open, got one with given text in it",
+                param="suffix_window",
+            )
         response = params.gen_length if template is None else len(template.tokens)
         self.check_length(len(ids), response, "gen_length" if template is None else "the template")
         self._check_ends(params)
@@ -360,6 +365,7 @@ def make_sequence(
             pinned=dict(request.pinned),
             alone=alone,
             visibility=visibility,
+            window=None if request.pinned else params.suffix_window,
         )
     # Where an end token ends the response: nowhere in a closed template.
     end_from = start if template is None else None if template.open_from is None else start + template.open_from
