@@ -100,7 +100,7 @@ def test_key_that_asks_for_another_model_is_refused_by_name(folder: Path, key, v
     write_config(folder, {key: value})
     with pytest.raises(UnsupportedModelError, match=rf"config\.json: {key}: expected .*, got "):
         _core.describe_model(str(folder))
-    with pytest.raises(ValueError, match=f"{key} expected"):
+    with pytest.raises(ValueError, match=f"{key}: expected"):
         ModelConfig.from_json(folder / "config.json")
 
 
