@@ -92,7 +92,7 @@ def _labels(rows: Sequence[TuneRow], report: TuneReport, x: Scale, y: Scale) -> 
 
 def ticks(low: float, high: float) -> list[float]:
     """Four to ten round numbers of a range."""
-    rough = (high - low) / 5
+    rough = (high - low) / 7
     power = 10 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
     return [
