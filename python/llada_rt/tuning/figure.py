@@ -12,6 +12,7 @@ Scale = Callable[[float], float]
 
 WIDTH, HEIGHT = 760, 440
 LEFT, RIGHT, TOP, BOTTOM = 64, 24, 44, 56
+CHARACTER = 6.2  # width of a letter, about
 # Colours that are told apart by any eye (Okabe and Ito).
 EXACT, FINAL, CHOSEN, DROPPED, INK = "#000000", "#0072b2", "#d55e00", "#bbbbbb", "#444444"
 
@@ -77,14 +78,16 @@ def _point(row: TuneRow, report: TuneReport, x: float, low: float, at: float, hi
 def _labels(rows: Sequence[TuneRow], report: TuneReport, x: Scale, y: Scale) -> list[str]:
     """The names, to the left of points in the right half; one that would cover another is moved down."""
     parts: list[str] = []
-    taken: list[tuple[float, float]] = []
+    taken: list[tuple[float, float, float]] = []  # from where to where a line of text goes, and how high
     for row in rows:
         is_right = x(row.tokens_per_s) > WIDTH / 2
         at = x(row.tokens_per_s) + (-9 if is_right else 9)
         height = y(row.right) - 7
-        while any(abs(at - other) < 260 and abs(height - beside) < 12 for other, beside in taken):
+        length = CHARACTER * len(row.name)
+        begin, end = (at - length, at) if is_right else (at, at + length)
+        while any(begin < stop and start < end and abs(height - beside) < 12 for start, stop, beside in taken):
             height += 12
-        taken.append((at, height))
+        taken.append((begin, end, height))
         colour = CHOSEN if row == report.chosen else INK
         parts.append(_text(at, height, row.name, colour, anchor="end" if is_right else "start"))
     return parts
