@@ -84,7 +84,7 @@ def test_these_are_the_public_names():
     assert set(CONSTRUCTORS) == {"AsyncEngine", "Engine", "EngineConfig", "Hole", "LladaRtError", "SamplingParams"}
     assert set(FUNCTIONS) == {"build_info"}
     assert {"Engine.vocab_size", "RequestOutput.usage", "Hole.rule"} <= set(PROPERTIES)
-    assert len(VALUES) == 14
+    assert len(VALUES) == 16
 
 
 @pytest.mark.parametrize("name", [*METHODS, *FUNCTIONS])

@@ -52,6 +52,7 @@ PLACES: list[set[str]] = [
     {"folder"},
     {"text"},
     {"runtime"},
+    {"tuning"},
     {"engine"},
     {"async_engine"},
     {"tools"},

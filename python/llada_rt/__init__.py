@@ -60,6 +60,8 @@ if TYPE_CHECKING:
     from .runtime.device import __version__ as __version__
     from .runtime.runner import build_info as build_info
     from .text.template import Hole as Hole
+    from .tuning.report import TuneReport as TuneReport
+    from .tuning.report import TuneRow as TuneRow
 
 _NAMES = {
     "async_engine": ("AsyncEngine",),
@@ -81,6 +83,7 @@ _NAMES = {
     "params": ("SamplingParams",),
     "runtime.runner": ("build_info",),
     "text.template": ("Hole",),
+    "tuning.report": ("TuneReport", "TuneRow"),
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 

@@ -10,7 +10,7 @@ import os
 import time
 import warnings
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
 from types import TracebackType
 from typing import Any, Literal, Unpack, overload
@@ -28,12 +28,17 @@ from .options.docstrings import with_options
 from .options.renamed import by_new_names
 from .outputs import EngineStats, RequestOutput, ScoreOutput, StepEvent, TextEvent
 from .params import SamplingParams
+from .runtime.device import __version__
 from .runtime.dispatcher import Dispatcher
 from .runtime.generate_job import Event, StreamMode
 from .runtime.intake import Intake
 from .runtime.runner import Runner
 from .text.requests import Prompt, RequestReader, Segments
 from .text.tokenizer import Tokenizer
+from .tuning.halving import Progress
+from .tuning.questions import Judge
+from .tuning.report import TuneReport
+from .tuning.run import tune as run_tuning
 
 # Engines to close at exit: a daemon thread must not be inside the compiled loop when the interpreter is taken down.
 _open_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
@@ -549,6 +554,80 @@ class Engine:
         )
         self._dispatcher.run([job])
         return job.result()
+
+    def tune(
+        self,
+        prompts: SequenceOf[Prompt],
+        answers: SequenceOf[Any] | None = None,
+        *,
+        judge: Judge | None = None,
+        params: SamplingParams | SequenceOf[SamplingParams] | None = None,
+        settings: SequenceOf[Mapping[str, Any]] | None = None,
+        budget_s: float = 300.0,
+        keep: float = 0.99,
+        batch: int | None = None,
+        out: str | os.PathLike[str] | None = None,
+        restart: bool = False,
+        tell: Callable[[Progress], None] | None = None,
+    ) -> TuneReport:
+        """Find the fastest decoding options of this model on this machine that keep enough of its quality.
+
+        Settings answer the prompts side by side, and successive halving leaves out the worse ones. What was found is
+        written beside the model: the options in generation_config.json under "llada_rt", where the next engine takes
+        them up as its defaults, and in the folder tuning a table, a figure, a report and the trials. The same call goes
+        on where an interrupted one has stopped. This engine's defaults stay as they are. The engine should have no
+        other work meanwhile.
+
+        Without answers, an answer is kept if it has the tokens of the exact decoder (preset quality, no cache, one
+        token a step), or if the model finds it at least as likely a token.
+
+        Args:
+            prompts: The prompts, each in a form that `generate` takes.
+            answers: What is right for each prompt: a text, or a list of texts. None: nobody knows.
+            judge: Called with an answer and the text that the model wrote, says whether the text is right: True,
+                False, or a number from 0 to 1. None: the text equals an answer, white space around it aside.
+            params: What all settings have in common, for all prompts or for each: `gen_length`, `stop`, `regex` and
+                others that are no matter of tuning.
+            settings: Mappings from option to value, to be compared. None: decoders, caches and block lengths in every
+                combination.
+            budget_s: Seconds that the run may take.
+            keep: Share of the exact decoder's quality that must be kept, above 0 and at most 1.
+            batch: Prompts that run together. None: `max_num_seqs`.
+            out: Folder for all that is written. None: the model folder.
+            restart: Forget the trials of an earlier run.
+            tell: Called after each trial with where the run is.
+
+        Returns:
+            What was found: the chosen setting, and a row for each.
+
+        Raises:
+            InvalidRequestError: There is no prompt, some prompts have an answer and others none, an argument or a
+                prompt cannot be used, the exact decoder is never right, or the budget is too small for two settings.
+            ConfigError: The results would go to the demo model or to another one, or the trials are of another run.
+            OutputError: The folder cannot be written.
+            LladaRtError: As `generate` and `score` raise.
+        """
+        info = self.info()
+        facts = ("device", "compute_type", "threads", "table", "num_parameters")
+        return run_tuning(
+            self,
+            self._intake.generate_jobs,
+            prompts,
+            answers,
+            model=self.config.model_dir,
+            defaults=self.default_params,
+            machine={"version": __version__, **{name: info[name] for name in facts}},
+            most_batch=self.config.max_num_seqs,
+            judge=judge,
+            params=params,
+            settings=settings,
+            budget_s=budget_s,
+            keep=keep,
+            batch=batch,
+            out=out,
+            restart=restart,
+            tell=tell,
+        )
 
     def close(self) -> None:
         """Free the model, and wait for the step under way. Closing twice does nothing.
