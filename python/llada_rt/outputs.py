@@ -215,6 +215,7 @@ class TextEvent(JsonValue):
     # With logprobs: the tokens that the text so far takes, less those of earlier events, and all that are left with the
     # last event of a sample. Joined they are those of its output.
     token_logprobs: list[TokenLogprob] | None = None
+    completion: CompletionOutput | None = None  # this sample's, with its last event
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +235,7 @@ class StepEvent(JsonValue):
     output: RequestOutput | None  # with the last event of all
     index: int = 0  # of the sample
     token_logprobs: list[TokenLogprob] | None = None  # with logprobs, one for each of `unmasked`
+    completion: CompletionOutput | None = None  # this sample's, with its last event
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,3 +270,5 @@ class EngineStats(JsonValue):
     num_committed: int  # tokens
     busy_s: float  # inside the compiled loop
     call_s: float | None  # of the call under way; None: there is none
+    # Since a step ended or, if that is later, since the oldest request came; None: there is no request.
+    since_step_s: float | None = None
