@@ -6,7 +6,7 @@ Values only; each has `to_dict`, which gives plain JSON values.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -158,16 +158,19 @@ class CompletionOutput(JsonValue):
         Control tokens, which the text does not show, have none. A token that was given (a fixed position of a template,
         a pinned token) is certain: its logprob is 0. None without the option `logprobs`.
         """
-        if self.token_logprobs is None:
-            return None
-        shown = ("token", "logprob", "bytes", "top_logprobs")
-        content = [
-            {name: known[name] for name in shown} | {"logprob": 0.0 if known["logprob"] is None else known["logprob"]}
-            for known in (each.to_dict() for each in self.token_logprobs if not each.is_special)
-        ]
-        for entry in content:
-            entry["top_logprobs"] = [{name: top[name] for name in shown[:3]} for top in entry["top_logprobs"]]
-        return {"content": content}
+        return None if self.token_logprobs is None else openai_content(self.token_logprobs)
+
+
+def openai_content(tokens: Iterable[TokenLogprob]) -> dict[str, Any]:
+    """`logprobs` of a choice, or of a piece of one: see CompletionOutput.openai_logprobs."""
+    shown = ("token", "logprob", "bytes", "top_logprobs")
+    content = [
+        {name: known[name] for name in shown} | {"logprob": 0.0 if known["logprob"] is None else known["logprob"]}
+        for known in (each.to_dict() for each in tokens if not each.is_special)
+    ]
+    for entry in content:
+        entry["top_logprobs"] = [{name: top[name] for name in shown[:3]} for top in entry["top_logprobs"]]
+    return {"content": content}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,5 @@
 """The command line: llada-rt generate | chat | infill | score (request_commands.py); info; convert | inspect | verify
-(model_commands.py); bench. Data goes to stdout, everything else to stderr.
+(model_commands.py); serve; bench. Data goes to stdout, everything else to stderr.
 
 Exit codes: 0 done, 1 unexpected failure, 2 usage, configuration or request, 3 model, 4 device, 5 memory,
 6 output cannot be written, 7 a check failed, 8 lines of a file of requests were refused, 130 interrupted; a reader that
@@ -27,7 +27,7 @@ from ..errors import (
     TokenizerError,
 )
 from ..params import SamplingParams
-from . import bench_command, model_commands, request_commands
+from . import bench_command, model_commands, request_commands, serve_command
 from .console import ReaderGone, emit, emit_json, prepare_streams, say, size_text
 from .model_commands import show_memory
 from .options import ENGINE_FLAGS, foreign_hint, with_flags
@@ -42,6 +42,7 @@ app = typer.Typer(
 )
 app.add_typer(request_commands.commands)
 app.add_typer(model_commands.commands)
+app.add_typer(serve_command.commands)
 app.add_typer(bench_command.commands)
 
 

@@ -22,6 +22,7 @@ from ..excerpt import excerpt, excerpt_of
 from ..log import LogLevel, on_stderr
 from ..options import foreign
 from ..params import ALIASES, SamplingParams
+from ..server.settings import ServerSettings
 
 
 def _flag_type(hint: Any) -> Any:
@@ -60,6 +61,7 @@ def _flags(kind: type, panel: str, skip: tuple[str, ...] = ()) -> dict[str, insp
 
 
 ENGINE_FLAGS = _flags(EngineConfig, "Engine", skip=("model_dir", "stream"))
+SERVER_FLAGS = _flags(ServerSettings, "Server")
 # What a command prints is chosen by --json, so return_tokens has its use there alone.
 PARAMS_FLAGS = _flags(SamplingParams, "Decoding (by default as the model's generation_config.json says)")
 
