@@ -158,7 +158,7 @@ class ScoreRequest(Body):
     answer: Text | list[int]
     mc_num: int = Field(128, ge=1, description="Draws; more of them, a smaller standard error.")
     seed: int = Field(0, ge=0, le=2**63 - 1)
-    cfg_scale: float = Field(0.0, ge=0)
+    cfg_scale: float = Field(0.0, ge=0, le=1e6)
 
 
 class TokenizeRequest(Body):
