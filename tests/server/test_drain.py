@@ -3,7 +3,9 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -191,6 +193,24 @@ def test_listening_for_everybody_without_a_key_is_told(tmp_path):
             started.send_signal(signal.SIGTERM)
             assert started.wait(10) == 0
             assert ("without an API key" in started.stderr.read()) is is_told
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="there is no openssl on this system")
+def test_tls(tmp_path):
+    certificate, key = str(tmp_path / "certificate.pem"), str(tmp_path / "key.pem")
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate]
+    subprocess.run([*made, *names], capture_output=True, check=True)
+    with process("--ssl-certfile", certificate, "--ssl-keyfile", key) as (_, url):
+        assert url.startswith("https://127.0.0.1:")
+        trusted = ssl.create_default_context(cafile=certificate)
+        answer = httpx.post(f"{url}/v1/completions", json={"prompt": "a", "max_tokens": 2}, verify=trusted)
+        assert answer.status_code == 200
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{url}/health")
+    done = command("--ssl-certfile", key, "--ssl-keyfile", certificate)
+    assert done.returncode == 2
+    assert "ssl_certfile" in done.stderr
 
 
 # ---------------------------------------------------------------- the command

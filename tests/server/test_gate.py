@@ -61,6 +61,7 @@ def test_no_path_but_probes_and_the_page_without_a_key(locked):
         else:
             fault(answer, 401, "invalid_api_key")
             assert answer.headers["www-authenticate"] == "Bearer"
+            fault(httpx.options(answer.url), 401, "invalid_api_key")
             seen.add(path)
     assert {"/metrics", "/version", "/openapi.json", "/v1/models", "/v1/chat/completions", "/tokenize"} <= seen
 
@@ -182,6 +183,46 @@ def test_what_is_no_json_object(ask, content):
     fault(answer, 400, "invalid_json")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"prompt": "' + b'\\"' * 900_000,
+        b'{"prompt": "a", "x": "' + b'\\"' * 900_000 + b"\\",
+        b'{"a": 1, ' + b", ".join(b'"%d": 1' % number for number in range(120_000)) + b', "a": 1}',
+        b'{"prompt": [' + b"1.5," * 400_000 + b"1]}",
+        b'{"prompt": [' + b"[1.5]," * 250_000 + b"[1]]}",
+        b'{"prompt": "a", ' + b", ".join(b'"%d": 1' % number for number in range(120_000)) + b"}",
+        b'{"' + b"a" * 1_900_000 + b'": 1, "prompt": "a"}',
+    ],
+    ids=lambda value: str(value[:24]),
+)
+def test_a_large_body_costs_little(ask, content):
+    began = time.monotonic()
+    answer = ask.post("/v1/completions", content=content, headers={"content-type": "application/json"})
+    fault(answer, 400, answer.json()["error"]["code"])
+    assert len(answer.content) < 2000
+    assert time.monotonic() - began < 5
+
+
+def test_a_large_body_of_other_paths_costs_little(ask):
+    for path, body in (
+        ("/v1/infill", {"segments": [1] * 600_000}),
+        ("/v1/infill", {"pinned": {str(number): "a" for number in range(150_000)}}),
+        ("/v1/edit", {"text": "a", "spans": [{"start": 0, "end": 1}] * 50_000}),
+        ("/v1/edit", {"text": "a", "spans": [1] * 600_000}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}] * 40_000}),
+        ("/v1/chat/completions", {"messages": [1] * 600_000}),
+        ("/detokenize", {"tokens": [1] * 600_000}),
+        ("/detokenize", {"tokens": ["a"] * 300_000}),
+        ("/v1/responses", {"input": "a", "include": [1] * 600_000}),
+    ):
+        began = time.monotonic()
+        answer = ask.post(path, json=body)
+        fault(answer, 400, answer.json()["error"]["code"])
+        assert len(answer.content) < 2000
+        assert time.monotonic() - began < 5, path
+
+
 def test_brackets_in_strings_are_no_depth(ask):
     assert ask.post("/v1/completions", json={"prompt": '["\\[' * 20, "max_tokens": 2}).status_code == 200
 
@@ -212,6 +253,12 @@ def test_brackets_in_strings_are_no_depth(ask):
         ({"prompt": "a", "stream": 1}, "stream"),
         ({"prompt": "a", "stream": "true"}, "stream"),
         ({"prompt": "a", "stream_mode": "block"}, "stream_mode"),
+        ({"prompt": "a", "stream_mode": "denoise"}, "stream_mode"),
+        ({"prompt": "a", "stream_options": {"include_usage": True}}, "stream_options"),
+        (
+            {"prompt": "a", "stream": True, "stream_options": {"include_obfuscation": True}},
+            "stream_options.include_obfuscation",
+        ),
         ({"prompt": "a", "logprobs": -1}, "logprobs"),
         ({"prompt": "a", "logprobs": 21}, "logprobs"),
         ({"prompt": "a", "\ud800": 1}, "body"),

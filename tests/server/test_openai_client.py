@@ -212,8 +212,8 @@ def test_an_unknown_field_is_refused_with_the_nearest(client):
         ({"extra_body": {"threshold": 0.5, "factor": 1.0}}, "factor"),
         ({"extra_body": {"timeout_s": 10_000}}, "timeout_s"),
         ({"extra_body": {"regex": "(a"}}, "regex"),
-        ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
-        ({"stream_options": {"more": 1}}, "stream_options.more"),
+        ({"stream": True, "stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
+        ({"stream": True, "stream_options": {"more": 1}}, "stream_options.more"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "user"}]}, "messages"),
         ({"messages": [{"role": "user", "content": None}]}, "messages"),
@@ -337,6 +337,25 @@ def test_a_denoise_stream_tells_every_position_once(server, client):
         assert mine["logprob"] == token.logprob
     assert steps[0]["canvas"] == [None] * 12
     assert all("canvas" not in step for step in steps[1:])
+
+
+def test_a_confidence_that_is_no_number_is_null(client):
+    """End tokens that are left out of the confidence have none."""
+    chunks = client.completions.create(
+        model=MODEL,
+        prompt="a",
+        max_tokens=60,
+        stream=True,
+        logprobs=1,
+        extra_body={"stream_mode": "denoise", "confidence_eos_eot_inf": True, "stop_token_ids": []},
+        **SAMPLED,
+    )
+    told = [
+        each["confidence"]
+        for chunk in chunks
+        for each in (chunk.model_extra.get("diffusion") or {}).get("unmasked", ())
+    ]
+    assert len(told) == 60
 
 
 def test_a_request_that_is_refused_is_no_stream(client):

@@ -68,12 +68,29 @@ def test_a_full_queue(small):
     fault(httpx.post(url, json={"prompt": "a", "n": 3}), 400, "request_too_large")
 
 
+def test_streams_that_can_never_all_wait_are_too_many(small):
+    body = {"prompt": ["a"] * 3, "stream": True}
+    fault(httpx.post(f"{small.url}/v1/completions", json=body), 400, "request_too_large")
+
+
 def test_of_several_streams_all_run_or_none(small):
     dropped = small.engine.stats().num_dropped
     with held(small.engine):
-        body = {"prompt": ["a", "b", "c", "d", "e"], "stream": True}
+        first = threading.Thread(
+            target=httpx.post, args=(f"{small.url}/v1/completions",), kwargs={"json": {"prompt": "a"}}
+        )
+        first.start()
+        wait_for(lambda: small.engine.num_running == 1)
+        second = threading.Thread(
+            target=httpx.post, args=(f"{small.url}/v1/completions",), kwargs={"json": {"prompt": "a"}}
+        )
+        second.start()
+        wait_for(lambda: small.engine.num_waiting == 1)
+        body = {"prompt": ["a", "b"], "stream": True}
         fault(httpx.post(f"{small.url}/v1/completions", json=body), 429, "queue_full")
     wait_for(lambda: small.engine.stats().num_dropped > dropped)
+    first.join()
+    second.join()
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -290,6 +307,8 @@ def test_metrics_count_what_was_answered(folder):
         assert metric("requests_total", endpoint="/v1/completions", code="200") == 2
         assert metric("requests_total", endpoint="/v1/completions", code="400") == 1
         assert metric("requests_total", endpoint="other", code="404") == 1
+        httpx.get(f"{server.url}/v1/models/{CANARY}")
+        assert metric("requests_total", endpoint="/v1/models/{name}", code="404") == 1
         assert metric("requests_rejected_total", reason="invalid_request") == 1
         assert metric("request_e2e_request_latency_seconds_count") == 0  # no such series
         assert metric("e2e_request_latency_seconds_count") == 2

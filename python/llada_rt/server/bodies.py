@@ -22,7 +22,8 @@ from .errors import MalformedBodyError, UnknownParameterError
 
 MAX_DEPTH = 64
 _FORMS = {"str", "int", "float", "bool"}
-_BRACKETS = re.compile(r'[\[\]{}]|"(?:[^"\\]|\\.)*"', re.DOTALL)  # strings are passed over
+# Strings are passed over, one without an end to the end of the body: whatever is written, each character is read once.
+_BRACKETS = re.compile(r'[\[\]{}]|"(?:[^"\\]++|\\.?)*+"?', re.DOTALL)
 
 
 class StrictRoute(APIRoute):
@@ -79,8 +80,8 @@ def _check_depth(text: str) -> None:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         raise MalformedBodyError(f"the body gives {excerpt_of(twice, 40)} twice", param=excerpt(twice, 40))
     return found
 

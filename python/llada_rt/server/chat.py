@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from ..errors import InvalidRequestError
 from ..outputs import CompletionOutput, RequestOutput, TokenLogprob
-from .decoding import format_options
+from .decoding import check_stream, format_options
 from .protocol import ChatRequest
 from .replies import (
     FINISH,
@@ -34,14 +34,14 @@ from .sse import Events
 
 async def chat(service: Service, body: ChatRequest, request: Request) -> Response:
     model = service.check_model(body.model)
+    check_stream(body.stream, body.stream_options, body.stream_mode)
     logprobs = read_logprobs(body.logprobs, body.top_logprobs)
     more = {"logprobs": logprobs, **format_options(body.response_format)}
     chosen = service.read_options(body.options, more)
     prompt = prompt_of(body.messages, body.chat_template_kwargs)
     head = head_of("chatcmpl-", "chat.completion", model, service)
     if body.stream:
-        mode = body.stream_mode or "append"
-        streams = await begin_all(service, [prompt], lambda one: service.begin(one, chosen.params, mode))
+        streams = await begin_all(service, [prompt], lambda one: service.begin(one, chosen.params, body.mode))
         form = ChatForm(head | {"object": "chat.completion.chunk"})
         pieces = chunks(service, streams, form, num_samples=chosen.params.n, includes_usage=body.includes_usage)
         return Events(service, streams, pieces, headers_for(chosen.ignored))

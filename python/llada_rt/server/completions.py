@@ -11,7 +11,7 @@ from starlette.responses import Response
 from ..errors import InvalidRequestError
 from ..outputs import CompletionOutput, TokenLogprob
 from .chat import head_of
-from .decoding import format_options
+from .decoding import check_stream, format_options
 from .errors import UnsupportedParameterError
 from .protocol import CompletionRequest
 from .replies import (
@@ -34,6 +34,7 @@ from .sse import Events
 
 async def complete(service: Service, body: CompletionRequest, request: Request) -> Response:
     model = service.check_model(body.model)
+    check_stream(body.stream, body.stream_options, body.stream_mode)
     if body.echo and body.logprobs is not None:
         raise UnsupportedParameterError(
             "logprobs: with echo the prompt's would be asked for, and a prompt is not generated",
@@ -48,8 +49,9 @@ async def complete(service: Service, body: CompletionRequest, request: Request) 
     head = head_of("cmpl-", "text_completion", model, service)
     num_samples = chosen.params.n
     if body.stream:
-        mode = body.stream_mode or "append"
-        streams = await begin_all(service, prompts, lambda one: service.begin(one, chosen.params, mode))
+        streams = await begin_all(
+            service, prompts, lambda one: service.begin(one, chosen.params, body.mode), num_samples
+        )
         form = CompletionForm(head, [text for text in echoed for _ in range(num_samples)], body.suffix is not None)
         pieces = chunks(service, streams, form, num_samples=num_samples, includes_usage=body.includes_usage)
         return Events(service, streams, pieces, headers_for(chosen.ignored))

@@ -19,6 +19,7 @@ from ..options import foreign
 from ..params import ALIASES, SamplingParams
 from .errors import UnknownParameterError, UnsupportedParameterError
 from .json_schema import regex_of_schema
+from .protocol import StreamOptions
 from .settings import ServerSettings
 
 OPTIONS = {spec.name: spec for spec in dataclasses.fields(SamplingParams)}
@@ -141,6 +142,18 @@ def _within_limits(params: SamplingParams, settings: ServerSettings) -> Sampling
             param="timeout_s",
         )
     return params
+
+
+def check_stream(stream: bool | None, options: StreamOptions | None, mode: str | None) -> None:
+    """Raises for what is said of a stream where there is none, and for what ours do not do."""
+    for name, value in (("stream_options", options), ("stream_mode", mode)):
+        if value is not None and not stream:
+            raise InvalidRequestError(f"{name}: expected stream = true beside it", param=name)
+    if options is not None and options.include_obfuscation:
+        raise UnsupportedParameterError(
+            "stream_options.include_obfuscation: is not supported, because chunks are not padded",
+            param="stream_options.include_obfuscation",
+        )
 
 
 def format_options(response_format: object, param: str = "response_format") -> dict[str, Any]:

@@ -35,6 +35,7 @@ from .service import Service
 from .sse import GONE, ClientGoneError
 
 PROBES = ("/health", "/health/progress", "/ready")
+_MODELS = "/v1/models/"
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _FIXED_HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
 _GONE = 499  # in the log and in the metrics; nobody is there to be told
@@ -61,7 +62,9 @@ class Gate:
 
     def _label(self, scope: Scope) -> str:
         path = route_path(scope)
-        return path if path in self._paths else "other"
+        if path in self._paths:
+            return path
+        return f"{_MODELS}{{name}}" if path.startswith(_MODELS) else "other"
 
     def _check(self, scope: Scope) -> None:
         """Raises what keeps a request out."""
@@ -69,7 +72,7 @@ class Gate:
         size = len(scope["raw_path"] or b"") + len(scope["query_string"])
         if size + sum(len(name) + len(value) + 4 for name, value in headers) > settings.max_header_bytes:
             raise HeadersTooLargeError(f"headers: expected at most {settings.max_header_bytes} bytes")
-        if self._keys.are_needed and route_path(scope) not in self._open_paths and scope["method"] != "OPTIONS":
+        if self._keys.are_needed and route_path(scope) not in self._open_paths:
             key = given_key(headers)
             if key is None:
                 raise AuthenticationError("an API key is needed: expected one Authorization: Bearer or X-Api-Key")

@@ -8,10 +8,11 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..errors import InvalidRequestError
+from ..errors import ContextLengthError, InvalidRequestError
 from ..excerpt import excerpt_of
 from ..outputs import CompletionOutput, RequestOutput, TokenLogprob
 from .chat import head_of, prompt_of
+from .decoding import check_stream
 from .protocol import EditRequest, InfillRequest, Span
 from .replies import (
     FINISH,
@@ -32,6 +33,7 @@ from .sse import Events
 
 
 async def infill(service: Service, body: InfillRequest, request: Request) -> Response:
+    _check_count(service, "segments", body.segments or ())
     prompt = _prompt(body) | {
         name: value
         for name in ("segments", "open_end", "suffix", "pinned")
@@ -41,6 +43,7 @@ async def infill(service: Service, body: InfillRequest, request: Request) -> Res
 
 
 async def edit(service: Service, body: EditRequest, request: Request) -> Response:
+    _check_count(service, "spans", body.spans)
     _check_spans(body.spans, len(body.text))
     segments = await service.beside(lambda: _segments(service, body.text, body.spans))
     edits = [{"start": each.start, "end": each.end, "before": body.text[each.start : each.end]} for each in body.spans]
@@ -58,6 +61,15 @@ def _prompt(body: InfillRequest | EditRequest) -> Json:
     if body.prompt is None:
         return {}
     return {"prompt": body.prompt} if isinstance(body.prompt, str) else {"prompt_token_ids": body.prompt}
+
+
+def _check_count(service: Service, name: str, given: Sequence[Any]) -> None:
+    """Not more than there are positions, before any of them is looked at."""
+    if len(given) > service.core.max_length:
+        raise ContextLengthError(
+            f"{name}: {len(given)} are more than the {service.core.max_length} tokens of the model's context",
+            param=name,
+        )
 
 
 def _check_spans(spans: Sequence[Span], length: int) -> None:
@@ -108,11 +120,11 @@ async def _answer(
     service: Service, body: InfillRequest | EditRequest, request: Request, prompt: Json, kind: str, edits: list[Json]
 ) -> Response:
     model = service.check_model(body.model)
+    check_stream(body.stream, body.stream_options, body.stream_mode)
     chosen = service.read_options(body.options, {"logprobs": body.logprobs})
     head = head_of(f"{kind}-", kind, model, service)
     if body.stream:
-        mode = body.stream_mode or "append"
-        streams = await begin_all(service, [prompt], lambda one: service.begin(one, chosen.params, mode))
+        streams = await begin_all(service, [prompt], lambda one: service.begin(one, chosen.params, body.mode))
         form = InfillForm(head | {"object": f"{kind}.chunk"}, edits)
         pieces = chunks(service, streams, form, num_samples=chosen.params.n, includes_usage=body.includes_usage)
         return Events(service, streams, pieces, headers_for(chosen.ignored))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
+import ssl
 import stat
 import threading
 import time
@@ -29,6 +30,7 @@ from .service import Service
 from .settings import ServerSettings
 
 BACKLOG = 2048
+_KEEP_ALIVE_S = 30  # longer than clients keep a connection: else one is closed while a request is on its way
 _LAST_WORDS_S = 5  # for answers that end with the server
 
 
@@ -43,6 +45,7 @@ def serve(
     Raises ConfigError for an address that cannot be had, and what the engine raises.
     """
     keys = Keys(settings)
+    _check_certificate(settings)
     if not settings.is_loopback and not keys.are_needed:
         logger.warning(
             "listening on %s without an API key: whoever reaches this address may use the model (--api-key-file)",
@@ -60,6 +63,18 @@ def serve(
         listening.close()
         if settings.uds is not None:
             Path(settings.uds).unlink(missing_ok=True)
+
+
+def _check_certificate(settings: ServerSettings) -> None:
+    """Before a model is loaded for nothing."""
+    if settings.ssl_certfile is None:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile)
+    except OSError as error:  # ssl's own errors are of this kind
+        raise ConfigError(
+            f"ssl_certfile, ssl_keyfile: cannot be used: {error.strerror or error}", param="ssl_certfile"
+        ) from error
 
 
 class Server(uvicorn.Server):
@@ -81,6 +96,7 @@ class Server(uvicorn.Server):
                 ssl_certfile=settings.ssl_certfile,
                 ssl_keyfile=settings.ssl_keyfile,
                 timeout_graceful_shutdown=_LAST_WORDS_S,
+                timeout_keep_alive=_KEEP_ALIVE_S,
                 backlog=BACKLOG,
             )
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import cache
-from typing import Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -17,6 +17,9 @@ from ..params import SamplingParams
 
 Text = str
 Json = dict[str, Any]
+Item = TypeVar("Item")
+# Of a list with a million faults the first is told, and the others are not looked for.
+List = Annotated[list[Item], Field(fail_fast=True)]
 StreamMode = Literal["append", "denoise"]
 
 
@@ -82,9 +85,13 @@ class Streamed(Decoded):
     def includes_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
 
+    @property
+    def mode(self) -> StreamMode:
+        return self.stream_mode or "append"
+
 
 class ChatRequest(Streamed):
-    messages: list[Json] = Field(description="The conversation: role and content of each; the last one is answered.")
+    messages: List[Json] = Field(description="The conversation: role and content of each; the last one is answered.")
     chat_template_kwargs: Json | None = Field(None, description="Values that the chat template may ask for.")
     logprobs: bool | None = Field(None, description="Tell each token's log-probability.")
     top_logprobs: int | None = Field(None, ge=0, le=20, description="So many alternatives beside each token.")
@@ -94,7 +101,7 @@ class ChatRequest(Streamed):
 
 
 class CompletionRequest(Streamed):
-    prompt: Text | list[int] | list[Text] | list[list[int]] = Field(description="A text or token ids, or several.")
+    prompt: Text | List[int] | List[Text] | List[List[int]] = Field(description="A text or token ids, or several.")
     suffix: Text | None = Field(None, description="A text that comes after what is written.")
     echo: bool | None = Field(None, description="Begin the text with the prompt.")
     logprobs: int | None = Field(None, ge=0, le=20, description="So many alternatives beside each token's own.")
@@ -106,56 +113,54 @@ class Span(Body):
 
     start: int = Field(ge=0)
     end: int = Field(ge=0)
-    length: int | list[int] | None = Field(
+    length: int | List[int] | None = Field(
         None, description="Tokens to write, or [least, most]; by default as many as the stretch has."
     )
     regex: Text | None = None
-    choice: list[Text] | None = None
+    choice: List[Text] | None = None
 
 
 class InfillRequest(Streamed):
-    segments: list[Any] | None = Field(
+    segments: List[Any] | None = Field(
         None,
         description='Fixed text, lists of token ids, and holes: a number of tokens or {"hole": n or [least, most], '
         '"regex", "choice"}.',
     )
     open_end: bool | None = Field(None, description="gen_length positions follow the segments.")
-    suffix: Text | list[int] | None = Field(None, description="In place of segments: gen_length positions before it.")
-    pinned: dict[Text, int] | None = Field(
-        None, description="In place of segments: tokens of the response by their positions."
-    )
-    prompt: Text | list[int] | None = None
-    messages: list[Json] | None = Field(None, description="A conversation, in place of a prompt.")
+    suffix: Text | List[int] | None = Field(None, description="In place of segments: gen_length positions before it.")
+    pinned: Json | None = Field(None, description="In place of segments: tokens of the response by their positions.")
+    prompt: Text | List[int] | None = None
+    messages: List[Json] | None = Field(None, description="A conversation, in place of a prompt.")
     chat_template_kwargs: Json | None = None
     logprobs: int | None = Field(None, ge=0, le=20)
 
 
 class EditRequest(Streamed):
     text: Text = Field(description="The text of which stretches are written anew.")
-    spans: list[Span] = Field(min_length=1, description="In order, none overlapping.")
+    spans: List[Span] = Field(min_length=1, description="In order, none overlapping.")
     prompt: Text | None = Field(None, description="A text before it that is kept out of the answer.")
-    messages: list[Json] | None = Field(None, description="A conversation, in place of a prompt.")
+    messages: List[Json] | None = Field(None, description="A conversation, in place of a prompt.")
     chat_template_kwargs: Json | None = None
     logprobs: int | None = Field(None, ge=0, le=20)
 
 
 class ResponsesRequest(Decoded):
-    input: Text | list[Json] = Field(description="A text, or a conversation.")
+    input: Text | List[Json] = Field(description="A text, or a conversation.")
     instructions: Text | None = Field(None, description="A system message before it.")
     max_output_tokens: int | None = Field(None, ge=1, description="Another name of gen_length.")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     text: Json | None = Field(None, description='{"format": ...} as response_format of a chat.')
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    include: list[Text] | None = Field(None, description='Only "message.output_text.logprobs".')
+    include: List[Text] | None = Field(None, description='Only "message.output_text.logprobs".')
     chat_template_kwargs: Json | None = None
-    metadata: dict[Text, Text] | None = None
+    metadata: Json | None = None
 
 
 class ScoreRequest(Body):
     model: Text | None = None
-    prompt: Text | list[int]
-    answer: Text | list[int]
+    prompt: Text | List[int]
+    answer: Text | List[int]
     mc_num: int = Field(128, ge=1, description="Draws; more of them, a smaller standard error.")
     seed: int = Field(0, ge=0, le=2**63 - 1)
     cfg_scale: float = Field(0.0, ge=0, le=1e6)
@@ -164,7 +169,7 @@ class ScoreRequest(Body):
 class TokenizeRequest(Body):
     model: Text | None = None
     prompt: Text | None = None
-    messages: list[Json] | None = None
+    messages: List[Json] | None = None
     chat_template_kwargs: Json | None = None
     add_special_tokens: bool = Field(True, description="Begin a text as a prompt of it begins (BOS).")
     split_special_tokens: bool | None = Field(None, description="As the option of the same name.")
@@ -173,13 +178,13 @@ class TokenizeRequest(Body):
 
 class DetokenizeRequest(Body):
     model: Text | None = None
-    tokens: list[int]
+    tokens: List[int]
     skip_special_tokens: bool = True
 
 
 class TemplateRequest(Body):
     model: Text | None = None
-    messages: list[Json]
+    messages: List[Json]
     chat_template_kwargs: Json | None = None
 
 

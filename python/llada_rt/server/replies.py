@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ..errors import RequestTooLargeError
+from ..json_values import plain
 from ..outputs import CompletionOutput, RequestOutput, StepEvent, TokenLogprob, openai_content
 from .service import Event, Service, Stream
 from .sse import DONE, ClientGoneError, dumped, event_of
@@ -118,8 +120,8 @@ class TextOffsets:
             if known.is_special:
                 continue
             told["tokens"].append(known.token)
-            told["token_logprobs"].append(0.0 if known.logprob is None else known.logprob)
-            told["top_logprobs"].append({top.token: top.logprob for top in reversed(known.top_logprobs)})
+            told["token_logprobs"].append(0.0 if known.logprob is None else plain(known.logprob))
+            told["top_logprobs"].append({top.token: plain(top.logprob) for top in reversed(known.top_logprobs)})
             told["text_offset"].append(self._at)
             self._at += len(self._decoder.decode(bytes(known.bytes or ())))
         return told
@@ -195,7 +197,7 @@ class Canvases:
         logprobs: Sequence[TokenLogprob | None] = event.token_logprobs or [None] * len(event.unmasked)
         unmasked = []
         for (position, token, confidence), known in zip(event.unmasked, logprobs, strict=True):
-            told = {"position": position - event.prompt_length, "confidence": confidence, **self._token(token)}
+            told = {"position": position - event.prompt_length, "confidence": plain(confidence), **self._token(token)}
             if known is not None:
                 told |= {key: known.to_dict()[key] for key in ("logprob", "top_logprobs")}
             unmasked.append(told)
@@ -255,9 +257,16 @@ async def merged(streams: Sequence[Stream]) -> AsyncGenerator[tuple[int, Event],
 
 
 async def begin_all(
-    service: Service, prompts: Sequence[Any], begin: Callable[[Any], Coroutine[Any, Any, Stream]]
+    service: Service, prompts: Sequence[Any], begin: Callable[[Any], Coroutine[Any, Any, Stream]], num_samples: int = 1
 ) -> list[Stream]:
     """The streams of all prompts, queued; if one is refused none runs."""
+    most = service.core.config.max_num_queued_reqs
+    if len(prompts) * num_samples > most:
+        raise RequestTooLargeError(
+            f"a stream of {len(prompts)} prompts with {num_samples} samples each is more than the {most} that may wait",
+            param="prompt",
+            hint="fewer at a time, or no stream",
+        )
     streams: list[Stream] = []
     try:
         for prompt in prompts:

@@ -16,7 +16,7 @@ from ..excerpt import excerpt_of
 from ..outputs import CompletionOutput, RequestOutput, TokenLogprob
 from ..params import SamplingParams
 from .chat import prompt_of
-from .decoding import format_options
+from .decoding import check_stream, format_options
 from .errors import UnsupportedParameterError, body_of
 from .protocol import ResponsesRequest
 from .replies import (
@@ -40,6 +40,12 @@ _TEXT_PARTS = ("input_text", "output_text", "text")
 
 async def respond(service: Service, body: ResponsesRequest, request: Request) -> Response:
     service.check_model(body.model)
+    check_stream(body.stream, body.stream_options, None)
+    if body.stream_options and body.stream_options.include_usage is not None:
+        raise UnsupportedParameterError(
+            "stream_options.include_usage: no field of this request, whose last event always has the usage",
+            param="stream_options.include_usage",
+        )
     unknown = [each for each in body.include or () if each != LOGPROBS]
     if unknown:
         raise UnsupportedParameterError(

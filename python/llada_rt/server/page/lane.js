@@ -117,8 +117,8 @@ export class Lane {
 function kindOf(token) {
   if (!token) return "mask";
   if (SPECIAL.test(token.text)) return "end";
-  if (token.confidence === null) return "given";
-  return `c${Math.max(0, Math.min(9, Math.floor(token.confidence * 10)))}`;
+  if (token.step === null) return "given";
+  return `c${Math.max(0, Math.min(9, Math.floor((token.confidence ?? 0) * 10)))}`; // null: it was not to be written
 }
 
 function shownText(text) {
