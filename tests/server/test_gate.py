@@ -319,6 +319,18 @@ def test_a_body_that_turns_out_to_be_too_large(narrow):
     assert answer.headers["connection"] == "close"
 
 
+@pytest.mark.parametrize(("body", "is_kept"), [(b"", True), (b"{}", False)])
+def test_a_connection_goes_on_unless_something_is_left_in_it(narrow, body, is_kept):
+    """A body that nobody reads, as that of a GET."""
+    head = f"GET /health HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    with socket.create_connection(narrow.place, timeout=5) as connection:
+        for _ in range(2 if is_kept else 1):
+            connection.sendall(head)
+            answer = connection.recv(65536)
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            assert (b"connection: close" in answer) is not is_kept
+
+
 def test_a_body_that_never_comes(narrow):
     head = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{"
     began = time.monotonic()

@@ -120,7 +120,10 @@ class _Visit:
         self._status = 0  # none sent yet
         self._has_body = False  # all of it was received
         self._num_bytes = 0
-        self._brings_body = any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
+        self._brings_body = any(
+            name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
+            for name, value in scope["headers"]
+        )
         self._body_until = time.monotonic() + service.settings.body_timeout
 
     async def make(self, app: ASGIApp, check: object, label: str) -> None:

@@ -137,7 +137,7 @@ class Form:
         self.head = head
 
     def first(self, index: int) -> Json | None:
-        """The choice that a response begins with."""
+        """The choice that a response begins with, before anything is known of it."""
         return None
 
     def text(self, index: int, delta: str, tokens: Sequence[TokenLogprob] | None) -> Json:
@@ -159,15 +159,13 @@ async def chunks(
     """Chunks of all streams as they come; the choices of the k-th begin at k * num_samples."""
     outputs: list[RequestOutput] = []
     blank = {"usage": None} if includes_usage else {}
-    begun: set[int] = set()
     canvases = Canvases(service)
+    for index in range(len(streams) * num_samples):
+        if (choice := form.first(index)) is not None:
+            yield event_of(form.head | {"choices": [choice]} | blank)
     async with aclosing(merged(streams)) as events:
         async for number, event in events:
             index = number * num_samples + event.index
-            if index not in begun:
-                begun.add(index)
-                if (choice := form.first(index)) is not None:
-                    yield event_of(form.head | {"choices": [choice]} | blank)
             shown = canvases.of(index, event) if isinstance(event, StepEvent) else {}
             # In a denoise stream log-probabilities come in the order of steps, with the tokens of `diffusion`.
             tokens = None if shown else event.token_logprobs
