@@ -50,6 +50,16 @@ def test_openai_async(demo):
 
 
 @needs_demo
+def test_langchain_chat(demo):
+    lines = said([sys.executable, str(ROOT / "examples/langchain_chat.py"), demo.url]).splitlines()
+    assert lines[0] == "invoke: 疑是地上霜"
+    assert lines[1].replace("|", "") == "stream: 疑是地上霜"
+    assert lines[2] == "batch: 疑是地上霜 黄河入海流"
+    assert lines[3] in ("form: known=True", "form: known=False")
+    assert lines[4] == "responses: 疑是地上霜"
+
+
+@needs_demo
 def test_watch_steps(demo):
     lines = said([sys.executable, str(ROOT / "examples/watch_steps.py"), demo.url]).splitlines()
     assert [line.count("░") for line in lines] == list(range(7, -1, -1))
