@@ -484,6 +484,42 @@ def test_a_response_format_of_ours(server, client, response_format, meant):
     assert answer.choices[0].message.content == own(server, {"messages": QUESTION}, **meant).text
 
 
+@pytest.mark.parametrize(
+    "response_format",
+    [
+        {},
+        {"type": "xml"},
+        {"type": "regex"},
+        {"type": "regex", "regex": None},
+        {"type": "choice"},
+        {"type": "json_schema"},
+        {"type": "json_schema", "json_schema": []},
+        {"type": "json_schema", "json_schema": {"name": "x"}},
+        {"type": "json_schema", "json_schema": {"schema": []}},
+        {"type": []},
+    ],
+    ids=str,
+)
+def test_what_a_response_format_cannot_be(client, response_format):
+    with pytest.raises(openai.BadRequestError) as error:
+        client.chat.completions.create(model=MODEL, messages=QUESTION, response_format=response_format)
+    assert error.value.param == "response_format"
+    with pytest.raises(openai.BadRequestError) as error:
+        client.responses.create(model=MODEL, input="a", text={"format": response_format})
+    assert error.value.param == "text"
+
+
+def test_a_rule_is_given_once(client):
+    with pytest.raises(openai.BadRequestError) as error:
+        client.chat.completions.create(
+            model=MODEL,
+            messages=QUESTION,
+            response_format={"type": "regex", "regex": "a"},
+            extra_body={"regex": "b"},
+        )
+    assert error.value.param == "regex"
+
+
 def test_a_json_schema_is_kept_to(client):
     schema = {
         "type": "object",

@@ -160,20 +160,20 @@ def format_options(response_format: object, param: str = "response_format") -> d
     """What `response_format` says, as regex or choice."""
     if response_format is None:
         return {}
-    kind = response_format.get("type") if isinstance(response_format, Mapping) else None
-    assert isinstance(response_format, Mapping) or kind is None
+    given = response_format if isinstance(response_format, Mapping) else {}
+    kind = given.get("type")
     if kind == "text":
         return {}
-    if kind == "json_schema" and isinstance(response_format, Mapping):
-        named = response_format.get("json_schema", response_format)  # beside type in a response, below it in a chat
+    if kind == "json_schema":
+        named = given.get("json_schema", given)  # a chat has the schema below it, a response beside the type
         schema = named.get("schema") if isinstance(named, Mapping) else None
         if schema is None:
             raise InvalidRequestError(f"{param}: expected json_schema with a schema, got none", param=param)
         return {"regex": regex_of_schema(schema, param)}
-    if kind in ("regex", "choice") and isinstance(response_format, Mapping):
-        if kind not in response_format:
+    if kind in ("regex", "choice"):
+        if given.get(kind) is None:
             raise InvalidRequestError(f"{param}: expected {kind} beside its type, got none", param=param)
-        return {kind: response_format[kind]}
+        return {kind: given[kind]}
     if kind == "json_object":
         raise UnsupportedParameterError(
             f"{param}: json_object is not supported, because any JSON is no regular language",

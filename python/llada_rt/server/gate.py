@@ -12,7 +12,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -126,8 +126,7 @@ class _Visit:
         )
         self._body_until = time.monotonic() + service.settings.body_timeout
 
-    async def make(self, app: ASGIApp, check: object, label: str) -> None:
-        assert callable(check)
+    async def make(self, app: ASGIApp, check: Callable[[Scope], None], label: str) -> None:
         service, began = self._service, time.monotonic()
         is_counted = label not in PROBES
         status = 0
