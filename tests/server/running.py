@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -46,9 +47,14 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(folder: Path | None, *, engine: dict[str, Any] | None = None, **settings: Any) -> Iterator[Running]:
+def running(
+    folder: Path | None, *, engine: dict[str, Any] | None = None, send_buffer: int | None = None, **settings: Any
+) -> Iterator[Running]:
+    """`send_buffer`: what the kernel keeps of what a client has not read."""
     chosen = ServerSettings(**({"port": 0} | settings))
     listening = listen(chosen)
+    if send_buffer is not None:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     made = AsyncEngine(folder, **({"threads": 1} | (engine or {})))
     service = Service(made, chosen)
     ready = threading.Event()

@@ -17,7 +17,7 @@ QUERIES = [(panel["title"], target["expr"]) for panel in BOARD["panels"] for tar
 @pytest.fixture(scope="module")
 def series(folder):
     """Labels of each series, after requests of every kind."""
-    with running(folder, max_unread_bytes=1) as server:
+    with running(folder) as server:
         url = f"{server.url}/v1/completions"
         for body in ({"audit": 1, "cache": "dual"}, {"stream": True}, {"max_tokens": 0}):
             httpx.post(url, json={"prompt": "a"} | body)

@@ -136,17 +136,40 @@ def test_a_storm_of_clients_that_leave_at_any_moment(small):
 
 def test_a_client_that_does_not_read_is_cut(folder):
     """Its kernel's buffers take some; the server keeps no more than it may, and ends the request."""
-    with running(folder, max_unread_bytes=20_000, write_timeout=60.0) as server:
-        body = LONG | {"n": 16, "logprobs": 20, "stream_mode": "denoise", "temperature": 1.0, "max_tokens": 120}
-        with connection_of(server, "/v1/completions", body, buffer=4096):
-            wait_for(lambda: server.metric("slow_clients_cut_total") == 1)
-            wait_for(lambda: server.service.num_open == 0)
+    with (
+        running(folder, send_buffer=4096, max_unread_bytes=100_000, write_timeout=60.0) as server,
+        held(server.engine) as release,
+    ):
+        body = LONG | {"n": 8, "logprobs": 20, "stream_mode": "denoise", "temperature": 1.0, "max_tokens": 120}
+        done = threading.Event()
+
+        def step():
+            while not done.wait(0.04):
+                release()
+
+        stepping = threading.Thread(target=step)
+        stepping.start()
+        try:
+            with connection_of(server, "/v1/completions", body, buffer=4096):
+                wait_for(lambda: server.metric("slow_clients_cut_total") == 1, 30)
+                wait_for(lambda: server.service.num_open == 0)
+        finally:
+            done.set()
+            stepping.join()
+        release()
         check_quiet(server)
-        assert httpx.post(f"{server.url}/v1/completions", json={"prompt": "a"}).status_code == 200
+        assert server.engine.stats().num_dropped == 1
+
+
+def test_one_large_piece_is_no_slow_client(folder):
+    with running(folder, max_unread_bytes=10) as server:
+        answer = httpx.post(f"{server.url}/v1/completions", json=LONG | {"logprobs": 20, "stream_mode": "denoise"})
+        assert answer.text.endswith("data: [DONE]\n\n")
+        assert server.metric("slow_clients_cut_total") == 0
 
 
 def test_a_client_that_takes_nothing_for_long_is_cut(folder):
-    with running(folder, write_timeout=0.3) as server:
+    with running(folder, send_buffer=4096, write_timeout=0.3) as server:
         body = LONG | {"n": 16, "logprobs": 20, "stream_mode": "denoise", "temperature": 1.0, "max_tokens": 120}
         with connection_of(server, "/v1/completions", body, buffer=4096):
             wait_for(lambda: server.metric("slow_clients_cut_total") == 1)

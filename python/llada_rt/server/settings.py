@@ -56,7 +56,10 @@ class ServerSettings:
     max_prompts: int = _option(64, "Prompts of one completion.", least=1, most=65_536)
     max_draws: int = _option(1024, "Draws of one score.", least=1, most=1_000_000)
     max_unread_bytes: int = _option(
-        1_000_000, "Bytes of a stream that its client leaves unread before it is cut.", least=1, most=2**31 - 1
+        1_000_000,
+        "Bytes of a stream that a client which takes nothing may leave before it is cut.",
+        least=1,
+        most=2**31 - 1,
     )
     request_timeout: float = _option(600.0, "Seconds that a request may take, waiting and running.", least=0.01)
     header_timeout: float = _option(10.0, "Seconds in which a request's headers must come.", least=0.01)

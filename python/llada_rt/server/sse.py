@@ -1,8 +1,8 @@
 """Server-sent events: an answer that is sent while it is made.
 
-What is made goes into a buffer at once, so the engine's own queue of events stays short. A client that leaves more than
-`max_unread_bytes` in the buffer, or takes none of it for `write_timeout`, is cut: its memory is bounded. A client that
-goes away ends its request after the step under way.
+What is made goes into a buffer at once, so the engine's own queue of events stays short. A client is cut that takes
+nothing for two seconds and has left more than `max_unread_bytes` by then, or takes nothing for `write_timeout`: what it
+costs is bounded. A client that goes away ends its request after the step under way.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from .errors import body_of, internal
 from .service import Service, Stream
 
 ABORT = "llada_rt.abort"  # of scope["extensions"]: ends a connection whose buffers nobody reads
+PATIENCE_S = 2.0  # with a client that has much to read: its network may stall for a moment
 GONE = "llada_rt.gone"  # in the scope of a stream whose client went away, or was cut
 DONE = b"data: [DONE]\n\n"
 PING = b": ping\n\n"
@@ -61,6 +63,7 @@ class Events(Response):
         self._pieces = pieces
         self._buffer = bytearray()
         self._news = asyncio.Event()
+        self._sending_since: float | None = None  # what the client has not taken yet
         self._is_made = False  # all that will come is in the buffer
         self._is_cut = False
 
@@ -93,7 +96,7 @@ class Events(Response):
             async for piece in self._pieces:
                 self._buffer += piece
                 self._news.set()
-                if len(self._buffer) > self._service.settings.max_unread_bytes:
+                if self._is_too_slow():
                     self._is_cut = True
                     return
         except LladaRtError as error:
@@ -103,6 +106,12 @@ class Events(Response):
         finally:
             self._is_made = True
             self._news.set()
+
+    def _is_too_slow(self) -> bool:
+        since = self._sending_since
+        if since is None or len(self._buffer) <= self._service.settings.max_unread_bytes:
+            return False
+        return time.monotonic() - since > PATIENCE_S
 
     def _tell(self, error: LladaRtError) -> None:
         self._service.metrics.tell_rejected(error.code)
@@ -118,12 +127,14 @@ class Events(Response):
             is_last = self._is_made
             piece = bytes(self._buffer) or (b"" if is_last else PING)
             self._buffer.clear()
+            self._sending_since = time.monotonic()
             try:
                 message = {"type": "http.response.body", "body": piece, "more_body": not is_last}
                 await asyncio.wait_for(send(message), settings.write_timeout)
             except TimeoutError:
                 self._is_cut = True
                 return
+            self._sending_since = None
             if is_last:
                 return
 
