@@ -1,11 +1,19 @@
 """What a service asks of an engine beside answers: texts as ids and back, whether steps are made, who ended how."""
 
+import asyncio
 import threading
 import time
 
 import pytest
 
-from llada_rt import ContextLengthError, InvalidRequestError, SamplingParams, TokenizerError
+from llada_rt import (
+    AsyncEngine,
+    ContextLengthError,
+    InvalidRequestError,
+    QueueFullError,
+    SamplingParams,
+    TokenizerError,
+)
 from tests.data.make_goldens import IDS
 from tests.engine.conftest import held
 from tests.engine.models import BOS
@@ -66,3 +74,24 @@ def test_since_step_tells_an_engine_that_makes_none(speaker):
         release()
     asking.join()
     assert speaker.stats().since_step_s is None
+
+
+def test_a_full_queue_is_told_before_a_request_is_read(text_folder, monkeypatch):
+    params = SamplingParams(gen_length=4, steps=4)
+
+    async def work():
+        async with AsyncEngine(text_folder, threads=1, max_num_seqs=1, max_num_queued_reqs=1) as engine:
+            with held(engine.engine):
+                first = asyncio.create_task(engine.chat(MESSAGES, params))
+                while engine.engine.num_running == 0:
+                    await asyncio.sleep(0.001)
+                second = asyncio.create_task(engine.chat(MESSAGES, params))
+                while engine.engine.num_waiting == 0:
+                    await asyncio.sleep(0.001)
+                monkeypatch.setattr(engine.engine._reader, "read", None)  # nobody comes so far
+                for call in (engine.chat(MESSAGES, params), engine.generate("a"), engine.score("a", "b")):
+                    with pytest.raises(QueueFullError):
+                        await call
+            await asyncio.gather(first, second)
+
+    asyncio.run(asyncio.wait_for(work(), 60))
