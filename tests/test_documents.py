@@ -211,8 +211,10 @@ def test_commands_are_taken_apart():
         ("convert A", "Missing"),
         ("bench compare --kind rooff", "rooff"),
         ("bench fly", "no such command"),
-        ("serve", "no such command"),
-        ("serve --help", "no such command"),
+        ("serve --port 0", None),
+        ("serve --prot 0", "no such option"),
+        ("served", "no such command"),
+        ("served --help", "no such command"),
         ("--loud", "no such option"),
     ],
 )

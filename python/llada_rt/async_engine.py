@@ -229,8 +229,12 @@ class AsyncEngine:
         await self.close()
 
     async def _made(self, make: Callable[[], Result], *, is_quick: bool) -> Result:
-        """Requests read and checked: encoding, templates, expressions and draws are work for another thread."""
+        """Requests read and checked: encoding, templates, expressions and draws are work for another thread.
+
+        Raises QueueFullError before that work if there is no place now: a refusal must be cheap when many ask.
+        """
         self._dispatcher.check_open()
+        self._dispatcher.check_room()
         return make() if is_quick else await asyncio.to_thread(make)
 
     async def _run(self, jobs: SequenceOf[Job]) -> None:

@@ -462,6 +462,28 @@ class Engine:
         tokenizer = self._reader.need_tokenizer()
         return tokenizer.apply_chat_template(messages, chat_template_kwargs=chat_template_kwargs)
 
+    def render_chat(
+        self, messages: SequenceOf[Mapping[str, Any]], *, chat_template_kwargs: Mapping[str, Any] | None = None
+    ) -> str:
+        """A conversation and the header of the answer as the model's chat template writes them."""
+        return str(self._reader.rendered(messages, chat_template_kwargs))
+
+    def encode(
+        self, prompt: Prompt, *, split_special_tokens: bool | None = None, add_beginning: bool = True
+    ) -> list[int]:
+        """Token ids of a prompt as `generate` reads it; what the prompt gives of its answer is left out.
+
+        `add_beginning`: put before a text what the post-processor of tokenizer.json puts there (BOS).
+        """
+        if isinstance(prompt, str) and not add_beginning:
+            return self._reader.ids_of(prompt, "prompt", split=bool(split_special_tokens))
+        return self._reader.prompt_parts(prompt, split_special_tokens)[1]
+
+    def decode(self, token_ids: SequenceOf[int], *, skip_special_tokens: bool = True) -> str:
+        """Text of token ids; special tokens leave nothing, or their names."""
+        ids = self._reader.check_ids(token_ids, "token_ids")
+        return self._reader.need_tokenizer().decode(ids, skip_special_tokens=skip_special_tokens)
+
     def forward(self, token_ids: SequenceOf[int]) -> NDArray[np.float32]:
         """Logits of one forward pass over all positions, masks included. Position i predicts token i.
 

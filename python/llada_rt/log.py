@@ -7,6 +7,7 @@ folder works, but perhaps not as was meant.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 LogLevel = Literal["debug", "info", "warning", "error"]
+
+_FACTS = ("request_id", "endpoint", "status")  # that a record may have beside its message
 
 logger = logging.getLogger("llada_rt")
 logger.addHandler(logging.NullHandler())
@@ -64,6 +67,20 @@ def on_stderr(level: LogLevel) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(before)
+
+
+def as_json() -> None:
+    """What is told on stderr is one JSON object a line from now on."""
+    for handler in logger.handlers:
+        if isinstance(handler.formatter, _Plain):
+            handler.setFormatter(_Json())
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        facts = {"time": record.created, "level": record.levelname.lower(), "logger": record.name}
+        facts |= {name: vars(record)[name] for name in _FACTS if name in vars(record)}
+        return json.dumps(facts | {"message": super().format(record)})
 
 
 class _Plain(logging.Formatter):

@@ -6,7 +6,7 @@ All are plain values, and each has `to_dict`, which gives plain JSON values.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -242,16 +242,19 @@ class CompletionOutput(JsonValue):
             {"content": [...]}, an entry for each token of the text. Control tokens, which the text does not show, have
             none. None without the option `logprobs`.
         """
-        if self.token_logprobs is None:
-            return None
-        shown = ("token", "logprob", "bytes", "top_logprobs")
-        content = [
-            {name: known[name] for name in shown} | {"logprob": 0.0 if known["logprob"] is None else known["logprob"]}
-            for known in (each.to_dict() for each in self.token_logprobs if not each.is_special)
-        ]
-        for entry in content:
-            entry["top_logprobs"] = [{name: top[name] for name in shown[:3]} for top in entry["top_logprobs"]]
-        return {"content": content}
+        return None if self.token_logprobs is None else openai_content(self.token_logprobs)
+
+
+def openai_content(tokens: Iterable[TokenLogprob]) -> dict[str, Any]:
+    """`logprobs` of a choice, or of a piece of one: see CompletionOutput.openai_logprobs."""
+    shown = ("token", "logprob", "bytes", "top_logprobs")
+    content = [
+        {name: known[name] for name in shown} | {"logprob": 0.0 if known["logprob"] is None else known["logprob"]}
+        for known in (each.to_dict() for each in tokens if not each.is_special)
+    ]
+    for entry in content:
+        entry["top_logprobs"] = [{name: top[name] for name in shown[:3]} for top in entry["top_logprobs"]]
+    return {"content": content}
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,6 +317,7 @@ class TextEvent(JsonValue):
         output: The whole output, with the last event of the request.
         token_logprobs: With `logprobs`: the tokens that the text so far takes, less those of earlier events. The last
             event of a sample has all that are left. Joined they are those of the sample's output.
+        completion: This sample's, with its last event.
     """
 
     request_id: str
@@ -323,6 +327,7 @@ class TextEvent(JsonValue):
     finished: bool
     output: RequestOutput | None
     token_logprobs: list[TokenLogprob] | None = None
+    completion: CompletionOutput | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,6 +348,7 @@ class StepEvent(JsonValue):
         output: The whole output, with the last event of the request.
         index: Which of the request's `n` samples, from 0.
         token_logprobs: With `logprobs`, one for each of `committed`.
+        completion: This sample's, with its last event.
     """
 
     request_id: str
@@ -358,6 +364,7 @@ class StepEvent(JsonValue):
     output: RequestOutput | None
     index: int = 0
     token_logprobs: list[TokenLogprob] | None = None
+    completion: CompletionOutput | None = None
 
     @property
     def unmasked(self) -> list[tuple[int, int, float]]:
@@ -414,6 +421,8 @@ class EngineStats(JsonValue):
         num_committed: Tokens committed.
         busy_s: Seconds inside the compiled loop.
         call_s: Seconds that the call under way has lasted. None: there is none.
+        since_step_s: Seconds since a step ended or, if that is later, since the oldest request came. None: there is no
+            request.
     """
 
     num_running: int
@@ -429,3 +438,4 @@ class EngineStats(JsonValue):
     num_committed: int
     busy_s: float
     call_s: float | None
+    since_step_s: float | None = None

@@ -47,6 +47,7 @@ def _option(
 
 
 _COUNT = integer(1, MAX_COUNT, f"an integer from 1 to {MAX_COUNT}")
+_SCALE = real("a number from 0 to 1e6", lambda v: 0 <= v <= 1e6)  # times a logit it stays finite in float32
 _NOT_NEGATIVE = real("a finite number >= 0", lambda v: v >= 0)
 
 
@@ -153,7 +154,7 @@ class SamplingParams(_Said):
         "Sets audit=1 unless that is given.",
         optional=True,
     )
-    cfg_scale: float = _option(0.0, _NOT_NEGATIVE, "Classifier-free guidance; above 0 each step costs two forwards.")
+    cfg_scale: float = _option(0.0, _SCALE, "Classifier-free guidance; above 0 each step costs two forwards.")
     seed: int | None = _option(
         None,
         integer(0, 2**64 - 1, "an integer from 0 to 2**64 - 1"),

@@ -89,7 +89,7 @@ BAD = [
     *[("steps", value) for value in (0, -1, 1.5, "8", False)],
     *[("block_length", value) for value in (0, -8, 1.5, "8", 129)],
     *[("temperature", value) for value in (-0.1, math.nan, math.inf, -math.inf, "0.5", None, True, 10**400)],
-    *[("cfg_scale", value) for value in (-1, math.nan, math.inf, None, "1")],
+    *[("cfg_scale", value) for value in (-1, 1.1e6, 1e300, math.nan, math.inf, None, "1")],
     *[("threshold", value) for value in (0, -0.5, 1.0000001, math.nan, math.inf, "0.9", True)],
     *[("factor", value) for value in (0, -1, math.nan, math.inf, "1")],
     *[("seed", value) for value in (-1, 2**64, 1.0, "3", True)],

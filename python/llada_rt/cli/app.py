@@ -1,7 +1,7 @@
 """The command line. Data goes to stdout, everything else to stderr.
 
 request_commands.py has generate, chat, infill and score; model_commands.py convert, inspect and verify;
-tune_command.py tune; bench_command.py bench. The command info is here.
+tune_command.py tune; serve_command.py serve; bench_command.py bench. The command info is here.
 
 Exit codes: 0 done, 1 unexpected failure, 2 usage, configuration or request, 3 model, 4 device, 5 memory,
 6 output cannot be written, 7 a check failed, 8 lines of a file of requests were refused, 130 interrupted. A reader that
@@ -29,7 +29,7 @@ from ..errors import (
     TokenizerError,
 )
 from ..params import SamplingParams
-from . import bench_command, model_commands, request_commands, tune_command
+from . import bench_command, model_commands, request_commands, serve_command, tune_command
 from .console import ReaderGone, emit, emit_json, prepare_streams, say, size_text
 from .model_commands import show_memory
 from .options import ENGINE_FLAGS, foreign_hint, with_flags
@@ -45,6 +45,7 @@ app = typer.Typer(
 app.add_typer(request_commands.commands)
 app.add_typer(model_commands.commands)
 app.add_typer(tune_command.commands)
+app.add_typer(serve_command.commands)
 app.add_typer(bench_command.commands)
 
 

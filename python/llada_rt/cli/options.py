@@ -23,6 +23,7 @@ from ..excerpt import excerpt, excerpt_of
 from ..log import LogLevel, on_stderr
 from ..options import foreign, renamed
 from ..params import ALIASES, SamplingParams
+from ..server.settings import ServerSettings
 from .console import say
 
 
@@ -46,7 +47,9 @@ def _word(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _flags(kind: type, panel: str, skip: tuple[str, ...] = ()) -> dict[str, inspect.Parameter]:
+def _flags(
+    kind: type, panel: str, skip: tuple[str, ...] = (), *, shows_defaults: bool = False
+) -> dict[str, inspect.Parameter]:
     hints = get_type_hints(kind)
     flags = {}
     for spec in dataclasses.fields(kind):
@@ -56,7 +59,9 @@ def _flags(kind: type, panel: str, skip: tuple[str, ...] = ()) -> dict[str, insp
         if hints[spec.name] in (bool, bool | None):
             word += "/--no-" + word[2:]
         hint = str if spec.metadata.get("is_size") else hints[spec.name]
-        option = typer.Option(word, help=spec.metadata["help"], rich_help_panel=panel, show_default=False)
+        default = str(spec.default).lower() if isinstance(spec.default, bool) else str(spec.default)
+        shown: bool | str = default if shows_defaults and spec.default not in (None, (), "") else False
+        option = typer.Option(word, help=spec.metadata["help"], rich_help_panel=panel, show_default=shown)
         flags[spec.name] = inspect.Parameter(
             spec.name,
             inspect.Parameter.KEYWORD_ONLY,
@@ -76,6 +81,7 @@ def _old_flags(flags: Mapping[str, inspect.Parameter]) -> dict[str, inspect.Para
 
 ENGINE_FLAGS = _flags(EngineConfig, "Engine", skip=("model_dir", "stream"))
 ENGINE_FLAGS |= _old_flags(ENGINE_FLAGS)
+SERVER_FLAGS = _flags(ServerSettings, "Server", shows_defaults=True)
 # What a command prints is chosen by --json, so return_tokens has its use there alone.
 PARAMS_FLAGS = _flags(SamplingParams, "Decoding (by default as the model's generation_config.json says)")
 

@@ -35,6 +35,7 @@ def integer(low: int, high: int, says: str) -> Callable[[str, object], int]:
             raise _invalid(name, says, value)
         return number
 
+    check.bounds = {"minimum": low, "maximum": high}  # type: ignore[attr-defined]  # for whoever describes it
     return check
 
 

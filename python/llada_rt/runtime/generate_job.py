@@ -197,6 +197,7 @@ class GenerateJob(Job):
                     finished=is_finished,
                     output=self.output if is_finished else None,
                     token_logprobs=self._new_logprobs(sample),
+                    completion=sample.completion,
                 )
                 self.events.append(event)
             return
@@ -216,6 +217,7 @@ class GenerateJob(Job):
                 finished=is_finished,
                 output=self.output if is_finished else None,
                 token_logprobs=self._logprobs(sequence, ((each.position, each.token) for each in sequence.new_commits)),
+                completion=sample.completion,
             )
         )
 

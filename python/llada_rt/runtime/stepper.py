@@ -40,6 +40,7 @@ class Stepper:
         self._finished: Counter[str] = Counter()
         self._num = Counter(failed=0, dropped=0, calls=0, forwards=0, query_rows=0, committed=0)
         self._busy_s = 0.0
+        self._step_ended = time.monotonic()
 
     @property
     def num_running(self) -> int:
@@ -52,7 +53,8 @@ class Stepper:
 
     def stats(self, *, num_waiting: int) -> EngineStats:
         """From any thread."""
-        call_began = self.call_began
+        call_began, now = self.call_began, time.monotonic()
+        oldest = min((job.arrived for job in list(self.jobs.values())), default=None)
         return EngineStats(
             num_running=self.num_running,
             num_waiting=num_waiting,
@@ -66,7 +68,8 @@ class Stepper:
             num_query_rows=self._num["query_rows"],
             num_committed=self._num["committed"],
             busy_s=self._busy_s,
-            call_s=None if call_began is None else time.monotonic() - call_began,
+            call_s=None if call_began is None else now - call_began,
+            since_step_s=None if oldest is None else now - max(oldest, self._step_ended),
         )
 
     def add(self, job: Job) -> None:
@@ -84,6 +87,10 @@ class Stepper:
 
     def step(self) -> None:
         """End those whose time is over, admit, run, take over."""
+        self._step()
+        self._step_ended = time.monotonic()
+
+    def _step(self) -> None:
         now = time.monotonic()
         for job in [job for job in list(self.jobs.values()) if job.deadline <= now]:
             self.end(job, "timeout")

@@ -65,7 +65,7 @@ class RequestReader:
 
     def read(self, prompt: object, params: SamplingParams, request_id: str) -> Request:
         """One prompt, with its length checked against the context."""
-        text, ids, more = self._parts(prompt, params.split_special_tokens)
+        text, ids, more = self.prompt_parts(prompt, params.split_special_tokens)
         template = self._template(more, params)
         pinned = self._pinned(more.get("pinned"), params)
         if template is None and not ids:
@@ -96,7 +96,7 @@ class RequestReader:
             end_tokens=self.special.ends,
         )
 
-    def _parts(self, prompt: object, split: bool | None) -> tuple[str | None, list[int], Mapping[str, Any]]:
+    def prompt_parts(self, prompt: object, split: bool | None) -> tuple[str | None, list[int], Mapping[str, Any]]:
         """(text, ids, the rest) of a prompt in any of its forms. `split`: as `split_special_tokens` says."""
         prompt_ids_of = functools.partial(self.prompt_ids_of, split=bool(split))
         if not isinstance(prompt, Mapping):
@@ -113,13 +113,8 @@ class RequestReader:
                 param="prompt",
             )
         if "messages" in prompt:
-            messages = check_messages(prompt["messages"])
-            self._check_characters(sum(len(text_of(message["content"])) for message in messages), "messages")
-            options = prompt.get("chat_template_kwargs")
-            tokenizer = self.need_tokenizer()
-            rendered = tokenizer.render_chat(messages, chat_template_kwargs=options)
-            self._check_characters(len(rendered), "messages")
-            ids = tokenizer.encode_chat(rendered, split_special_tokens=split is not False)
+            rendered = self.rendered(prompt["messages"], prompt.get("chat_template_kwargs"))
+            ids = self.need_tokenizer().encode_chat(rendered, split_special_tokens=split is not False)
             return None, self.check_ids(ids, "messages"), prompt
         if "prompt" in prompt:
             if not isinstance(prompt["prompt"], str):
@@ -130,6 +125,14 @@ class RequestReader:
         if "prompt_token_ids" in prompt:
             return None, self.check_ids(prompt["prompt_token_ids"], "prompt_token_ids"), prompt
         return None, [], prompt
+
+    def rendered(self, messages: object, chat_template_kwargs: Any) -> str:
+        """A conversation by the chat template, its length checked before and after."""
+        checked = check_messages(messages)
+        self._check_characters(sum(len(text_of(message["content"])) for message in checked), "messages")
+        text = self.need_tokenizer().render_chat(checked, chat_template_kwargs=chat_template_kwargs)
+        self._check_characters(len(text), "messages")
+        return text
 
     def _template(self, more: Mapping[str, Any], params: SamplingParams) -> Template | None:
         """What `segments` or `suffix` say; None: it is a generation."""
