@@ -465,7 +465,19 @@ class Engine:
     def render_chat(
         self, messages: SequenceOf[Mapping[str, Any]], *, chat_template_kwargs: Mapping[str, Any] | None = None
     ) -> str:
-        """A conversation and the header of the answer as the model's chat template writes them."""
+        """A conversation and the header of the answer as the model's chat template writes them.
+
+        Args:
+            messages: As of `chat`.
+            chat_template_kwargs: Names and values that the template may ask for beside the messages.
+
+        Returns:
+            The text; `chat` encodes it.
+
+        Raises:
+            InvalidRequestError: The messages cannot be read; ChatRoleError, a role that the template refuses.
+            TokenizerError: The model has no tokenizer; ChatTemplateError, no chat template that can be carried out.
+        """
         return str(self._reader.rendered(messages, chat_template_kwargs))
 
     def encode(
@@ -473,14 +485,36 @@ class Engine:
     ) -> list[int]:
         """Token ids of a prompt as `generate` reads it; what the prompt gives of its answer is left out.
 
-        `add_beginning`: put before a text what the post-processor of tokenizer.json puts there (BOS).
+        Args:
+            prompt: As of `generate`.
+            split_special_tokens: As of SamplingParams.
+            add_beginning: Put before a text what the post-processor of tokenizer.json puts there (BOS).
+
+        Returns:
+            (length,) ids.
+
+        Raises:
+            InvalidRequestError: The prompt cannot be read.
+            TokenizerError: Text was given to a model without a tokenizer.
         """
         if isinstance(prompt, str) and not add_beginning:
             return self._reader.ids_of(prompt, "prompt", split=bool(split_special_tokens))
         return self._reader.prompt_parts(prompt, split_special_tokens)[1]
 
     def decode(self, token_ids: SequenceOf[int], *, skip_special_tokens: bool = True) -> str:
-        """Text of token ids; special tokens leave nothing, or their names."""
+        """Text of token ids.
+
+        Args:
+            token_ids: (length,) ids of the model's vocabulary.
+            skip_special_tokens: Special tokens leave nothing; else their names.
+
+        Returns:
+            The text.
+
+        Raises:
+            InvalidRequestError: An id is outside the vocabulary.
+            TokenizerError: The model has no tokenizer.
+        """
         ids = self._reader.check_ids(token_ids, "token_ids")
         return self._reader.need_tokenizer().decode(ids, skip_special_tokens=skip_special_tokens)
 
