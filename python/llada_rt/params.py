@@ -31,7 +31,7 @@ from .options.checks import (
     stop_strings,
 )
 from .options.docstrings import with_options
-from .options.precedence import PRESETS, expand, fit_lengths, give_way, without_subjects
+from .options.precedence import NOT_SLIDING, PRESETS, expand, fit_lengths, give_way, without_subjects
 from .options.types import BlockOrder, Cache, Preset, Remasking, SamplingOptions
 
 
@@ -104,7 +104,8 @@ class SamplingParams(_Said):
     block_order: BlockOrder = _option(  # noqa: RUF009 (a dataclass field)
         "left_to_right",
         one_of(BlockOrder),
-        "Which block comes next; confidence: that of the surest token of all, which is committed by one more step.",
+        "Which block comes next; confidence: that of the surest token of all, which is committed by one more step. "
+        "sliding: the block begins with the first mask; sliding_greedy: and holds block_length masks.",
     )
     suffix_window: int | None = _option(
         None,
@@ -138,7 +139,7 @@ class SamplingParams(_Said):
     cache: Cache = _option(  # noqa: RUF009 (a dataclass field)
         "none",
         one_of(Cache),
-        "Key/value reuse between steps: none is exact, the others are approximate.",
+        "Key/value reuse between steps: none is exact, the others are approximate. A sliding block takes none or dsb.",
         aliases=("use_cache",),
     )
     audit: int = _option(
@@ -250,12 +251,13 @@ class SamplingParams(_Said):
                 "got entropy",
                 param=parallel,
             )
-        if self.suffix_window is not None and self.block_order == "confidence":
+        if self.suffix_window is not None and self.block_order != "left_to_right":
             raise InvalidRequestError(
-                f"suffix_window={self.suffix_window} and block_order=confidence exclude each other: expected one "
-                "of them",
+                f"suffix_window={self.suffix_window} and block_order={self.block_order} exclude each other: expected "
+                "one of them",
                 param="suffix_window",
             )
+        self._check_sliding()
         if self.regex is not None and self.choice:
             raise InvalidRequestError("regex and choice exclude each other: expected one of them", param="choice")
         if self.error_budget is not None and not self.audit:
@@ -270,6 +272,21 @@ class SamplingParams(_Said):
             )
         if self.preset == "reference":
             self._check_reference()
+
+    def _check_sliding(self) -> None:
+        is_sliding = self.block_order not in NOT_SLIDING
+        if is_sliding != (self.cache == "dsb") and self.cache != "none":
+            expected = "none or dsb" if is_sliding else "block_order sliding or sliding_greedy"
+            raise InvalidRequestError(
+                f"block_order={self.block_order} and cache={self.cache} exclude each other: expected {expected}",
+                param="cache",
+            )
+        if is_sliding and self.preset == "reference":
+            raise InvalidRequestError(
+                f"the reference preset: expected blocks that stay where they are, got block_order={self.block_order}",
+                param="block_order",
+                hint="preset='quality'",
+            )
 
     def _check_reference(self) -> None:
         length = self.gen_length

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hypothesis import strategies as st
 
 from llada_rt.planning.audit import Audit
-from llada_rt.planning.caches import CACHES
+from llada_rt.planning.caches import CACHES, FIXED_BLOCK_CACHES
 from llada_rt.planning.canvas import Canvas
 from llada_rt.planning.decoders import steps_of_block
 from llada_rt.planning.plan import Commit, SamplingRule, SelectRule, Span, StepPlan
@@ -96,7 +96,7 @@ def made_params(draw) -> Params:
         num_to_transfer=draw(st.sampled_from([1, 1, 2, 5])),
         is_scheduled=rule != "top_k" and draw(st.booleans()),
         propose_mask=draw(st.booleans()),
-        cache=draw(st.sampled_from(sorted(CACHES))),
+        cache=draw(st.sampled_from(sorted(FIXED_BLOCK_CACHES))),
         remasking=draw(st.sampled_from(["low_confidence", "low_confidence", "margin", "random"])),
         temperature=draw(st.sampled_from([0.0, 0.0, 0.5, 2.0])),
         cfg_scale=draw(st.sampled_from([0.0, 0.0, 1.5])),

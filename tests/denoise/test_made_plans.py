@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from llada_rt import _core
 from llada_rt.config import EngineConfig
-from llada_rt.planning.caches import CACHES
+from llada_rt.planning.caches import FIXED_BLOCK_CACHES
 from llada_rt.planning.plan import StepPlan
 from llada_rt.runtime.runner import Runner
 from tests.data.make_goldens import CHECKPOINT, IDS, shaken
@@ -117,7 +117,7 @@ def test_given_text_is_not_edited(runner):
 
 
 @pytest.mark.parametrize("attention_block", [None, 8])
-@pytest.mark.parametrize("cache", sorted(CACHES))
+@pytest.mark.parametrize("cache", sorted(FIXED_BLOCK_CACHES))
 def test_an_edited_block_is_the_same_wherever_calls_end(runner, cache, attention_block):
     """And the reference's; a compact plan recomputes what may be edited, and what has been."""
     params = replace(EDITING, cache=cache, attention_block=attention_block, max_post_steps=4, seed=3)
@@ -148,7 +148,7 @@ def test_edits_have_their_alternatives(runner):
 
 
 @pytest.mark.parametrize("attention_block", [None, 8])
-@pytest.mark.parametrize("cache", [name for name in sorted(CACHES) if name != "none"])
+@pytest.mark.parametrize("cache", [name for name in sorted(FIXED_BLOCK_CACHES) if name != "none"])
 @pytest.mark.parametrize("every", [1, 3])
 def test_an_audit_changes_nothing(runner, cache, attention_block, every):
     params = replace(EDITING, cache=cache, attention_block=attention_block, max_post_steps=4)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from llada_rt import Engine, InvalidRequestError, OutOfMemoryError, SamplingParams
 from llada_rt.planning.audit import divergence
-from llada_rt.planning.caches import CACHES
+from llada_rt.planning.caches import FIXED_BLOCK_CACHES
 from tests.data.make_goldens import CHECKPOINT, IDS
 from tests.engine.conftest import check_idle
 from tests.tolerance import CONFIDENCE
@@ -29,7 +29,7 @@ def run(engine: Engine, params: SamplingParams, prompt=PROMPT):
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("cache", sorted(CACHES))
+@pytest.mark.parametrize("cache", sorted(FIXED_BLOCK_CACHES))
 @pytest.mark.parametrize("every", [1, 3])
 def test_an_audit_changes_nothing(engine: Engine, cache, options, every):
     params = SamplingParams(**(LONG | {"cache": cache} | options))
@@ -103,7 +103,7 @@ def test_divergence():
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("cache", [name for name in sorted(CACHES) if name != "none"])
+@pytest.mark.parametrize("cache", [name for name in sorted(FIXED_BLOCK_CACHES) if name != "none"])
 def test_no_budget_for_errors_is_no_cache(engine: Engine, cache, options):
     params = SamplingParams(**(LONG | options))
     exact = run(engine, params)
@@ -142,7 +142,9 @@ def test_the_budget_sets_the_audit_and_needs_it():
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     requests=st.lists(
-        st.tuples(st.sampled_from(sorted(CACHES)), st.integers(0, 4), st.integers(1, 20), st.integers(1, 40)),
+        st.tuples(
+            st.sampled_from(sorted(FIXED_BLOCK_CACHES)), st.integers(0, 4), st.integers(1, 20), st.integers(1, 40)
+        ),
         min_size=2,
         max_size=5,
     )

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llada_rt import Engine, Hole, InvalidRequestError, RequestTooLargeError, SamplingParams, TokenizerError
-from llada_rt.planning.caches import CACHES
+from llada_rt.planning.caches import FIXED_BLOCK_CACHES
 from llada_rt.planning.constraint import Constraint
 from llada_rt.planning.grammar import Grammar
 from tests.data.make_goldens import IDS
@@ -43,7 +43,7 @@ def test_the_text_matches(speaker: Engine, regex, options):
     assert texts
 
 
-@pytest.mark.parametrize("cache", sorted(CACHES))
+@pytest.mark.parametrize("cache", sorted(FIXED_BLOCK_CACHES))
 def test_holes_and_free_text_in_one_template(speaker: Engine, cache):
     segments = [
         "ab",
@@ -102,7 +102,7 @@ def test_a_threshold_writes_more_at_once():
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     regexes=st.lists(st.sampled_from([None, *REGEXES]), min_size=2, max_size=5),
-    cache=st.sampled_from(sorted(CACHES)),
+    cache=st.sampled_from(sorted(FIXED_BLOCK_CACHES)),
     temperature=st.sampled_from([0.0, 0.8]),
 )
 def test_neighbours_are_not_felt(speaker: Engine, regexes, cache, temperature):

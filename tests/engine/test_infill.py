@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llada_rt import Engine, SamplingParams
-from llada_rt.planning.caches import CACHES
+from llada_rt.planning.caches import FIXED_BLOCK_CACHES
 from tests.data.make_goldens import IDS
 
 OPTIONS = [
@@ -89,7 +89,7 @@ def test_a_suffix_of_masks_is_a_generation(engine: Engine):
         st.one_of(st.integers(1, 6), st.lists(st.integers(0, 155), min_size=0, max_size=6)), min_size=1, max_size=8
     ).filter(lambda segments: any(isinstance(segment, int) for segment in segments)),
     block_length=st.integers(1, 40),
-    cache=st.sampled_from(sorted(CACHES)),
+    cache=st.sampled_from(sorted(FIXED_BLOCK_CACHES)),
 )
 def test_any_template(engine: Engine, segments, block_length, cache):
     params = SamplingParams(preset="quality", block_length=block_length, cache=cache)

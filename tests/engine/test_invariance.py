@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from llada_rt import Engine, SamplingParams
-from llada_rt.planning.caches import CACHES
+from llada_rt.planning.caches import FIXED_BLOCK_CACHES
 from tests.data.make_goldens import CHECKPOINT, IDS
 from tests.engine.conftest import check_idle
 
@@ -19,7 +19,7 @@ def some_params(choice):
         "preset": choice.choice(["quality", "balanced", "fast"]),
         "gen_length": length,
         "block_length": choice.randint(1, length),
-        "cache": choice.choice(sorted(CACHES)),
+        "cache": choice.choice(sorted(FIXED_BLOCK_CACHES)),
         "temperature": choice.choice([0.0, 0.0, 0.8]),
         "cfg_scale": choice.choice([0.0, 0.0, 0.7]),
         "seed": choice.randrange(2**64),

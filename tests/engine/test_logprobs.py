@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from llada_rt import Engine, Hole, SamplingParams, TokenLogprob
-from llada_rt.planning.caches import CACHES
+from llada_rt.planning.caches import FIXED_BLOCK_CACHES
 from tests.data.make_goldens import CHECKPOINT, IDS
 from tests.engine.conftest import check_idle
 from tests.engine.test_invariance import some_params
@@ -138,7 +138,7 @@ def test_random_requests(seed):
         check_idle(engine)
 
 
-@pytest.mark.parametrize("cache", sorted(CACHES))
+@pytest.mark.parametrize("cache", sorted(FIXED_BLOCK_CACHES))
 def test_an_audit_changes_nothing(engine: Engine, cache):
     params = SamplingParams(preset="quality", gen_length=24, block_length=8, cache=cache, logprobs=5)
     plain, audited = (engine.generate(PROMPT, params.replace(audit=m))[0].outputs[0] for m in (0, 1))

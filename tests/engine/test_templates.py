@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llada_rt import ContextLengthError, Engine, Hole, InvalidRequestError, SamplingParams
-from llada_rt.planning.caches import CACHES
+from llada_rt.planning.caches import FIXED_BLOCK_CACHES
 from llada_rt.planning.plan import Span
 from llada_rt.text.template import MAX_VARIANTS, Template, neighbours, variants
 from tests.data.make_goldens import IDS
@@ -157,7 +157,7 @@ def test_a_bounded_hole_can_be_aborted_and_has_a_deadline(engine: Engine):
 # ---------------------------------------------------------------- an open end, a suffix, pinned tokens
 
 
-@pytest.mark.parametrize("cache", sorted(CACHES))
+@pytest.mark.parametrize("cache", sorted(FIXED_BLOCK_CACHES))
 def test_an_open_end_is_a_response_after_the_template(engine: Engine, cache):
     params = QUALITY.replace(cache=cache)
     seen = set()
@@ -268,7 +268,7 @@ def test_bad_answers(engine: Engine, more, words):
 # ---------------------------------------------------------------- blocks by confidence
 
 
-@pytest.mark.parametrize("cache", sorted(CACHES))
+@pytest.mark.parametrize("cache", sorted(FIXED_BLOCK_CACHES))
 @pytest.mark.parametrize("options", [{}, {"threshold": 0.3}, {"cfg_scale": 0.5}, {"steps": 5}], ids=str)
 def test_the_block_of_the_surest_token_comes_next(engine: Engine, cache, options):
     params = QUALITY.replace(cache=cache, block_order="confidence", **options)
@@ -331,7 +331,7 @@ SEGMENT = st.one_of(
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     segments=st.lists(SEGMENT, min_size=1, max_size=6).filter(lambda all_: not all(isinstance(s, list) for s in all_)),
-    cache=st.sampled_from(sorted(CACHES)),
+    cache=st.sampled_from(sorted(FIXED_BLOCK_CACHES)),
     order=st.sampled_from(["left_to_right", "confidence"]),
     open_end=st.booleans(),
 )

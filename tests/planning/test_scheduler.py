@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llada_rt.params import SamplingParams
-from llada_rt.planning.caches import CACHES
+from llada_rt.planning.caches import CACHES, FIXED_BLOCK_CACHES
 from llada_rt.planning.canvas import Canvas
 from llada_rt.planning.decoders import decoder_of
 from llada_rt.planning.plan import Commit, SamplingRule, SequenceResult, StepPlan, StepResult
@@ -157,7 +157,7 @@ def test_rows_and_refreshes_are_counted(cache, rows, refreshes, max_steps):
 
 
 @pytest.mark.parametrize("options", [{}, {"steps": 6}, {"threshold": 0.5}], ids=str)
-@pytest.mark.parametrize("cache", sorted(CACHES))
+@pytest.mark.parametrize("cache", sorted(FIXED_BLOCK_CACHES))
 def test_what_a_step_recomputes_does_not_depend_on_where_calls_end(cache, options):
     """The random choices of the fake runner are the same, so the steps must be too."""
     runs = []
@@ -287,7 +287,7 @@ OPTIONS = st.fixed_dictionaries(
         "gen_length": st.integers(1, 20),
         "steps": st.one_of(st.none(), st.integers(1, 30)),
         "block_length": st.integers(1, 8),
-        "cache": st.sampled_from(sorted(CACHES)),
+        "cache": st.sampled_from(sorted(FIXED_BLOCK_CACHES)),
         "threshold": st.one_of(st.none(), st.just(0.5)),
     }
 )

@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
 
-from llada_rt.planning.caches import CACHES
+from llada_rt.planning.caches import FIXED_BLOCK_CACHES
 from llada_rt.planning.plan import SequenceResult, StepResult
 from llada_rt.planning.scheduler import Draws, Scheduler
 from llada_rt.planning.visibility import FULL
@@ -63,7 +63,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         target=requests,
         gen_length=st.integers(1, 20),
         block_length=st.integers(1, 8),
-        cache=st.sampled_from(sorted(CACHES)),
+        cache=st.sampled_from(sorted(FIXED_BLOCK_CACHES)),
         prompt=st.integers(1, 9),
         guided=st.booleans(),
         stop=st.booleans(),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from llada_rt.errors import InvalidRequestError
 from llada_rt.planning.audit import Audit
-from llada_rt.planning.caches import CACHES
+from llada_rt.planning.caches import CACHES, FIXED_BLOCK_CACHES
 from llada_rt.planning.canvas import Canvas
 from llada_rt.planning.plan import Commit, QuerySpan, Span
 from llada_rt.planning.visibility import FULL, Visibility
@@ -86,7 +86,7 @@ def test_another_block_length_than_the_attention_s_is_refused():
     assert Canvas.for_infill([MASK] * 9, mask_id=MASK, block_length=4, visibility=Visibility(4)).block_length == 4
 
 
-@pytest.mark.parametrize("name", sorted(CACHES))
+@pytest.mark.parametrize("name", sorted(FIXED_BLOCK_CACHES))
 def test_no_policy_asks_for_what_the_block_does_not_see(name):
     """And all of a policy's first step is exact: what the block sees, each position with what it sees itself."""
     visibility = Visibility(4)

@@ -33,8 +33,15 @@ def _is_set(value: object) -> bool:
     return value is not None and value != ()
 
 
-def _is(word: object) -> Callable[[object], bool]:
-    return lambda value: value == word
+def _is(*words: object) -> Callable[[object], bool]:
+    return lambda value: value in words
+
+
+def _is_not(*words: object) -> Callable[[object], bool]:
+    return lambda value: value not in words
+
+
+NOT_SLIDING = ("left_to_right", "confidence")  # orders of blocks that stay where they are
 
 
 # Options, each with the values meant, that cannot stand beside each other.
@@ -43,9 +50,11 @@ _EXCLUDE = (
     (("threshold", _is_set), ("remasking", _is("entropy"))),
     (("factor", _is_set), ("remasking", _is("entropy"))),
     (("regex", _is_set), ("choice", _is_set)),
-    (("regex", _is_set), ("block_order", _is("confidence"))),
-    (("choice", _is_set), ("block_order", _is("confidence"))),
-    (("suffix_window", _is_set), ("block_order", _is("confidence"))),
+    (("regex", _is_set), ("block_order", _is_not("left_to_right"))),
+    (("choice", _is_set), ("block_order", _is_not("left_to_right"))),
+    (("suffix_window", _is_set), ("block_order", _is_not("left_to_right"))),
+    (("block_order", _is_not(*NOT_SLIDING)), ("cache", _is_not("none", "dsb"))),
+    (("block_order", _is(*NOT_SLIDING)), ("cache", _is("dsb"))),
     (("error_budget", _is_set), ("audit", _is(0))),
 )
 

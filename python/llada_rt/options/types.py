@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Literal, SupportsFloat, SupportsIndex, TypedDict
 
 Remasking = Literal["low_confidence", "random", "margin", "entropy"]
-Cache = Literal["none", "prefix", "dual", "dual_compact", "vicinity", "interval"]
-BlockOrder = Literal["left_to_right", "confidence"]
+Cache = Literal["none", "prefix", "dual", "dual_compact", "vicinity", "interval", "dsb"]
+BlockOrder = Literal["left_to_right", "confidence", "sliding", "sliding_greedy"]
 Preset = Literal["reference", "quality", "balanced", "fast", "streaming"]
 
 

@@ -11,6 +11,7 @@ from typing import ClassVar, Protocol
 
 from .canvas import Canvas
 from .plan import QuerySpan, Span
+from .sliding import SlidingCanvas
 
 
 class CachePolicy(Protocol):
@@ -124,7 +125,24 @@ class IntervalCache(CachePolicy):
         return _union(canvas, *parts)
 
 
-CACHES: dict[str, type[CachePolicy]] = {
+class SlidingCache(CachePolicy):
+    """For a block that slides: the block is recomputed, and before it the last 24 positions or, if those are more, what
+    it has passed since the step before. Everything is, at first and after as many commits as the block is long (the
+    DSB cache: Luo et al. 2026, lizhuo-luo/DSB).
+    """
+
+    exact: ClassVar[bool] = False
+    before: ClassVar[int] = 24
+
+    def query(self, canvas: Canvas, step: int, step_in_block: int) -> tuple[QuerySpan, ...]:
+        assert isinstance(canvas, SlidingCanvas)
+        if step == 0 or canvas.num_since_refresh >= canvas.block_length:
+            return _whole(canvas)
+        block = canvas.block
+        return canvas.query(Span(min(block.start - self.before, canvas.last_start), block.stop))
+
+
+FIXED_BLOCK_CACHES: dict[str, type[CachePolicy]] = {
     "none": NoCache,
     "prefix": PrefixCache,
     "dual": DualCache,
@@ -132,3 +150,4 @@ CACHES: dict[str, type[CachePolicy]] = {
     "vicinity": VicinityCache,
     "interval": IntervalCache,
 }
+CACHES: dict[str, type[CachePolicy]] = {**FIXED_BLOCK_CACHES, "dsb": SlidingCache}

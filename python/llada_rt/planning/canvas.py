@@ -41,6 +41,8 @@ class Canvas:
         "window",
     )
 
+    is_sliding = False  # the active block moves with every step
+
     def __init__(
         self,
         tokens: Sequence[int],
@@ -181,6 +183,9 @@ class Canvas:
         masks = (self.span.stop if is_whole else stop + 1) - len(shown)
         self.tokens = [*shown, *[self.mask_id] * masks]
         self.last_position = None if is_whole else self.span.stop - 1
+
+    def refreshed(self) -> None:
+        """A step has computed all that the block sees."""
 
     def num_open_blocks(self) -> int:
         """Blocks that hold masks, the active one and those after it."""

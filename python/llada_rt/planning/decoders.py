@@ -38,6 +38,10 @@ class TopK:
         return cls(params.steps)
 
     def select(self, canvas: Canvas, steps_done: int) -> SelectRule:
+        if canvas.is_sliding:  # a block may have too few masks for its share, which later steps then take over
+            left = canvas.masks_in(canvas.span)
+            num_steps = left if self.steps is None else max(1, self.steps - steps_done)
+            return SelectRule("top_k", num_masked=left, num_steps=num_steps)
         if self.steps is None:
             num_steps = canvas.block_start_masked
         else:

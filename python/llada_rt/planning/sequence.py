@@ -129,7 +129,7 @@ class SequenceState:
 
     def steps_alike(self, most: int) -> int:
         """For how many steps, at most `most`, a plan made now holds: those after the first ask the same."""
-        if self.step_by_step or self.is_choosing or self.constraint is not None:
+        if self.step_by_step or self.is_choosing or self.canvas.is_sliding or self.constraint is not None:
             return 1
         if self.max_forwards is not None:
             most = min(most, self.max_forwards - self.num_forwards)
@@ -202,6 +202,8 @@ class SequenceState:
             self.placed[commit.position] = Placed(
                 commit.token, step, block, commit.confidence, commit.log_prob, commit.alternatives
             )
+        if result.num_refreshes:
+            self.canvas.refreshed()
         self.canvas.commit(result.commits)
         self.new_commits = result.commits
         if result.num_steps:
@@ -221,10 +223,15 @@ class SequenceState:
             return
         self.steps_in_block += result.num_steps
         self.post_steps += result.num_post_steps
-        if not result.block_done:
-            return
-        self.steps_in_block = self.post_steps = 0
-        self.has_chosen = False
+        if self.canvas.is_sliding:
+            self._go_on()
+        elif result.block_done:
+            self.steps_in_block = self.post_steps = 0
+            self.has_chosen = False
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """To the next block, or to the end."""
         if self.end_tokens and self.canvas.first_settled(self.end_tokens, self.end_from) is not None:
             self.canvas.finish(self.end_fill)
         else:

@@ -15,6 +15,7 @@ from typing import Any
 from ..errors import ContextLengthError, InvalidRequestError, TokenizerError
 from ..excerpt import excerpt, excerpt_of
 from ..folder.model_files import SpecialIds
+from ..options.precedence import NOT_SLIDING
 from ..params import SamplingParams
 from ..planning.audit import Audit
 from ..planning.caches import CACHES
@@ -25,6 +26,7 @@ from ..planning.expression import regex_of
 from ..planning.grammar import Grammar
 from ..planning.plan import SamplingRule, Span
 from ..planning.sequence import SequenceState
+from ..planning.sliding import SlidingCanvas
 from ..planning.token_grammar import TokenGrammar
 from ..planning.visibility import Visibility
 from .chat.messages import check_messages, text_of
@@ -354,7 +356,21 @@ def make_sequence(
     # The published loop lets the mask id win and leftover masks of earlier blocks compete; an infill fills all holes.
     as_published = params.preset == "reference" and not is_infill
     alone = [span for span, _ in request.grammars]
-    if template is not None:
+    if params.block_order not in NOT_SLIDING:
+        response = [special.mask] * params.gen_length if template is None else list(template.tokens)
+        for place, token in request.pinned:
+            response[place] = token
+        tokens = [*request.prompt_token_ids, *response]
+        holes = [position for position, token in enumerate(tokens) if token == special.mask and position >= start]
+        canvas: Canvas = SlidingCanvas(
+            tokens,
+            mask_id=special.mask,
+            span=Span(start, len(tokens)) if template is None else Span(holes[0], holes[-1] + 1),
+            block_length=params.block_length,
+            is_greedy=params.block_order == "sliding_greedy",
+            visibility=visibility,
+        )
+    elif template is not None:
         tokens = [*request.prompt_token_ids, *template.tokens]
         canvas = Canvas.for_infill(
             tokens, mask_id=special.mask, block_length=params.block_length, alone=alone, visibility=visibility
