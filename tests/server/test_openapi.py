@@ -13,7 +13,7 @@ from llada_rt.server.protocol import option_schemas
 
 schemathesis = pytest.importorskip("schemathesis")
 
-EXAMPLES = int(os.environ.get("LLADA_RT_FUZZ_EXAMPLES", "25"))  # of each path, fitting and not
+EXAMPLES = int(os.environ.get("LLADA_FUZZ_EXAMPLES", "25"))  # of each path, fitting and not
 
 
 @pytest.fixture(scope="session")
