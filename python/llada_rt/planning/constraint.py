@@ -43,7 +43,9 @@ class Constraint:
         ends: frozenset[int],
         fill: int,
         threshold: float | None = None,
+        param: str = "segments",
     ) -> None:
+        """`param`: the option that a text too long is the fault of."""
         self.span = span
         self._tokens, self._grammar = grammar, grammar.grammar
         self._mask_id, self._ends, self._fill, self._threshold = mask_id, ends, fill, threshold
@@ -57,13 +59,13 @@ class Constraint:
         self._grammar.allow()
         rest = grammar.rest(self._states)
         if rest is None:
-            raise InvalidRequestError("the tokenizer can write no text that the constraint accepts", param="segments")
+            raise InvalidRequestError("the tokenizer can write no text that the constraint accepts", param=param)
         if len(rest) > len(span):
             shortest = excerpt_of(grammar.alphabet.decode(rest), 80)
             raise InvalidRequestError(
-                f"the shortest text that the constraint accepts, {shortest}, takes {len(rest)} "
-                f"tokens: expected a hole of so many at least, got {len(span)}",
-                param="segments",
+                f"the shortest text that the constraint accepts, {shortest}, takes {len(rest)} tokens: expected so many "
+                f"positions at least, got {len(span)}",
+                param=param,
             )
         grammar.allowed(self._states, len(span), ())  # the work of the first time, while nobody waits for it
 

@@ -419,6 +419,7 @@ def make_sequence(
                 ends=special.ends - {suppressed},
                 fill=ends[0] if ends else -1,
                 threshold=params.threshold,
+                param="segments" if is_infill else "choice" if params.choice else "regex",
             )
             for span, grammar in request.grammars
         },

@@ -25,7 +25,12 @@ DECODERS: tuple[Options, ...] = (
     {"factor": 0.5},
     {"factor": 1.0},
 )
-CACHES: tuple[Options, ...] = tuple({"cache": name} for name in ("none", "prefix", "dual", "dual_compact"))
+CACHES: tuple[Options, ...] = (
+    *({"cache": name} for name in ("none", "prefix", "dual", "dual_compact")),
+    {"cache": "dual", "suffix_window": 128},
+    {"cache": "dsb", "block_order": "sliding"},
+    {"cache": "dsb", "block_order": "sliding_greedy"},
+)
 BLOCKS: tuple[Options, ...] = tuple({"block_length": length} for length in (16, 32, 64, None))
 AXES: tuple[tuple[Options, ...], ...] = (DECODERS, CACHES, BLOCKS)
 
@@ -85,7 +90,14 @@ def settings_over(axes: Sequence[Sequence[Options]], lengths: Iterable[int], def
     def ways(setting: Setting) -> str:
         """The same for settings that decode alike, whatever they are called."""
         resolved = [(setting.params({"gen_length": length}, length).over(defaults), length) for length in lengths]
-        return json.dumps([one.to_dict() | {"block_length": one.block_length or length} for one, length in resolved])
+        return json.dumps(
+            [
+                one.to_dict()
+                | {"block_length": one.block_length or length}
+                | ({"suffix_window": None} if one.suffix_window is not None and one.suffix_window >= length else {})
+                for one, length in resolved
+            ]
+        )
 
     seen = {ways(EXACT)}
     settings = []
