@@ -63,8 +63,8 @@ class Constraint:
         if len(rest) > len(span):
             shortest = excerpt_of(grammar.alphabet.decode(rest), 80)
             raise InvalidRequestError(
-                f"the shortest text that the constraint accepts, {shortest}, takes {len(rest)} tokens: expected so many "
-                f"positions at least, got {len(span)}",
+                f"the shortest text that the constraint accepts, {shortest}, takes {len(rest)} tokens: expected so "
+                f"many positions at least, got {len(span)}",
                 param=param,
             )
         grammar.allowed(self._states, len(span), ())  # the work of the first time, while nobody waits for it
