@@ -80,8 +80,8 @@ py::tuple names_of(const char* const (&names)[kCount]) {
 
 void bind_runtime(py::module_& module) {
   PYBIND11_NUMPY_DTYPE(QuerySpan, start, stop, visible);
-  PYBIND11_NUMPY_DTYPE(SelectRule, kind, num_masked, num_steps, next_step, count, value, edit_threshold,
-                       max_post_steps);
+  PYBIND11_NUMPY_DTYPE(SelectRule, kind, num_masked, num_steps, next_step, count, value, edit_threshold, max_post_steps,
+                       near_value, radius, alpha);
   PYBIND11_NUMPY_DTYPE(SamplingRule, mask_id, score, temperature, guidance_scale, seed, suppressed_token,
                        unconfident_tokens, propose_mask, num_alternatives, step);
   PYBIND11_NUMPY_DTYPE(SequencePlan, slot, guide_slot, first_begin, first_end, next_begin, next_end, block_start,

@@ -62,6 +62,17 @@ CandidateRow* take(std::vector<CandidateRow>& rows, std::size_t& next, std::int3
   return next < rows.size() && rows[next].position == position ? &rows[next++] : nullptr;
 }
 
+// The value of a step's rule. A threshold with an alpha falls as the canvas fills: tau (1 - alpha (1 - r)), with r the
+// share of masks in the block and what it sees after it (Streaming-dLLM). That is the same whatever a cache recomputes.
+double value_of(const SequencePlan& plan, const std::vector<std::int32_t>& canvas, std::int32_t visible) {
+  const SelectRule& rule = plan.select;
+  if (rule.alpha == 0) return rule.value;
+  const auto begin = canvas.begin() + plan.block_start, end = canvas.begin() + std::max(visible, plan.block_stop);
+  const double masked =
+      static_cast<double>(std::count(begin, end, plan.sampling.mask_id)) / static_cast<double>(end - begin);
+  return rule.value * (1.0 - rule.alpha * (1.0 - masked));
+}
+
 SamplingRule sampling_rule(const SequencePlan& plan, std::int32_t step) {
   SamplingRule rule = plan.sampling;
   rule.step = plan.step + step;
@@ -101,12 +112,16 @@ void check_plan(const StepPlan& plan, KvPool& pool, std::int64_t vocab_size) {
            s, "0 <= commit_start <= block_start < block_stop <= length of the canvas");
     const SelectRule& select = p.select;
     const SamplingRule& sampling = p.sampling;
-    expect(is_named(select.kind, kSelectNames), s, "a select rule from 0 to 3");
+    expect(is_named(select.kind, kSelectNames), s, "a select rule from 0 to 6");
     expect(is_named(sampling.score, kScoreNames), s, "a score from 0 to 3");
     expect(sampling.num_alternatives >= 0 && sampling.num_alternatives <= kMostAlternatives, s, "0 to 20 alternatives");
     const std::int32_t fewest_steps = select.kind == Select::kTopK ? 1 : 0;
     expect(select.num_steps >= fewest_steps && select.num_masked >= 0 && select.next_step >= 0 && select.count >= 0, s,
            "counts from 0, and of top_k a schedule of at least one step");
+    expect(select.kind != Select::kLocalLeap || (select.near_value > 0 && select.value > 0 && select.radius >= 0), s,
+           "of local_leap confidences above 0 and a radius from 0");
+    expect(select.alpha == 0 || (select.kind == Select::kThreshold && 0 < select.alpha && select.alpha <= 1), s,
+           "an alpha from 0 to 1, and only of threshold");
     expect(p.post_steps >= 0 && select.max_post_steps >= 0, s, "counts of steps from 0");
     expect(0 <= p.editable_begin && p.editable_begin <= p.editable_end && p.editable_end <= plan.num_spans, s,
            "a range of the spans to be edited");
@@ -200,9 +215,10 @@ void DenoisingLoop::step(Stream stream, const StepPlan& plan, std::int32_t index
     const std::int32_t visible = plan.spans[(index == 0 ? sequence.first_end : sequence.next_end) - 1].visible;
     result.outcomes[static_cast<std::size_t>(s)].num_refreshes += num_rows == visible;
     const SelectRule& select = sequence.select;
-    groups_.push_back({begin, static_cast<std::int64_t>(rows_.size()),
-                       is_proposed(sequence) ? Select::kTopK : select.kind,
-                       least_commits(select, select.next_step + index), select.value, sequence.sampling.mask_id});
+    groups_.push_back(
+        {begin, static_cast<std::int64_t>(rows_.size()), is_proposed(sequence) ? Select::kTopK : select.kind,
+         least_commits(select, select.next_step + index), value_of(sequence, pool_.at(sequence.slot).canvas, visible),
+         sequence.sampling.mask_id, select.near_value, select.radius});
     edits_.push_back({edits_begin, static_cast<std::int64_t>(edit_rows_.size())});
   }
   for (RowRange& edits : edits_) {

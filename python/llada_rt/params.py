@@ -31,7 +31,18 @@ from .options.checks import (
     stop_strings,
 )
 from .options.docstrings import with_options
-from .options.precedence import PRESETS, expand, fit_lengths, give_way, without_subjects
+from .options.precedence import (
+    OF_A_RULE,
+    OF_PROBABILITIES,
+    PRESETS,
+    RULES,
+    expand,
+    fit_details,
+    fit_lengths,
+    give_way,
+    without_rules,
+    without_subjects,
+)
 from .options.types import BlockOrder, Cache, Preset, Remasking, SamplingOptions
 
 
@@ -48,6 +59,8 @@ def _option(
 
 _COUNT = integer(1, MAX_COUNT, f"an integer from 1 to {MAX_COUNT}")
 _NOT_NEGATIVE = real("a finite number >= 0", lambda v: v >= 0)
+_CONFIDENCE = real("a number above 0 and at most 1", lambda v: 0 < v <= 1)
+_SHARE = real("a number from 0 to 1", lambda v: 0 <= v <= 1)
 
 
 class _Said:
@@ -69,8 +82,10 @@ class SamplingParams(_Said):
     * A block length shrinks to fit, in the reference preset to a divisor. A block that was the whole response stays the
       whole response.
     * A number of steps keeps its share of the length, rounded up to fit the blocks.
-    * Where two options exclude each other, the one that was not given goes: threshold, factor and remasking entropy;
-      regex and choice; either of these and block_order confidence; error_budget and audit 0.
+    * Where two options exclude each other, the one that was not given goes: threshold, factor, frechet, local_leap and
+      entropy_bound; remasking entropy and each of these but the last; regex and choice; either of these and block_order
+      confidence; error_budget and audit 0.
+    * What says more of a rule goes with it: threshold_alpha, local_leap_threshold and local_leap_radius.
 
     None, where an option may be None, is given like a value.
 
@@ -89,7 +104,7 @@ class SamplingParams(_Said):
         None,
         _COUNT,
         "Denoising steps, spread over the blocks; by default one token a step (= gen_length). "
-        "Not used with threshold or factor.",
+        "Only without threshold, factor, frechet, local_leap and entropy_bound.",
         aliases=("num_inference_steps", "denoising_steps", "max_denoising_steps"),
         optional=True,
     )
@@ -116,7 +131,7 @@ class SamplingParams(_Said):
     )
     threshold: float | None = _option(
         None,
-        real("a number above 0 and at most 1", lambda v: 0 < v <= 1),
+        _CONFIDENCE,
         "Commit every candidate with at least this confidence, the best one always.",
         aliases=("confidence_threshold", "dynamic_threshold", "accept_threshold"),
         optional=True,
@@ -125,6 +140,42 @@ class SamplingParams(_Said):
         None,
         real("a finite number above 0", lambda v: v > 0),
         "Commit the n best candidates with the largest n such that (n + 1)(1 - confidence of the n-th) < factor.",
+        optional=True,
+    )
+    threshold_alpha: float = _option(
+        0.0,
+        _SHARE,
+        "Let the threshold fall while the canvas fills, to threshold * (1 - alpha * (1 - r)); r is the share of masks "
+        "in the block and after it.",
+    )
+    frechet: float | None = _option(
+        None,
+        _SHARE,
+        "Commit the n best candidates with the largest n such that the sum of their confidences - (n - 1) - (1 - "
+        "confidence of the n-th) > frechet, the best one always.",
+        optional=True,
+    )
+    local_leap: float | None = _option(
+        None,
+        _CONFIDENCE,
+        "Commit every candidate with at least this confidence (an anchor), and those near an anchor that reach "
+        "local_leap_threshold; the best one always.",
+        optional=True,
+    )
+    local_leap_threshold: float = _option(
+        OF_A_RULE["local_leap_threshold"][1],
+        _CONFIDENCE,
+        "Confidence that is enough near an anchor; at most that of local_leap.",
+    )
+    local_leap_radius: int = _option(
+        OF_A_RULE["local_leap_radius"][1], _COUNT, "How many positions from an anchor are near it."
+    )
+    entropy_bound: float | None = _option(
+        None,
+        _NOT_NEGATIVE,
+        "Commit the n best candidates with the largest n such that the sum of their entropies, less the largest, is at "
+        "most this (nats). Sets remasking=entropy unless that is given.",
+        aliases=("eb_threshold",),
         optional=True,
     )
     cache: Cache = _option(  # noqa: RUF009 (a dataclass field)
@@ -223,6 +274,9 @@ class SamplingParams(_Said):
             values["eos_early_stop"] = PRESETS[values["preset"]]["eos_early_stop"]
         if values["error_budget"] is not None and "audit" not in chosen:
             values["audit"] = 1
+        if values["entropy_bound"] is not None and "remasking" not in chosen:
+            values["remasking"] = "entropy"
+        values |= fit_details(values, given)
         for name, value in values.items():
             object.__setattr__(self, name, value)
         object.__setattr__(self, "_given", dict(given))
@@ -230,18 +284,7 @@ class SamplingParams(_Said):
         self._check_together()
 
     def _check_together(self) -> None:
-        if self.threshold is not None and self.factor is not None:
-            raise InvalidRequestError(
-                f"threshold={self.threshold} and factor={self.factor} exclude each other: expected one of them",
-                param="factor",
-            )
-        parallel = "threshold" if self.threshold is not None else "factor" if self.factor is not None else None
-        if parallel and self.remasking == "entropy":
-            raise InvalidRequestError(
-                f"{parallel} needs a score between 0 and 1: expected remasking low_confidence, margin or random, "
-                "got entropy",
-                param=parallel,
-            )
+        self._check_rule()
         if self.regex is not None and self.choice:
             raise InvalidRequestError("regex and choice exclude each other: expected one of them", param="choice")
         if self.error_budget is not None and not self.audit:
@@ -256,6 +299,30 @@ class SamplingParams(_Said):
             )
         if self.preset == "reference":
             self._check_reference()
+
+    def _check_rule(self) -> None:
+        """How many a step commits is said once, and whole."""
+        rules = [rule for rule in RULES if getattr(self, rule) is not None]
+        if len(rules) > 1:
+            said = " and ".join(f"{rule}={getattr(self, rule)}" for rule in rules)
+            raise InvalidRequestError(f"{said} exclude each other: expected one of them", param=rules[-1])
+        if rules and rules[0] in OF_PROBABILITIES and self.remasking == "entropy":
+            raise InvalidRequestError(
+                f"{rules[0]} needs a score between 0 and 1: expected remasking low_confidence, margin or random, "
+                "got entropy",
+                param=rules[0],
+            )
+        for name, (rule, default) in OF_A_RULE.items():
+            if rule not in rules and getattr(self, name) != default:
+                raise InvalidRequestError(
+                    f"{name}={getattr(self, name)} says more of {rule}: expected {rule} beside it, got none", param=name
+                )
+        if self.local_leap is not None and self.local_leap_threshold > self.local_leap:
+            raise InvalidRequestError(
+                f"local_leap_threshold={self.local_leap_threshold}: expected at most local_leap={self.local_leap}, "
+                "because what is near an anchor needs less",
+                param="local_leap_threshold",
+            )
 
     def _check_reference(self) -> None:
         length = self.gen_length
@@ -317,7 +384,8 @@ class SamplingParams(_Said):
     def replace(self, **changes: Unpack[SamplingOptions]) -> SamplingParams:
         """A copy with some options changed, over the same defaults.
 
-        A new preset also replaces what the old options said of its subjects; threshold and factor replace each other.
+        A new preset also replaces what the old options said of its subjects; the rules threshold, factor, frechet,
+        local_leap and entropy_bound replace each other.
 
         Args:
             **changes: Options and new values, as SamplingParams takes them.
@@ -332,10 +400,9 @@ class SamplingParams(_Said):
         kept = dict(self.given)
         if "preset" in new:
             kept = without_subjects(kept, new["preset"])
-        if new.get("threshold") is not None:
-            kept.pop("factor", None)
-        if new.get("factor") is not None:
-            kept.pop("threshold", None)
+        for rule in RULES:
+            if new.get(rule) is not None:
+                kept = without_rules(kept, rule)
         return _settled({**kept, **new}, self._base)
 
     __replace__ = replace  # copy.replace

@@ -8,13 +8,14 @@ import itertools
 import pytest
 
 from llada_rt import Engine, SamplingParams, _core
-from tests.data.make_goldens import CHECKPOINT, GOLDENS
+from tests.data.make_goldens import CHECKPOINT, DECODER_GOLDENS, GOLDENS
 from tests.golden import load
 from tests.tolerance import CONFIDENCE
 
 RECORDED = load(GOLDENS.parent, GOLDENS.name)
 IDS = RECORDED["ids"]
-GROUPS = RECORDED["groups"]
+RULE_GROUPS = load(DECODER_GOLDENS.parent, DECODER_GOLDENS.name)["groups"]
+GROUPS = RECORDED["groups"] + RULE_GROUPS
 
 
 def label(group: dict) -> str:

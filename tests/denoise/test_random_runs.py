@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 from llada_rt import Engine, SamplingParams, _core
 from llada_rt.planning.caches import CACHES
 from tests.data.make_goldens import CHECKPOINT, IDS, shaken
+from tests.denoise.made_plans import LIMITS
 from tests.reference.denoise import Params, Run, denoise
 from tests.reference.forward import Model
 
 MODEL = Model(CHECKPOINT)
 VARIANTS = [shaken(MODEL, seed) for seed in range(3)]
-BOUNDED = settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+BOUNDED = settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module", params=_core.tables())
@@ -30,13 +31,8 @@ def options(draw) -> dict:
     if not propose_mask:
         gen_length, steps = gen_length - draw(st.integers(0, block_length - 1)), draw(st.integers(1, steps))
         block_length = min(block_length, gen_length)
-    rule = draw(
-        st.sampled_from(["top_k", "top_k", "threshold", "factor"]).map(
-            {"top_k": (), "threshold": ("threshold",), "factor": ("factor",)}.get
-        )
-    )
-    limits = {"threshold": st.floats(0.01, 1.0), "factor": st.floats(0.01, 8.0)}
-    scores = ["low_confidence", "margin", "random", *(() if rule else ("entropy",))]
+    rule = draw(st.sampled_from(["top_k", "top_k", *LIMITS]))
+    scores = ["low_confidence", "margin", "random", *(("entropy",) if rule in ("top_k", "entropy_bound") else ())]
     return {
         "gen_length": gen_length,
         "block_length": block_length,
@@ -49,7 +45,7 @@ def options(draw) -> dict:
         "logits_eos_inf": draw(st.booleans()),
         "confidence_eos_eot_inf": draw(st.booleans()),
         "seed": draw(st.integers(0, 2**64 - 1)),
-        **{name: draw(limits[name]) for name in rule},
+        **({} if rule == "top_k" else draw(LIMITS[rule])),
     }
 
 

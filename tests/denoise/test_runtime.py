@@ -144,7 +144,11 @@ def test_a_mask_that_wins_does_not_make_the_loop_endless(runtime):
             runtime.close_slot(slot)
 
 
-@pytest.mark.parametrize(("kind", "value"), [(1, 2.0), (2, 0.0)], ids=["threshold", "factor"])
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [(1, 2.0), (2, 0.0), (3, 1.0), (5, -1.0)],
+    ids=["threshold", "factor", "frechet", "entropy_bound"],
+)
 @pytest.mark.parametrize(
     ("count", "schedule", "commits"),
     [
@@ -241,6 +245,12 @@ BAD_PLANS = {
     "negative post-steps": {"post_steps": -1},
     "negative most post-steps": {"max_post_steps": -1},
     "negative schedule of a threshold": {"kind": 1, "num_steps": -1},
+    "anchor without a confidence": {"kind": 4, "value": 0.0, "near_value": 0.5},
+    "nearness without a confidence": {"kind": 4, "value": 0.9, "near_value": float("nan")},
+    "negative radius": {"kind": 4, "value": 0.9, "near_value": 0.5, "radius": -1},
+    "alpha of another rule": {"kind": 2, "value": 1.0, "alpha": 0.5},
+    "alpha above 1": {"kind": 1, "value": 0.9, "alpha": 1.5},
+    "alpha that is no number": {"kind": 1, "value": 0.9, "alpha": float("nan")},
     "guide that is not open": {"guide_slot": 9},
     "too many alternatives": {"num_alternatives": 21},
     "negative alternatives": {"num_alternatives": -1},

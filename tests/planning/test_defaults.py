@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llada_rt.errors import InvalidRequestError
+from llada_rt.options.precedence import OF_A_RULE, RULES
 from llada_rt.params import ALIASES, PRESETS, SamplingParams
 
 LENGTHS = st.one_of(st.integers(1, 40), st.sampled_from([64, 97, 128, 2**31 - 1]))
@@ -23,6 +24,12 @@ VALUES = {
     "remasking": st.sampled_from(["low_confidence", "random", "margin", "entropy"]),
     "threshold": st.sampled_from([None, 0.5]),
     "factor": st.sampled_from([None, 1.0]),
+    "threshold_alpha": st.sampled_from([0.0, 0.3]),
+    "frechet": st.sampled_from([None, 0.25]),
+    "local_leap": st.sampled_from([None, 0.5, 0.9]),
+    "local_leap_threshold": st.sampled_from([0.75, 0.6]),
+    "local_leap_radius": st.sampled_from([4, 2]),
+    "entropy_bound": st.sampled_from([None, 0.1]),
     "cache": st.sampled_from(["none", "prefix", "dual", "dual_compact", "vicinity", "interval"]),
     "audit": st.integers(0, 2),
     "error_budget": st.sampled_from([None, 0.0, 0.1]),
@@ -55,6 +62,12 @@ TOUCHING = (
     "remasking",
     "threshold",
     "factor",
+    "threshold_alpha",
+    "frechet",
+    "local_leap",
+    "local_leap_threshold",
+    "local_leap_radius",
+    "entropy_bound",
     "preset",
     "audit",
     "error_budget",
@@ -103,7 +116,7 @@ def test_given_options_are_honoured_or_named(model, options):
 @settings(max_examples=500, deadline=None)
 @given(model=DRAWS, options=DRAWS)
 def test_one_by_one_is_the_same_as_together(model, options):
-    options = {name: value for name, value in options.items() if name not in ("preset", "threshold", "factor")}
+    options = {name: value for name, value in options.items() if name not in ("preset", *RULES, *OF_A_RULE)}
     try:
         whole, params = model_says(model).replace(**options), model_says(model)
         for name, value in options.items():
@@ -147,6 +160,12 @@ DEMO = {"gen_length": 16, "steps": 16, "block_length": 16}
         ({"gen_length": 64, "steps": 32, "block_length": 8}, {"steps": 4}, {"steps": 4, "block_length": 16}),
         ({"gen_length": 64, "block_length": 8, "preset": "quality"}, {"gen_length": 20}, {"block_length": 8}),
         ({"threshold": 0.9}, {"factor": 1.0}, {"threshold": None, "factor": 1.0}),
+        ({"threshold": 0.9, "threshold_alpha": 0.3}, {"factor": 1.0}, {"threshold": None, "threshold_alpha": 0.0}),
+        ({"threshold": 0.9, "threshold_alpha": 0.3}, {"threshold": 0.8}, {"threshold": 0.8, "threshold_alpha": 0.3}),
+        ({"local_leap": 0.9, "local_leap_threshold": 0.8}, {"local_leap": 0.5}, {"local_leap_threshold": 0.5}),
+        ({"entropy_bound": 0.1}, {"threshold": 0.9}, {"entropy_bound": None, "remasking": "low_confidence"}),
+        ({"frechet": 0.2}, {"entropy_bound": 0.1}, {"frechet": None, "remasking": "entropy"}),
+        ({"remasking": "margin"}, {"entropy_bound": 0.1}, {"entropy_bound": 0.1, "remasking": "margin"}),
         ({"threshold": 0.9}, {"remasking": "entropy"}, {"threshold": None, "remasking": "entropy"}),
         ({"remasking": "entropy"}, {"threshold": 0.9}, {"threshold": 0.9, "remasking": "low_confidence"}),
         ({"remasking": "entropy"}, {"preset": "fast"}, {"threshold": 0.9, "remasking": "low_confidence"}),

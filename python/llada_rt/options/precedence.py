@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from itertools import combinations
 from types import MappingProxyType
 from typing import Any
 
@@ -22,6 +23,20 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 
 
+# Options that each ask for a rule by which candidates are committed.
+RULES = ("threshold", "factor", "frechet", "local_leap", "entropy_bound")
+# Rules that compare the score with a probability.
+OF_PROBABILITIES = ("threshold", "factor", "frechet", "local_leap")
+# Options that say more of another one, which must be set, and their values where it is not.
+OF_A_RULE: Mapping[str, tuple[str, Any]] = MappingProxyType(
+    {
+        "threshold_alpha": ("threshold", 0.0),
+        "local_leap_threshold": ("local_leap", 0.75),
+        "local_leap_radius": ("local_leap", 4),
+    }
+)
+
+
 def _is_set(value: object) -> bool:
     return value is not None and value != ()
 
@@ -32,9 +47,8 @@ def _is(word: object) -> Callable[[object], bool]:
 
 # Options, each with the values meant, that cannot stand beside each other.
 _EXCLUDE = (
-    (("threshold", _is_set), ("factor", _is_set)),
-    (("threshold", _is_set), ("remasking", _is("entropy"))),
-    (("factor", _is_set), ("remasking", _is("entropy"))),
+    *(((one, _is_set), (other, _is_set)) for one, other in combinations(RULES, 2)),
+    *(((rule, _is_set), ("remasking", _is("entropy"))) for rule in OF_PROBABILITIES),
     (("regex", _is_set), ("choice", _is_set)),
     (("regex", _is_set), ("block_order", _is("confidence"))),
     (("choice", _is_set), ("block_order", _is("confidence"))),
@@ -56,8 +70,15 @@ def without_subjects(options: Mapping[str, Any], preset: str) -> dict[str, Any]:
     """The options that say nothing a preset newly named says: how many are committed, the cache, the end of the text;
     the block length, if it says one.
     """
-    subjects = {"threshold", "factor", "cache", *PRESETS[preset]}
+    subjects = {*RULES, *OF_A_RULE, "cache", *PRESETS[preset]}
     return {name: value for name, value in options.items() if name not in subjects}
+
+
+def without_rules(options: Mapping[str, Any], rule: str) -> dict[str, Any]:
+    """The options that say nothing of another rule than this one."""
+    of_others = {other for other in RULES if other != rule}
+    of_others |= {name for name, (other, _) in OF_A_RULE.items() if other != rule}
+    return {name: value for name, value in options.items() if name not in of_others}
 
 
 def give_way(given: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,6 +93,18 @@ def give_way(given: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any
 def expand(chosen: Mapping[str, Any]) -> dict[str, Any]:
     """What the preset sets, less what would contradict an explicit choice."""
     return _less_excluded(PRESETS[chosen.get("preset", "reference")], chosen)
+
+
+def fit_details(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What says more of a rule, where it was not given: nothing without the rule, and nothing that contradicts it."""
+    details = {
+        name: default if values[rule] is None else values[name]
+        for name, (rule, default) in OF_A_RULE.items()
+        if name not in given
+    }
+    if values["local_leap"] is not None and "local_leap_threshold" in details:
+        details["local_leap_threshold"] = min(details["local_leap_threshold"], values["local_leap"])
+    return details
 
 
 def fit_lengths(

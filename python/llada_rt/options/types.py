@@ -40,6 +40,13 @@ class SamplingOptions(TypedDict, total=False):
     dynamic_threshold: SupportsFloat | None
     accept_threshold: SupportsFloat | None
     factor: SupportsFloat | None
+    threshold_alpha: SupportsFloat
+    frechet: SupportsFloat | None
+    local_leap: SupportsFloat | None
+    local_leap_threshold: SupportsFloat
+    local_leap_radius: SupportsIndex
+    entropy_bound: SupportsFloat | None
+    eb_threshold: SupportsFloat | None
     cache: Cache
     use_cache: Cache
     audit: bool | SupportsIndex

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-SelectKind = Literal["top_k", "threshold", "factor", "propose"]
+SelectKind = Literal["top_k", "threshold", "factor", "frechet", "local_leap", "entropy_bound", "propose"]
 Score = Literal["low_confidence", "random", "margin", "entropy"]
 
 
@@ -44,9 +44,9 @@ class SelectRule:
     """Which candidates a step commits.
 
     `top_k` commits num_masked // num_steps + (i < num_masked % num_steps) at schedule index i, counted from
-    `next_step`. `threshold` and `factor` commit what passes `value`, and at least the `count` best candidates; where
-    they have a schedule, also at least what it says, and the block ends with it (LLaDA2.0, SDAR). `propose` commits
-    none: one step tells all candidates, and the caller writes what it makes of them.
+    `next_step`. `propose` commits none: one step tells all candidates, and the caller writes what it makes of them. The
+    others commit what passes `value` (decoders.py tells how), and at least the `count` best candidates; where they have
+    a schedule, also at least what it says, and the block ends with it (LLaDA2.0, SDAR).
 
     Where a plan lets edit tokens (LLaDA2.1), a candidate that differs from the token at its position and whose
     confidence reaches `edit_threshold` takes its place. Edits do not count into the minimum and never write a mask. A
@@ -58,9 +58,12 @@ class SelectRule:
     num_steps: int = 0  # of the schedule; 0: there is none
     next_step: int = 0  # schedule index of the next step
     count: int = 1  # of candidates, unless there are fewer
-    value: float = 0.0  # tau: confidence >= tau passes; or f
+    value: float = 0.0  # tau: confidence >= tau passes; or f, delta, kappa, gamma
     edit_threshold: float = math.inf  # nothing is that sure
     max_post_steps: int = 0
+    near_value: float = 0.0  # local_leap: so sure near an anchor
+    radius: int = 0  # local_leap: as far as near reaches
+    alpha: float = 0.0  # threshold: by this share tau falls while the canvas fills
 
 
 @dataclass(frozen=True, slots=True)
