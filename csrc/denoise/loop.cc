@@ -12,9 +12,9 @@ using Clock = std::chrono::steady_clock;
 
 std::int32_t length_of(const Slot& slot) { return static_cast<std::int32_t>(slot.canvas.size()); }
 
-std::int32_t count_masks(const std::vector<std::int32_t>& canvas, const SequencePlan& plan) {
+std::int32_t count_masks(const std::vector<std::int32_t>& canvas, const SequencePlan& plan, std::int64_t block_stop) {
   return static_cast<std::int32_t>(
-      std::count(canvas.begin() + plan.block_start, canvas.begin() + plan.block_stop, plan.sampling.mask_id));
+      std::count(canvas.begin() + plan.block_start, canvas.begin() + block_stop, plan.sampling.mask_id));
 }
 
 // LLaDA's schedule: num_masked spread over num_steps, the first ones take one more. Without steps all zeros.
@@ -37,6 +37,8 @@ bool is_scheduled_out(const SelectRule& rule, std::int32_t step) {
 }
 
 bool is_scored(const SequencePlan& plan) { return plan.targets_begin < plan.targets_end; }
+
+bool has_border(const SequencePlan& plan) { return plan.border_stop > 0; }
 
 bool is_proposed(const SequencePlan& plan) { return plan.select.kind == Select::kPropose; }
 
@@ -146,6 +148,12 @@ void check_plan(const StepPlan& plan, KvPool& pool, std::int64_t vocab_size) {
       for (std::int32_t i = p.targets_begin; i < p.targets_end; ++i)
         expect(plan.targets[i] < vocab_size, s, "targets from the vocabulary");
     }
+    expect(p.border_stop == 0 || (p.block_start < p.border_stop && p.border_stop <= length), s,
+           "a border after the block's start, on the canvas");
+    expect(!has_border(p) || (plan.max_steps == 1 && !is_scored(p) && !is_proposed(p) && !has_edits(p)), s,
+           "one step, and no targets, proposal or edits beside a border");
+    expect(!has_border(p) || (p.border_probability > 0 && p.allowed_begin == p.allowed_end), s,
+           "of a border a probability above 0, and no sets of allowed tokens beside it");
     expect(0 <= p.allowed_begin && p.allowed_begin <= p.allowed_end && p.allowed_end <= plan.num_sets, s,
            "a range of the sets of allowed tokens");
     std::int32_t from = p.block_start;
@@ -172,11 +180,13 @@ StepResult DenoisingLoop::run(Stream stream, const StepPlan& plan) {
   std::size_t most_alternatives = 0;
   for (std::int64_t s = 0; s < plan.num_sequences; ++s) {
     const SequencePlan& sequence = plan.sequences[s];
-    SequenceOutcome outcome{0, 0, 0, count_masks(pool_.at(sequence.slot).canvas, sequence), 0, -1, 0};
+    const std::int32_t num_masked = count_masks(pool_.at(sequence.slot).canvas, sequence, sequence.block_stop);
+    SequenceOutcome outcome{0, 0, 0, num_masked, 0, -1, 0, sequence.block_stop};
     outcome.block_done = is_done(sequence, outcome, /*is_still=*/false);
     result.outcomes.push_back(outcome);
     any_done = any_done || outcome.block_done != 0;
-    const std::size_t commits = static_cast<std::size_t>(sequence.block_stop - sequence.commit_start);
+    const std::int32_t stop = std::max(sequence.block_stop, sequence.border_stop);
+    const std::size_t commits = static_cast<std::size_t>(stop - sequence.commit_start);
     most_commits += commits;
     most_alternatives += commits * static_cast<std::size_t>(sequence.sampling.num_alternatives);
   }
@@ -227,12 +237,37 @@ void DenoisingLoop::step(Stream stream, const StepPlan& plan, std::int32_t index
   }
   rows_.insert(rows_.end(), edit_rows_.begin(), edit_rows_.end());
   find_candidates(stream, plan);
+  find_borders(stream, plan, result);
   chosen_.assign(rows_.size(), -1);
   ops_.commit(stream, candidates_.data(), static_cast<std::int64_t>(rows_.size()), groups_.data(),
               static_cast<std::int64_t>(groups_.size()), chosen_.data());
   ops_.finish(stream);
 
   for (std::int64_t s = 0; s < plan.num_sequences; ++s) write_candidates(plan, s, index, result);
+}
+
+// Where a plan looks for a border: the block ends there, and what lies behind is no candidate.
+void DenoisingLoop::find_borders(Stream stream, const StepPlan& plan, StepResult& result) {
+  if (std::none_of(plan.sequences, plan.sequences + plan.num_sequences, has_border)) return;
+  ops_.finish(stream);
+  for (std::int64_t s = 0; s < plan.num_sequences; ++s) {
+    const SequencePlan& sequence = plan.sequences[s];
+    CommitGroup& group = groups_[static_cast<std::size_t>(s)];
+    if (!has_border(sequence) || bad_position({group.begin, group.end}) >= 0) continue;
+    double probability = 0;
+    std::int64_t& stop = result.outcomes[static_cast<std::size_t>(s)].block_stop;
+    for (std::int64_t i = group.begin; i < group.end; ++i) {
+      const Candidate& candidate = candidates_[static_cast<std::size_t>(i)];
+      const std::int32_t position = rows_[static_cast<std::size_t>(i)].position;
+      const bool is_border = sequence.block_start <= position && position < sequence.border_stop &&
+                             candidate.token == sequence.border_token &&
+                             candidate.probability >= sequence.border_probability;
+      if (!is_border || !(candidate.probability > probability)) continue;
+      probability = candidate.probability;
+      stop = position + 1;
+    }
+    while (group.begin < group.end && rows_[static_cast<std::size_t>(group.end - 1)].position >= stop) --group.end;
+  }
 }
 
 // What a step does to one sequence: what was chosen of its masks, its edits, and what is left.
@@ -266,7 +301,7 @@ void DenoisingLoop::write_candidates(const StepPlan& plan, std::int64_t s, std::
   }
   outcome.num_steps = index + 1;
   outcome.num_post_steps += is_post_step;
-  outcome.num_masked = count_masks(pool_.at(sequence.slot).canvas, sequence);
+  outcome.num_masked = count_masks(pool_.at(sequence.slot).canvas, sequence, outcome.block_stop);
   outcome.block_done = !is_finite || is_done(sequence, outcome, is_still);
 }
 
@@ -316,6 +351,7 @@ std::int64_t DenoisingLoop::add_sequence(const StepPlan& plan, std::int64_t s, b
   const std::int32_t begin = first ? sequence.first_begin : sequence.next_begin;
   const std::int32_t end = first ? sequence.first_end : sequence.next_end;
   std::size_t candidate_of_guide = rows_.size(), edit_of_guide = edit_rows_.size();
+  const std::int32_t stop = std::max(sequence.block_stop, sequence.border_stop);
   std::int32_t set = sequence.allowed_begin;
   std::int64_t num_rows = 0;
   for (std::int32_t i = begin; i < end; ++i) {
@@ -326,10 +362,9 @@ std::int64_t DenoisingLoop::add_sequence(const StepPlan& plan, std::int64_t s, b
       const std::int64_t row = batch_.add(position);
       const std::int32_t target = is_scored(sequence) ? plan.targets[sequence.targets_begin + position] : -1;
       const std::int32_t token = slot.canvas[static_cast<std::size_t>(position)];
-      const bool is_candidate = is_scored(sequence)
-                                    ? target >= 0
-                                    : sequence.commit_start <= position && position < sequence.block_stop &&
-                                          token == sequence.sampling.mask_id;
+      const bool is_candidate = is_scored(sequence) ? target >= 0
+                                                    : sequence.commit_start <= position && position < stop &&
+                                                          token == sequence.sampling.mask_id;
       if (!is_candidate && !is_editable(plan, sequence, position, token)) continue;
       CandidateRow candidate;
       candidate.target = target;

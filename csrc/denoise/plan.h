@@ -51,6 +51,12 @@ struct SequencePlan {
   std::int32_t targets_begin, targets_end;
   // Range of the plan's sets of allowed tokens: the candidates at these positions come out of them.
   std::int32_t allowed_begin, allowed_end;
+  // Where there is one, masks before it are candidates too, and the block ends after the surest of [block_start,
+  // border_stop) that is border_token and at least border_probability, wherever the plan lets it end (AdaBlock). One
+  // step; the next plan has the block as the outcome says. 0: the block ends as planned.
+  std::int32_t border_stop;
+  std::int32_t border_token;
+  double border_probability;
   SelectRule select;
   SamplingRule sampling;
 };
@@ -80,6 +86,7 @@ struct SequenceOutcome {
   std::int32_t
       bad_position;  // -1, or the first position whose logits are not finite: nothing was committed in that step
   std::int32_t num_post_steps;  // of num_steps, those that found no mask and could only edit
+  std::int64_t block_stop;      // of the plan, or where a border was found
 };
 
 // A committed token, or a proposed one.

@@ -85,7 +85,8 @@ class SamplingParams(_Said):
     * Where two options exclude each other, the one that was not given goes: threshold, factor, frechet, local_leap and
       entropy_bound; remasking entropy and each of these but the last; regex and choice; either of these and block_order
       confidence; error_budget and audit 0.
-    * What says more of a rule goes with it: threshold_alpha, local_leap_threshold and local_leap_radius.
+    * What says more of a rule goes with it: threshold_alpha, local_leap_threshold, local_leap_radius and
+      adablock_token. adablock goes where steps, regex, choice or block_order confidence are given.
 
     None, where an option may be None, is given like a value.
 
@@ -113,6 +114,19 @@ class SamplingParams(_Said):
         _COUNT,
         "Positions decoded together, from left to right; by default the whole response.",
         aliases=("block_size",),
+        optional=True,
+    )
+    adablock: float | None = _option(
+        None,
+        _CONFIDENCE,
+        "Let a block end after the most probable adablock_token within a quarter of the response, if it is at least so "
+        "probable in the block's first step; without one it has block_length positions.",
+        optional=True,
+    )
+    adablock_token: int | None = _option(
+        None,
+        integer(0, MAX_COUNT, "a token id"),
+        "The token that ends a block, such as the newline (198 in LLaDA's vocabulary).",
         optional=True,
     )
     block_order: BlockOrder = _option(  # noqa: RUF009 (a dataclass field)
@@ -297,6 +311,8 @@ class SamplingParams(_Said):
                 f"block_length={block} is longer than gen_length={self.gen_length}: expected at most gen_length",
                 param="block_length",
             )
+        if self.adablock is not None:
+            self._check_adablock()
         if self.preset == "reference":
             self._check_reference()
 
@@ -313,7 +329,7 @@ class SamplingParams(_Said):
                 param=rules[0],
             )
         for name, (rule, default) in OF_A_RULE.items():
-            if rule not in rules and getattr(self, name) != default:
+            if getattr(self, rule) is None and getattr(self, name) != default:
                 raise InvalidRequestError(
                     f"{name}={getattr(self, name)} says more of {rule}: expected {rule} beside it, got none", param=name
                 )
@@ -322,6 +338,28 @@ class SamplingParams(_Said):
                 f"local_leap_threshold={self.local_leap_threshold}: expected at most local_leap={self.local_leap}, "
                 "because what is near an anchor needs less",
                 param="local_leap_threshold",
+            )
+
+    def _check_adablock(self) -> None:
+        if self.adablock_token is None:
+            raise InvalidRequestError(
+                f"adablock={self.adablock} needs adablock_token: expected the id of the token that ends a block, got "
+                "none",
+                param="adablock",
+            )
+        others = {"steps": None, "regex": None, "choice": (), "block_order": "left_to_right"}
+        for name, value in others.items():
+            if getattr(self, name) != value:
+                raise InvalidRequestError(
+                    f"adablock={self.adablock} and {name}={getattr(self, name)!r} exclude each other: expected one of "
+                    "them",
+                    param=name,
+                )
+        if self.preset == "reference":
+            raise InvalidRequestError(
+                "the reference preset: expected no adablock, because the published loop's blocks are all alike",
+                param="adablock",
+                hint="preset='quality' takes it",
             )
 
     def _check_reference(self) -> None:

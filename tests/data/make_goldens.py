@@ -161,9 +161,32 @@ RULE_INFILL: list[dict] = [
     {"gen_length": 30, "steps": 30, "block_length": 7, "propose_mask": False, "cache": "prefix", **rules[1]}
     for rules in RULES.values()
 ]
+# Blocks that end at a delimiter (AdaBlock): tokens that this checkpoint often writes.
+BORDERS = {"steps": 40, "gen_length": 40, "block_length": 8, "propose_mask": False, "adablock": 0.02}
+BORDER_GROUPS: list[dict] = [
+    {**BORDERS, "cache": c, **rule}
+    for rule in (
+        {"adablock_token": 40},
+        {"adablock_token": 103, "threshold": 0.5},
+        {"adablock_token": 41, "temperature": 0.4, "seed": 35, "cfg_scale": 0.5},
+        {"adablock_token": 84, "entropy_bound": 1.5, "remasking": "entropy", "block_length": 5},
+    )
+    for c in CACHES
+]
+BORDER_INFILL: list[dict] = [
+    {
+        **BORDERS,
+        "gen_length": 30,
+        "steps": 30,
+        "block_length": 30,
+        "adablock_token": 40,
+        "cache": "dual",
+        "frechet": 0.1,
+    }
+]
 FILES = {
     GOLDENS: ((GROUPS, INFILL, 7), (LATER_GROUPS, LATER_INFILL, 8)),
-    DECODER_GOLDENS: ((RULE_GROUPS, RULE_INFILL, 9),),
+    DECODER_GOLDENS: ((RULE_GROUPS, RULE_INFILL, 9), (BORDER_GROUPS, BORDER_INFILL, 10)),
 }
 
 

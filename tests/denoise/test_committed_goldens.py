@@ -32,7 +32,8 @@ def open_engine(table: str, threads: int) -> Engine:
 
 def params_of(group: dict) -> SamplingParams:
     """The reference preset lets the mask win, the others do not; whatever else they set is set back here."""
-    own = {key: value for key, value in group["params"].items() if key != "propose_mask"}
+    unsaid = {"propose_mask", "steps"} if "adablock" in group["params"] else {"propose_mask"}
+    own = {key: value for key, value in group["params"].items() if key not in unsaid}
     preset = "reference" if group["params"]["propose_mask"] else "quality"
     return SamplingParams(**own, preset=preset, eos_early_stop=False, return_tokens=True)
 

@@ -19,6 +19,8 @@ VALUES = {
     "gen_length": LENGTHS,
     "steps": st.none() | LENGTHS,
     "block_length": st.none() | LENGTHS,
+    "adablock": st.sampled_from([None, 0.3]),
+    "adablock_token": st.sampled_from([None, 198]),
     "block_order": st.sampled_from(["left_to_right", "confidence"]),
     "temperature": st.sampled_from([0.0, 1.0]),
     "remasking": st.sampled_from(["low_confidence", "random", "margin", "entropy"]),
@@ -63,6 +65,8 @@ TOUCHING = (
     "threshold",
     "factor",
     "threshold_alpha",
+    "adablock",
+    "adablock_token",
     "frechet",
     "local_leap",
     "local_leap_threshold",
@@ -140,6 +144,7 @@ def test_every_preset_and_length(preset):
     assert tried == 5 * 2 * 129 * 2
 
 
+BORDERS = {"preset": "quality", "adablock": 0.3, "adablock_token": 198}
 DEMO = {"gen_length": 16, "steps": 16, "block_length": 16}
 
 
@@ -164,6 +169,11 @@ DEMO = {"gen_length": 16, "steps": 16, "block_length": 16}
         ({"threshold": 0.9, "threshold_alpha": 0.3}, {"threshold": 0.8}, {"threshold": 0.8, "threshold_alpha": 0.3}),
         ({"local_leap": 0.9, "local_leap_threshold": 0.8}, {"local_leap": 0.5}, {"local_leap_threshold": 0.5}),
         ({"entropy_bound": 0.1}, {"threshold": 0.9}, {"entropy_bound": None, "remasking": "low_confidence"}),
+        (BORDERS, {"preset": "reference"}, {"adablock": None, "adablock_token": None}),
+        (BORDERS, {"preset": "fast"}, {"adablock": 0.3, "adablock_token": 198, "threshold": 0.9}),
+        (BORDERS, {"steps": 64}, {"adablock": None, "adablock_token": None, "steps": 64}),
+        (BORDERS, {"regex": "a"}, {"adablock": None, "adablock_token": None, "regex": "a"}),
+        (DEMO, BORDERS, {"adablock": 0.3, "adablock_token": 198, "steps": None}),
         ({"frechet": 0.2}, {"entropy_bound": 0.1}, {"frechet": None, "remasking": "entropy"}),
         ({"remasking": "margin"}, {"entropy_bound": 0.1}, {"entropy_bound": 0.1, "remasking": "margin"}),
         ({"threshold": 0.9}, {"remasking": "entropy"}, {"threshold": None, "remasking": "entropy"}),

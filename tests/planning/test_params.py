@@ -21,6 +21,8 @@ def test_defaults_are_those_of_the_published_loop():
         "gen_length": 128,
         "steps": None,
         "block_length": None,
+        "adablock": None,
+        "adablock_token": None,
         "block_order": "left_to_right",
         "temperature": 0.0,
         "remasking": "low_confidence",
@@ -110,6 +112,8 @@ BAD = [
         for value in (0, -0.5, 1.0000001, math.nan, math.inf, "0.9", True)
     ],
     *[("threshold_alpha", None), ("local_leap_threshold", None)],
+    *[("adablock", value) for value in (0, -0.5, 1.0000001, math.nan, math.inf, "0.3", True)],
+    *[("adablock_token", value) for value in (-1, 1.5, 2**31, "4", True)],
     *[("local_leap_radius", value) for value in (0, -1, 1.5, 2**31, "4", None, True)],
     *[("entropy_bound", value) for value in (-0.1, math.nan, math.inf, "1", True)],
     *[("seed", value) for value in (-1, 2**64, 1.0, "3", True)],
@@ -153,6 +157,15 @@ def test_a_value_out_of_range_is_named(name, value):
         (
             {"entropy_bound": 0.1, "factor": 1.0, "local_leap": 0.9},
             ["factor=1.0", "local_leap=0.9", "entropy_bound=0.1"],
+        ),
+        ({"preset": "quality", "adablock": 0.3}, ["adablock=0.3", "adablock_token"]),
+        ({"adablock_token": 198}, ["adablock_token=198", "expected adablock"]),
+        ({"adablock": 0.3, "adablock_token": 198}, ["reference preset", "adablock"]),
+        ({"preset": "fast", "adablock": 0.3, "adablock_token": 198, "steps": 8}, ["adablock=0.3", "steps=8"]),
+        ({"preset": "fast", "adablock": 0.3, "adablock_token": 198, "regex": "a"}, ["adablock=0.3", "regex='a'"]),
+        (
+            {"preset": "fast", "adablock": 0.3, "adablock_token": 198, "block_order": "confidence"},
+            ["adablock=0.3", "block_order='confidence'"],
         ),
         ({"threshold_alpha": 0.3}, ["threshold_alpha=0.3", "expected threshold"]),
         ({"threshold_alpha": 0.3, "factor": 1.0}, ["threshold_alpha=0.3", "expected threshold"]),

@@ -38,6 +38,8 @@ class Params:
     local_leap_threshold: float = 0.75
     local_leap_radius: int = 4
     entropy_bound: float | None = None
+    adablock: float | None = None  # so probable a delimiter ends the block (AdaBlock)
+    adablock_token: int = -1
     cache: str = "none"
     logits_eos_inf: bool = False
     confidence_eos_eot_inf: bool = False
@@ -222,6 +224,9 @@ def denoise(model: Model, canvas: np.ndarray, span: tuple[int, int], p: Params, 
     length = len(run.canvas)
     prompt = run.canvas != ids.mask
     slots = [model.open_slot(length) for _ in range(2 if p.cfg_scale > 0 else 1)]
+    if p.adablock is not None:
+        denoise_to_borders(model, run, slots, prompt, span, p, ids)
+        return run
     begin = span[0] if p.attention_block is None else span[0] - span[0] % p.block_length
     starts = range(begin, span[1], p.block_length)
     for index, block_start in enumerate(starts):
@@ -234,6 +239,36 @@ def denoise(model: Model, canvas: np.ndarray, span: tuple[int, int], p: Params, 
 
         denoise_block(propose_step, run, block, num_steps, p, ids.mask)
     return run
+
+
+def denoise_to_borders(model: Model, run: Run, slots: list, prompt, span: tuple[int, int], p: Params, ids) -> None:
+    """AdaBlock: the first forward of a block decides where it ends, and its first step chooses from that forward."""
+    start = span[0]
+    while start < span[1]:
+        block = (start, min(start + p.block_length, span[1]))
+        if ids.mask not in run.canvas[slice(*block)]:
+            start = block[1]
+            continue
+        reach = min(start + (span[1] - span[0]) // 4, span[1])
+        rows = query_rows(run, 0, block, span, prompt, p, ids.mask)
+        wide = (start, max(block[1], reach))
+        (positions, score), editable = propose(model, run, slots, prompt, rows, p, ids, wide)
+        found = score((ids.mask,))
+        is_border = (positions >= start) & (positions < reach) & (found.token == p.adablock_token)
+        is_border &= found.probability >= p.adablock
+        if is_border.any():
+            block = (start, int(positions[np.argmax(np.where(is_border, found.probability, -1))]) + 1)
+        kept = positions < block[1]
+
+        def propose_step(step: int, block=block, positions=positions, kept=kept, score=score, editable=editable):
+            if step == 0:
+                return (positions[kept], lambda never: score(never).of(kept)), editable
+            rows = query_rows(run, step, block, span, prompt, p, ids.mask)
+            return propose(model, run, slots, prompt, rows, p, ids, block)
+
+        num_masked = np.count_nonzero(run.canvas[slice(*block)] == ids.mask)
+        denoise_block(propose_step, run, block, num_masked, p, ids.mask)
+        start = block[1]
 
 
 def generate(model: Model, prompt: list[int], p: Params, ids: SpecialIds) -> Run:

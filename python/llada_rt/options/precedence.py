@@ -6,7 +6,7 @@ The functions work on mappings from an option's own name to its checked value. `
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from itertools import combinations
 from types import MappingProxyType
 from typing import Any
@@ -27,12 +27,13 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 RULES = ("threshold", "factor", "frechet", "local_leap", "entropy_bound")
 # Rules that compare the score with a probability.
 OF_PROBABILITIES = ("threshold", "factor", "frechet", "local_leap")
-# Options that say more of another one, which must be set, and their values where it is not.
+# Options that say more of another one, which must be set, and what they are where it is not.
 OF_A_RULE: Mapping[str, tuple[str, Any]] = MappingProxyType(
     {
         "threshold_alpha": ("threshold", 0.0),
         "local_leap_threshold": ("local_leap", 0.75),
         "local_leap_radius": ("local_leap", 4),
+        "adablock_token": ("adablock", None),
     }
 )
 
@@ -53,7 +54,14 @@ _EXCLUDE = (
     (("regex", _is_set), ("block_order", _is("confidence"))),
     (("choice", _is_set), ("block_order", _is("confidence"))),
     (("error_budget", _is_set), ("audit", _is(0))),
+    *((("adablock", _is_set), (name, _is_set)) for name in ("steps", "regex", "choice")),
+    (("adablock", _is_set), ("block_order", _is("confidence"))),
 )
+
+
+def _details(rules: Collection[str]) -> list[str]:
+    """The options that say more of one of these."""
+    return [name for name, (rule, _) in OF_A_RULE.items() if rule in rules]
 
 
 def _less_excluded(weak: Mapping[str, Any], strong: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,15 +78,16 @@ def without_subjects(options: Mapping[str, Any], preset: str) -> dict[str, Any]:
     """The options that say nothing a preset newly named says: how many are committed, the cache, the end of the text;
     the block length, if it says one.
     """
-    subjects = {*RULES, *OF_A_RULE, "cache", *PRESETS[preset]}
+    subjects = {*RULES, *_details(RULES), "cache", *PRESETS[preset]}
+    if preset == "reference":
+        subjects |= {"adablock", *_details(["adablock"])}
     return {name: value for name, value in options.items() if name not in subjects}
 
 
 def without_rules(options: Mapping[str, Any], rule: str) -> dict[str, Any]:
     """The options that say nothing of another rule than this one."""
-    of_others = {other for other in RULES if other != rule}
-    of_others |= {name for name, (other, _) in OF_A_RULE.items() if other != rule}
-    return {name: value for name, value in options.items() if name not in of_others}
+    others = [other for other in RULES if other != rule]
+    return {name: value for name, value in options.items() if name not in {*others, *_details(others)}}
 
 
 def give_way(given: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,8 @@ class SamplingOptions(TypedDict, total=False):
     max_denoising_steps: SupportsIndex | None
     block_length: SupportsIndex | None
     block_size: SupportsIndex | None
+    adablock: SupportsFloat | None
+    adablock_token: SupportsIndex | None
     block_order: BlockOrder
     temperature: SupportsFloat
     temp: SupportsFloat

@@ -108,6 +108,11 @@ class SequencePlan:
     # Scored, not decoded: the token wanted at each position of the canvas, -1 for none. Takes one step.
     targets: tuple[int, ...] = ()
     allowed: tuple[AllowedTokens, ...] = ()  # at ascending positions of the block; elsewhere every token is
+    # Where there is one, masks before it are candidates too, and the block ends after the surest of [block.start,
+    # border_stop) that is `border_token` and at least so probable, wherever `block` ends (AdaBlock). Takes one step.
+    border_stop: int = 0  # 0: the block ends as planned
+    border_token: int = -1
+    border_probability: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +168,7 @@ class SequenceResult:
     bad_position: int | None = None  # where the logits are not finite: the request cannot go on
     proposals: tuple[Commit, ...] = ()  # candidates by position, not written: of the rule `propose`
     num_post_steps: int = 0  # of num_steps, those that found no mask and could only edit
+    block_stop: int | None = None  # where a border was found, or as planned; None: the plan looked for none
 
 
 @dataclass(frozen=True, slots=True)
