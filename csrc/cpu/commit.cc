@@ -34,9 +34,14 @@ void commit_group(Candidate* candidates, const CommitGroup& group, std::int64_t*
   }
   std::iota(chosen, chosen + n, group.begin);
   // Highest key first, then lower position. Not stable_sort: that one asks for memory.
-  const auto key = [&](std::int64_t i) { return order_key(group, own, n, i - group.begin); };
-  std::sort(chosen, chosen + n,
-            [&](std::int64_t a, std::int64_t b) { return key(a) > key(b) || (key(a) == key(b) && a < b); });
+  const auto sort_by = [&](const auto& key) {
+    std::sort(chosen, chosen + n,
+              [&](std::int64_t a, std::int64_t b) { return key(a) > key(b) || (key(a) == key(b) && a < b); });
+  };
+  if (group.select == Select::kLocalLeap)
+    sort_by([&](std::int64_t i) { return order_key(group, own, n, i - group.begin); });
+  else  // the same, without a question for each comparison
+    sort_by([&](std::int64_t i) { return commit_key(candidates[i].confidence); });
   std::int64_t taken = num_selected(group, own, n, chosen);
   const bool all_masks =
       std::all_of(chosen, chosen + taken, [&](std::int64_t i) { return candidates[i].token == group.mask_id; });
