@@ -15,6 +15,7 @@ from benchmarks.engine_system import Engines, EngineSystem
 from benchmarks.measure import Check, Entry, Exam, Judge, all_tokens, any_answer
 from benchmarks.questions import PAIRS, Pair, fixed_questions
 from benchmarks.shapes import SHAPES
+from llada_rt.options.precedence import RULES
 from llada_rt.runtime.runner import describe_model
 
 CHECKED = 20  # answers that are held against the slow loop in torch
@@ -76,7 +77,7 @@ class Workload:
 def is_exact(params: Mapping[str, Any]) -> bool:
     """Whether decoding is the published loop's with all positions in one block: no cache, one token a step."""
     return params.get("preset", "reference") == "reference" and not (
-        {"threshold", "factor", "steps", "block_length"} & params.keys() or params.get("cache", "none") != "none"
+        {*RULES, "steps", "block_length"} & params.keys() or params.get("cache", "none") != "none"
     )
 
 

@@ -184,25 +184,29 @@ class OpsHandle {
 
   py::tuple commit(const IntArray& canvas, const IntArray& positions, const IntArray& tokens,
                    const DoubleArray& confidence, std::int32_t select, std::int64_t count, double select_value,
-                   std::int32_t mask_id, const std::optional<std::pair<IntArray, DoubleArray>>& alternatives) {
+                   std::int32_t mask_id, const std::optional<std::pair<IntArray, DoubleArray>>& alternatives,
+                   double near_value, std::int64_t radius, const std::optional<DoubleArray>& entropy) {
     const std::vector<std::int32_t> before = to_vector(canvas);
     std::vector<std::int32_t> after = before;
     const std::int64_t n = positions.size();
     check(tokens.size() == n && confidence.size() == n, ErrorKind::kInvalidRequest, "expected ", n,
           " tokens and confidences");
+    check(!entropy || entropy->size() == n, ErrorKind::kInvalidRequest, "expected ", n, " entropies");
     std::vector<Candidate> found(static_cast<std::size_t>(n));
     for (std::size_t i = 0; i < found.size(); ++i) {
       const std::int32_t position = positions.data()[i];
       check(position >= 0 && static_cast<std::size_t>(position) < after.size(), ErrorKind::kInvalidRequest,
             "expected positions in the canvas, got ", position);
+      found[i].position = position;
       found[i].token = found[i].other_token = tokens.data()[i];
       found[i].confidence = found[i].other_confidence = confidence.data()[i];
+      if (entropy) found[i].entropy = entropy->data()[i];
       if (alternatives) {
         found[i].other_token = alternatives->first.at(static_cast<py::ssize_t>(i));
         found[i].other_confidence = alternatives->second.at(static_cast<py::ssize_t>(i));
       }
     }
-    const CommitGroup group{0, n, static_cast<Select>(select), count, select_value, mask_id};
+    const CommitGroup group{0, n, static_cast<Select>(select), count, select_value, mask_id, near_value, radius};
     std::vector<std::int64_t> chosen(found.size(), -1);
     ops_.commit(stream_, found.data(), n, &group, 1, chosen.data());
     ops_.finish(stream_);
@@ -331,7 +335,8 @@ void bind_ops(py::module_& module) {
           "mask_id"_a = -1, "propose_mask"_a = true, "suppressed_token"_a = -1, "unconfident_token_0"_a = -1,
           "unconfident_token_1"_a = -1, "targets"_a = py::none(), "num_alternatives"_a = 0, "allowed"_a = py::none())
       .def("commit", &OpsHandle::commit, "canvas"_a, "positions"_a, "tokens"_a, "confidence"_a, "select"_a, "count"_a,
-           "select_value"_a, "mask_id"_a, "alternatives"_a = py::none())
+           "select_value"_a, "mask_id"_a, "alternatives"_a = py::none(), "near_value"_a = 0.0, "radius"_a = 0,
+           "entropy"_a = py::none())
       .def("measure_peak", &OpsHandle::measure_peak, "dtype"_a);
   module.def(
       "measure_peak",

@@ -80,15 +80,16 @@ py::tuple names_of(const char* const (&names)[kCount]) {
 
 void bind_runtime(py::module_& module) {
   PYBIND11_NUMPY_DTYPE(QuerySpan, start, stop, visible);
-  PYBIND11_NUMPY_DTYPE(SelectRule, kind, num_masked, num_steps, next_step, count, value, edit_threshold,
-                       max_post_steps);
+  PYBIND11_NUMPY_DTYPE(SelectRule, kind, num_masked, num_steps, next_step, count, value, edit_threshold, max_post_steps,
+                       near_value, radius, alpha);
   PYBIND11_NUMPY_DTYPE(SamplingRule, mask_id, score, temperature, guidance_scale, seed, suppressed_token,
                        unconfident_tokens, propose_mask, num_alternatives, step);
   PYBIND11_NUMPY_DTYPE(SequencePlan, slot, guide_slot, first_begin, first_end, next_begin, next_end, block_start,
                        block_stop, commit_start, editable_begin, editable_end, post_steps, step, compact, targets_begin,
-                       targets_end, allowed_begin, allowed_end, select, sampling);
+                       targets_end, allowed_begin, allowed_end, border_stop, border_token, border_probability, select,
+                       sampling);
   PYBIND11_NUMPY_DTYPE(SequenceOutcome, num_query_rows, num_refreshes, num_steps, num_masked, block_done, bad_position,
-                       num_post_steps);
+                       num_post_steps, block_stop);
   PYBIND11_NUMPY_DTYPE(CommitRecord, sequence, step, position, token, replaced, confidence, log_prob);
   PYBIND11_NUMPY_DTYPE(Alternative, token, log_prob);
   module.attr("SEQUENCE_DTYPE") = py::dtype::of<SequencePlan>();

@@ -9,27 +9,40 @@
 namespace llada::cpu {
 namespace {
 
-// How many of `n` candidates, best first, the group's rule takes.
-template <class ConfidenceOf>
-std::int64_t num_selected(const CommitGroup& group, std::int64_t n, const ConfidenceOf& confidence_of) {
-  std::int64_t taken = num_unquestioned(group, n);
-  while (group.select != Select::kTopK && taken < n && passes(group, taken, confidence_of(taken))) ++taken;
+// How many of the group's n candidates its rule takes. ordered: candidates of the group, those to be taken first.
+std::int64_t num_selected(const CommitGroup& group, const Candidate* own, std::int64_t n, const std::int64_t* ordered) {
+  const std::int64_t least = num_unquestioned(group, n);
+  if (group.select == Select::kTopK) return least;
+  const bool summed = is_summed(group.select);
+  std::int64_t taken = summed ? 0 : least;
+  for (CommitSums sums; taken < n; ++taken) {
+    const std::int64_t i = ordered[taken] - group.begin;
+    if (summed) sums.add(own[i]);
+    if (taken < least) continue;
+    if (!(summed ? passes(group, sums, own[i]) : passes(group, taken, own, n, i))) break;
+  }
   return taken;
 }
 
 void commit_group(Candidate* candidates, const CommitGroup& group, std::int64_t* chosen) {
   const std::int64_t n = group.end - group.begin;
+  const Candidate* const own = candidates + group.begin;
   const auto unusable = [](const Candidate& candidate) { return candidate.token < 0; };
   if (std::any_of(candidates + group.begin, candidates + group.end, unusable)) {
     std::fill(chosen, chosen + n, -1);
     return;
   }
   std::iota(chosen, chosen + n, group.begin);
-  // Highest confidence first, then lower position. Not stable_sort: that one asks for memory.
-  const auto key = [&](std::int64_t i) { return commit_key(candidates[i].confidence); };
-  std::sort(chosen, chosen + n,
-            [&](std::int64_t a, std::int64_t b) { return key(a) > key(b) || (key(a) == key(b) && a < b); });
-  std::int64_t taken = num_selected(group, n, [&](std::int64_t rank) { return candidates[chosen[rank]].confidence; });
+  // Highest key first, then lower position. Not stable_sort: that one asks for memory.
+  const auto sort_by = [&](const auto& key) {
+    std::sort(chosen, chosen + n,
+              [&](std::int64_t a, std::int64_t b) { return key(a) > key(b) || (key(a) == key(b) && a < b); });
+  };
+  if (group.select == Select::kLocalLeap)
+    sort_by([&](std::int64_t i) { return order_key(group, own, n, i - group.begin); });
+  else  // the same, without a question for each comparison
+    sort_by([&](std::int64_t i) { return commit_key(candidates[i].confidence); });
+  std::int64_t taken = num_selected(group, own, n, chosen);
   const bool all_masks =
       std::all_of(chosen, chosen + taken, [&](std::int64_t i) { return candidates[i].token == group.mask_id; });
   if (group.select != Select::kTopK && taken > 0 && all_masks) {

@@ -18,7 +18,7 @@ struct Sorted {
   double* keys;
   std::int32_t* indices;  // from the beginning of the group
 
-  // Highest confidence first, then lower position. No two are equal.
+  // Highest key first, then lower position. No two are equal.
   __device__ __forceinline__ bool before(std::int32_t a, std::int32_t b) const {
     return keys[a] > keys[b] || (keys[a] == keys[b] && indices[a] < indices[b]);
   }
@@ -71,12 +71,12 @@ __global__ void __launch_bounds__(kCommitThreads)
 
   if (thread == 0) {
     unusable = 0;
-    taken = group.select == Select::kTopK ? unquestioned : n;
+    taken = group.select == Select::kTopK ? unquestioned : n;  // of the others: until one does not pass
     any_token = 0;
   }
   __syncthreads();
   for (std::int32_t i = thread; i < n; i += kCommitThreads) {
-    sorted.keys[i] = commit_key(own[i].confidence);
+    sorted.keys[i] = order_key(group, own, n, i);
     sorted.indices[i] = i;
     if (own[i].token < 0) unusable = 1;
   }
@@ -86,8 +86,18 @@ __global__ void __launch_bounds__(kCommitThreads)
     return;
   }
 
-  for (std::int32_t rank = unquestioned + thread; rank < n && group.select != Select::kTopK; rank += kCommitThreads)
-    if (!passes(group, rank, own[sorted.indices[rank]].confidence)) {
+  const bool summed = is_summed(group.select);
+  if (summed && thread == 0) {  // one after the other, of values that are in the nearest cache
+    CommitSums sums;
+    for (std::int32_t rank = 0; rank < n && taken == n; ++rank) {
+      const Candidate& candidate = own[sorted.indices[rank]];
+      sums.add(candidate);
+      if (rank >= unquestioned && !passes(group, sums, candidate)) taken = rank;
+    }
+  }
+  for (std::int32_t rank = unquestioned + thread; rank < n && group.select != Select::kTopK && !summed;
+       rank += kCommitThreads)
+    if (!passes(group, rank, own, n, sorted.indices[rank])) {
       atomicMin(&taken, rank);
       break;  // this thread's later ones change nothing
     }

@@ -12,9 +12,9 @@ using Clock = std::chrono::steady_clock;
 
 std::int32_t length_of(const Slot& slot) { return static_cast<std::int32_t>(slot.canvas.size()); }
 
-std::int32_t count_masks(const std::vector<std::int32_t>& canvas, const SequencePlan& plan) {
+std::int32_t count_masks(const std::vector<std::int32_t>& canvas, const SequencePlan& plan, std::int64_t block_stop) {
   return static_cast<std::int32_t>(
-      std::count(canvas.begin() + plan.block_start, canvas.begin() + plan.block_stop, plan.sampling.mask_id));
+      std::count(canvas.begin() + plan.block_start, canvas.begin() + block_stop, plan.sampling.mask_id));
 }
 
 // LLaDA's schedule: num_masked spread over num_steps, the first ones take one more. Without steps all zeros.
@@ -38,6 +38,8 @@ bool is_scheduled_out(const SelectRule& rule, std::int32_t step) {
 
 bool is_scored(const SequencePlan& plan) { return plan.targets_begin < plan.targets_end; }
 
+bool has_border(const SequencePlan& plan) { return plan.border_stop > 0; }
+
 bool is_proposed(const SequencePlan& plan) { return plan.select.kind == Select::kPropose; }
 
 bool has_edits(const SequencePlan& plan) { return plan.editable_begin < plan.editable_end; }
@@ -60,6 +62,17 @@ bool is_editable(const StepPlan& plan, const SequencePlan& sequence, std::int32_
 // The row of that position if it is the next one there.
 CandidateRow* take(std::vector<CandidateRow>& rows, std::size_t& next, std::int32_t position) {
   return next < rows.size() && rows[next].position == position ? &rows[next++] : nullptr;
+}
+
+// The value of a step's rule. A threshold with an alpha falls as the canvas fills: tau (1 - alpha (1 - r)), with r the
+// share of masks in the block and what it sees after it (Streaming-dLLM). That is the same whatever a cache recomputes.
+double value_of(const SequencePlan& plan, const std::vector<std::int32_t>& canvas, std::int32_t visible) {
+  const SelectRule& rule = plan.select;
+  if (rule.alpha == 0) return rule.value;
+  const auto begin = canvas.begin() + plan.block_start, end = canvas.begin() + std::max(visible, plan.block_stop);
+  const double masked =
+      static_cast<double>(std::count(begin, end, plan.sampling.mask_id)) / static_cast<double>(end - begin);
+  return rule.value * (1.0 - rule.alpha * (1.0 - masked));
 }
 
 SamplingRule sampling_rule(const SequencePlan& plan, std::int32_t step) {
@@ -101,12 +114,16 @@ void check_plan(const StepPlan& plan, KvPool& pool, std::int64_t vocab_size) {
            s, "0 <= commit_start <= block_start < block_stop <= length of the canvas");
     const SelectRule& select = p.select;
     const SamplingRule& sampling = p.sampling;
-    expect(is_named(select.kind, kSelectNames), s, "a select rule from 0 to 3");
+    expect(is_named(select.kind, kSelectNames), s, "a select rule from 0 to 6");
     expect(is_named(sampling.score, kScoreNames), s, "a score from 0 to 3");
     expect(sampling.num_alternatives >= 0 && sampling.num_alternatives <= kMostAlternatives, s, "0 to 20 alternatives");
     const std::int32_t fewest_steps = select.kind == Select::kTopK ? 1 : 0;
     expect(select.num_steps >= fewest_steps && select.num_masked >= 0 && select.next_step >= 0 && select.count >= 0, s,
            "counts from 0, and of top_k a schedule of at least one step");
+    expect(select.kind != Select::kLocalLeap || (select.near_value > 0 && select.value > 0 && select.radius >= 0), s,
+           "of local_leap confidences above 0 and a radius from 0");
+    expect(select.alpha == 0 || (select.kind == Select::kThreshold && 0 < select.alpha && select.alpha <= 1), s,
+           "an alpha from 0 to 1, and only of threshold");
     expect(p.post_steps >= 0 && select.max_post_steps >= 0, s, "counts of steps from 0");
     expect(0 <= p.editable_begin && p.editable_begin <= p.editable_end && p.editable_end <= plan.num_spans, s,
            "a range of the spans to be edited");
@@ -131,6 +148,12 @@ void check_plan(const StepPlan& plan, KvPool& pool, std::int64_t vocab_size) {
       for (std::int32_t i = p.targets_begin; i < p.targets_end; ++i)
         expect(plan.targets[i] < vocab_size, s, "targets from the vocabulary");
     }
+    expect(p.border_stop == 0 || (p.block_start < p.border_stop && p.border_stop <= length), s,
+           "a border after the block's start, on the canvas");
+    expect(!has_border(p) || (plan.max_steps == 1 && !is_scored(p) && !is_proposed(p) && !has_edits(p)), s,
+           "one step, and no targets, proposal or edits beside a border");
+    expect(!has_border(p) || (p.border_probability > 0 && p.allowed_begin == p.allowed_end), s,
+           "of a border a probability above 0, and no sets of allowed tokens beside it");
     expect(0 <= p.allowed_begin && p.allowed_begin <= p.allowed_end && p.allowed_end <= plan.num_sets, s,
            "a range of the sets of allowed tokens");
     std::int32_t from = p.block_start;
@@ -157,11 +180,13 @@ StepResult DenoisingLoop::run(Stream stream, const StepPlan& plan) {
   std::size_t most_alternatives = 0;
   for (std::int64_t s = 0; s < plan.num_sequences; ++s) {
     const SequencePlan& sequence = plan.sequences[s];
-    SequenceOutcome outcome{0, 0, 0, count_masks(pool_.at(sequence.slot).canvas, sequence), 0, -1, 0};
+    const std::int32_t num_masked = count_masks(pool_.at(sequence.slot).canvas, sequence, sequence.block_stop);
+    SequenceOutcome outcome{0, 0, 0, num_masked, 0, -1, 0, sequence.block_stop};
     outcome.block_done = is_done(sequence, outcome, /*is_still=*/false);
     result.outcomes.push_back(outcome);
     any_done = any_done || outcome.block_done != 0;
-    const std::size_t commits = static_cast<std::size_t>(sequence.block_stop - sequence.commit_start);
+    const std::int32_t stop = std::max(sequence.block_stop, sequence.border_stop);
+    const std::size_t commits = static_cast<std::size_t>(stop - sequence.commit_start);
     most_commits += commits;
     most_alternatives += commits * static_cast<std::size_t>(sequence.sampling.num_alternatives);
   }
@@ -200,9 +225,10 @@ void DenoisingLoop::step(Stream stream, const StepPlan& plan, std::int32_t index
     const std::int32_t visible = plan.spans[(index == 0 ? sequence.first_end : sequence.next_end) - 1].visible;
     result.outcomes[static_cast<std::size_t>(s)].num_refreshes += num_rows == visible;
     const SelectRule& select = sequence.select;
-    groups_.push_back({begin, static_cast<std::int64_t>(rows_.size()),
-                       is_proposed(sequence) ? Select::kTopK : select.kind,
-                       least_commits(select, select.next_step + index), select.value, sequence.sampling.mask_id});
+    groups_.push_back(
+        {begin, static_cast<std::int64_t>(rows_.size()), is_proposed(sequence) ? Select::kTopK : select.kind,
+         least_commits(select, select.next_step + index), value_of(sequence, pool_.at(sequence.slot).canvas, visible),
+         sequence.sampling.mask_id, select.near_value, select.radius});
     edits_.push_back({edits_begin, static_cast<std::int64_t>(edit_rows_.size())});
   }
   for (RowRange& edits : edits_) {
@@ -211,12 +237,37 @@ void DenoisingLoop::step(Stream stream, const StepPlan& plan, std::int32_t index
   }
   rows_.insert(rows_.end(), edit_rows_.begin(), edit_rows_.end());
   find_candidates(stream, plan);
+  find_borders(stream, plan, result);
   chosen_.assign(rows_.size(), -1);
   ops_.commit(stream, candidates_.data(), static_cast<std::int64_t>(rows_.size()), groups_.data(),
               static_cast<std::int64_t>(groups_.size()), chosen_.data());
   ops_.finish(stream);
 
   for (std::int64_t s = 0; s < plan.num_sequences; ++s) write_candidates(plan, s, index, result);
+}
+
+// Where a plan looks for a border: the block ends there, and what lies behind is no candidate.
+void DenoisingLoop::find_borders(Stream stream, const StepPlan& plan, StepResult& result) {
+  if (std::none_of(plan.sequences, plan.sequences + plan.num_sequences, has_border)) return;
+  ops_.finish(stream);
+  for (std::int64_t s = 0; s < plan.num_sequences; ++s) {
+    const SequencePlan& sequence = plan.sequences[s];
+    CommitGroup& group = groups_[static_cast<std::size_t>(s)];
+    if (!has_border(sequence) || bad_position({group.begin, group.end}) >= 0) continue;
+    double probability = 0;
+    std::int64_t& stop = result.outcomes[static_cast<std::size_t>(s)].block_stop;
+    for (std::int64_t i = group.begin; i < group.end; ++i) {
+      const Candidate& candidate = candidates_[static_cast<std::size_t>(i)];
+      const std::int32_t position = rows_[static_cast<std::size_t>(i)].position;
+      const bool is_border = sequence.block_start <= position && position < sequence.border_stop &&
+                             candidate.token == sequence.border_token &&
+                             candidate.probability >= sequence.border_probability;
+      if (!is_border || !(candidate.probability > probability)) continue;
+      probability = candidate.probability;
+      stop = position + 1;
+    }
+    while (group.begin < group.end && rows_[static_cast<std::size_t>(group.end - 1)].position >= stop) --group.end;
+  }
 }
 
 // What a step does to one sequence: what was chosen of its masks, its edits, and what is left.
@@ -250,7 +301,7 @@ void DenoisingLoop::write_candidates(const StepPlan& plan, std::int64_t s, std::
   }
   outcome.num_steps = index + 1;
   outcome.num_post_steps += is_post_step;
-  outcome.num_masked = count_masks(pool_.at(sequence.slot).canvas, sequence);
+  outcome.num_masked = count_masks(pool_.at(sequence.slot).canvas, sequence, outcome.block_stop);
   outcome.block_done = !is_finite || is_done(sequence, outcome, is_still);
 }
 
@@ -300,6 +351,7 @@ std::int64_t DenoisingLoop::add_sequence(const StepPlan& plan, std::int64_t s, b
   const std::int32_t begin = first ? sequence.first_begin : sequence.next_begin;
   const std::int32_t end = first ? sequence.first_end : sequence.next_end;
   std::size_t candidate_of_guide = rows_.size(), edit_of_guide = edit_rows_.size();
+  const std::int32_t stop = std::max(sequence.block_stop, sequence.border_stop);
   std::int32_t set = sequence.allowed_begin;
   std::int64_t num_rows = 0;
   for (std::int32_t i = begin; i < end; ++i) {
@@ -310,10 +362,9 @@ std::int64_t DenoisingLoop::add_sequence(const StepPlan& plan, std::int64_t s, b
       const std::int64_t row = batch_.add(position);
       const std::int32_t target = is_scored(sequence) ? plan.targets[sequence.targets_begin + position] : -1;
       const std::int32_t token = slot.canvas[static_cast<std::size_t>(position)];
-      const bool is_candidate = is_scored(sequence)
-                                    ? target >= 0
-                                    : sequence.commit_start <= position && position < sequence.block_stop &&
-                                          token == sequence.sampling.mask_id;
+      const bool is_candidate = is_scored(sequence) ? target >= 0
+                                                    : sequence.commit_start <= position && position < stop &&
+                                                          token == sequence.sampling.mask_id;
       if (!is_candidate && !is_editable(plan, sequence, position, token)) continue;
       CandidateRow candidate;
       candidate.target = target;

@@ -32,6 +32,7 @@ class DenoisingLoop {
   void add_guide(const Slot& guide, std::int64_t visible, std::size_t& candidate, std::size_t& edit);
   void choose_positions(const SequencePlan& plan, std::int64_t s, const QuerySpan& span, bool first);
   void find_candidates(Stream stream, const StepPlan& plan);
+  void find_borders(Stream stream, const StepPlan& plan, StepResult& result);
   std::int32_t bad_position(const RowRange& rows) const;
   void write_candidates(const StepPlan& plan, std::int64_t s, std::int32_t index, StepResult& result);
   void write(const SequencePlan& sequence, std::size_t row, const CommitRecord& record, StepResult& result);

@@ -16,14 +16,17 @@ namespace llada {
 struct SelectRule {
   Select kind;
   std::int32_t num_masked;  // what the schedule divides: as top_k counts, the masks in the block when it began
-  std::int32_t num_steps;   // of the schedule; threshold and factor: 0, or the block ends with it
+  std::int32_t num_steps;   // of the schedule; all but top_k: 0, or the block ends with it
   std::int32_t next_step;   // index in that schedule
-  std::int64_t count;       // threshold, factor: commit at least so many, what the schedule says and one
-  double value;             // threshold: tau; factor: f
+  std::int64_t count;       // all but top_k: commit at least so many, what the schedule says and one
+  double value;             // threshold: tau; factor: f; frechet: delta; local_leap: kappa; entropy_bound: gamma
   // Where a token may be edited: a candidate that differs from it and is at least so sure takes its place. Edits do not
   // count into the minimum, and none writes a mask.
   double edit_threshold;
   std::int64_t max_post_steps;  // steps of a block without masks; the first of them that edits nothing is the last
+  double near_value;            // local_leap: tau
+  std::int64_t radius;          // local_leap: W
+  double alpha;                 // threshold: by this share tau falls while the canvas fills
 };
 
 // One sequence of a plan: a canvas in a slot, and the rules by which its active block fills. Offsets are rows of the
@@ -48,6 +51,12 @@ struct SequencePlan {
   std::int32_t targets_begin, targets_end;
   // Range of the plan's sets of allowed tokens: the candidates at these positions come out of them.
   std::int32_t allowed_begin, allowed_end;
+  // Where there is one, masks before it are candidates too, and the block ends after the surest of [block_start,
+  // border_stop) that is border_token and at least border_probability, wherever the plan lets it end (AdaBlock). One
+  // step; the next plan has the block as the outcome says. 0: the block ends as planned.
+  std::int32_t border_stop;
+  std::int32_t border_token;
+  double border_probability;
   SelectRule select;
   SamplingRule sampling;
 };
@@ -77,6 +86,7 @@ struct SequenceOutcome {
   std::int32_t
       bad_position;  // -1, or the first position whose logits are not finite: nothing was committed in that step
   std::int32_t num_post_steps;  // of num_steps, those that found no mask and could only edit
+  std::int64_t block_stop;      // of the plan, or where a border was found
 };
 
 // A committed token, or a proposed one.

@@ -156,6 +156,7 @@ LLADA_INLINE double log_prob_of(const RowState& state, const SamplingRule& rule,
 // The candidate of a row whose whole vocabulary is in `state`.
 LLADA_INLINE Candidate candidate_of(const RowState& state, const SamplingRule& rule, const CandidateRow& row) {
   Candidate out;
+  out.position = row.position;
   if (!state.finite || state.best_token < 0) return out;
   const double largest = static_cast<double>(state.largest);
   const double log_sum = std::log(state.sum);

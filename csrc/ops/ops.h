@@ -146,6 +146,7 @@ constexpr std::int64_t set_words(std::int64_t vocab_size) { return (vocab_size +
 struct Candidate {
   std::int32_t token = -1;        // -1: the row's logits are not finite, and nothing else here means anything
   std::int32_t other_token = -1;  // the candidate if the mask id may not win; equals token unless token is the mask id
+  std::int64_t position = 0;      // of its row
   double confidence = 0;          // of token, by the rule's score; larger is better
   double other_confidence = 0;
   double probability = 0;     // softmax probability of token, without noise
@@ -163,17 +164,28 @@ struct Alternative {
 };
 
 // How candidates are selected. kPropose is for plans; no group has it.
-enum class Select : std::int32_t { kTopK = 0, kThreshold = 1, kFactor = 2, kPropose = 3 };
-constexpr const char* kSelectNames[] = {"top_k", "threshold", "factor", "propose"};
+enum class Select : std::int32_t {
+  kTopK = 0,
+  kThreshold = 1,
+  kFactor = 2,
+  kFrechet = 3,
+  kLocalLeap = 4,
+  kEntropyBound = 5,
+  kPropose = 6
+};
+constexpr const char* kSelectNames[] = {"top_k",      "threshold",     "factor", "frechet",
+                                        "local_leap", "entropy_bound", "propose"};
 
 // One sequence's share of a commit: candidates [begin, end), at ascending positions.
 struct CommitGroup {
   std::int64_t begin = 0;
   std::int64_t end = 0;
   Select select = Select::kTopK;
-  std::int64_t count = 0;  // kTopK: so many; kThreshold, kFactor: at least so many, and at least one
-  double value = 0;        // kThreshold: tau, kFactor: f
+  std::int64_t count = 0;  // kTopK: so many; the others: at least so many, and at least one
+  double value = 0;        // kThreshold: tau, kFactor: f, kFrechet: delta, kLocalLeap: kappa, kEntropyBound: gamma
   std::int32_t mask_id = -1;
+  double near_value = 0;    // kLocalLeap: tau
+  std::int64_t radius = 0;  // kLocalLeap: how far a position near another one is at most
 };
 
 struct Ops {
@@ -256,10 +268,13 @@ struct Ops {
 
   // Chooses the candidates of each group that are to be committed: highest confidence first, then lower position.
   // kTopK: `count` of them. kThreshold: all with confidence >= value. kFactor: the largest n with
-  // (n + 1) (1 - c_n) < value. The latter two choose the best `count` in any case, and at least one token that is not
-  // the mask id (other_token if they must). A group with a candidate of token -1 chooses none. candidates, chosen:
-  // (num_candidates), the groups' ranges one after the other; chosen are candidate indices in order of confidence, -1
-  // after the last one of a group; a choice of other_token rewrites its candidate.
+  // (n + 1) (1 - c_n) < value. kFrechet: the largest n with c_1 + ... + c_n - (n - 1) - (1 - c_n) > value. kLocalLeap:
+  // all with confidence >= value (anchors), and all with confidence >= near_value at most `radius` positions from an
+  // anchor; these before the rest. kEntropyBound: the largest n whose entropies, less the largest of them, sum up to
+  // <= value. All but kTopK choose the best `count` in any case, and at least one token that is not the mask id
+  // (other_token if they must). A group with a candidate of token -1 chooses none. candidates, chosen:
+  // (num_candidates), the groups' ranges one after the other; chosen are candidate indices in that order, -1 after the
+  // last one of a group; a choice of other_token rewrites its candidate.
   void (*commit)(Stream, Candidate* candidates, std::int64_t num_candidates, const CommitGroup* groups,
                  std::int64_t num_groups, std::int64_t* chosen);
 

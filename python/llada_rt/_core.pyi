@@ -202,5 +202,8 @@ class Ops:
         select_value: float,
         mask_id: int,
         alternatives: tuple[NDArray[np.int32], NDArray[np.float64]] | None = ...,
+        near_value: float = ...,
+        radius: int = ...,
+        entropy: NDArray[np.float64] | None = ...,
     ) -> tuple[NDArray[Any], NDArray[Any]]: ...
     def measure_peak(self, dtype: str) -> float: ...

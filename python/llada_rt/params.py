@@ -31,7 +31,19 @@ from .options.checks import (
     stop_strings,
 )
 from .options.docstrings import with_options
-from .options.precedence import NOT_SLIDING, PRESETS, expand, fit_lengths, give_way, without_subjects
+from .options.precedence import (
+    NOT_SLIDING,
+    OF_A_RULE,
+    OF_PROBABILITIES,
+    PRESETS,
+    RULES,
+    expand,
+    fit_details,
+    fit_lengths,
+    give_way,
+    without_rules,
+    without_subjects,
+)
 from .options.types import BlockOrder, Cache, Preset, Remasking, SamplingOptions
 
 
@@ -49,6 +61,8 @@ def _option(
 _COUNT = integer(1, MAX_COUNT, f"an integer from 1 to {MAX_COUNT}")
 _SCALE = real("a number from 0 to 1e6", lambda v: 0 <= v <= 1e6)  # times a logit it stays finite in float32
 _NOT_NEGATIVE = real("a finite number >= 0", lambda v: v >= 0)
+_CONFIDENCE = real("a number above 0 and at most 1", lambda v: 0 < v <= 1)
+_SHARE = real("a number from 0 to 1", lambda v: 0 <= v <= 1)
 
 
 class _Said:
@@ -70,8 +84,11 @@ class SamplingParams(_Said):
     * A block length shrinks to fit, in the reference preset to a divisor. A block that was the whole response stays the
       whole response.
     * A number of steps keeps its share of the length, rounded up to fit the blocks.
-    * Where two options exclude each other, the one that was not given goes: threshold, factor and remasking entropy;
-      regex and choice; either of these and block_order confidence; error_budget and audit 0.
+    * Where two options exclude each other, the one that was not given goes: threshold, factor, frechet, local_leap and
+      entropy_bound; remasking entropy and each of these but the last; regex and choice; either of these and block_order
+      confidence; error_budget and audit 0.
+    * What says more of a rule goes with it: threshold_alpha, local_leap_threshold, local_leap_radius and
+      adablock_token. adablock goes where steps, regex, choice, suffix_window or another block_order are given.
 
     None, where an option may be None, is given like a value.
 
@@ -90,7 +107,7 @@ class SamplingParams(_Said):
         None,
         _COUNT,
         "Denoising steps, spread over the blocks; by default one token a step (= gen_length). "
-        "Not used with threshold or factor.",
+        "Only without threshold, factor, frechet, local_leap and entropy_bound.",
         aliases=("num_inference_steps", "denoising_steps", "max_denoising_steps"),
         optional=True,
     )
@@ -99,6 +116,19 @@ class SamplingParams(_Said):
         _COUNT,
         "Positions decoded together, from left to right; by default the whole response.",
         aliases=("block_size",),
+        optional=True,
+    )
+    adablock: float | None = _option(
+        None,
+        _CONFIDENCE,
+        "Let a block end after the most probable adablock_token within a quarter of the response, if it is at least so "
+        "probable in the block's first step; without one it has block_length positions.",
+        optional=True,
+    )
+    adablock_token: int | None = _option(
+        None,
+        integer(0, MAX_COUNT, "a token id"),
+        "The token that ends a block, such as the newline (198 in LLaDA's vocabulary).",
         optional=True,
     )
     block_order: BlockOrder = _option(  # noqa: RUF009 (a dataclass field)
@@ -125,7 +155,7 @@ class SamplingParams(_Said):
     )
     threshold: float | None = _option(
         None,
-        real("a number above 0 and at most 1", lambda v: 0 < v <= 1),
+        _CONFIDENCE,
         "Commit every candidate with at least this confidence, the best one always.",
         aliases=("confidence_threshold", "dynamic_threshold", "accept_threshold"),
         optional=True,
@@ -134,6 +164,42 @@ class SamplingParams(_Said):
         None,
         real("a finite number above 0", lambda v: v > 0),
         "Commit the n best candidates with the largest n such that (n + 1)(1 - confidence of the n-th) < factor.",
+        optional=True,
+    )
+    threshold_alpha: float = _option(
+        0.0,
+        _SHARE,
+        "Let the threshold fall while the canvas fills, to threshold * (1 - alpha * (1 - r)); r is the share of masks "
+        "in the block and after it.",
+    )
+    frechet: float | None = _option(
+        None,
+        _SHARE,
+        "Commit the n best candidates with the largest n such that the sum of their confidences - (n - 1) - (1 - "
+        "confidence of the n-th) > frechet, the best one always.",
+        optional=True,
+    )
+    local_leap: float | None = _option(
+        None,
+        _CONFIDENCE,
+        "Commit every candidate with at least this confidence (an anchor), and those near an anchor that reach "
+        "local_leap_threshold; the best one always.",
+        optional=True,
+    )
+    local_leap_threshold: float = _option(
+        OF_A_RULE["local_leap_threshold"][1],
+        _CONFIDENCE,
+        "Confidence that is enough near an anchor; at most that of local_leap.",
+    )
+    local_leap_radius: int = _option(
+        OF_A_RULE["local_leap_radius"][1], _COUNT, "How many positions from an anchor are near it."
+    )
+    entropy_bound: float | None = _option(
+        None,
+        _NOT_NEGATIVE,
+        "Commit the n best candidates with the largest n such that the sum of their entropies, less the largest, is at "
+        "most this (nats). Sets remasking=entropy unless that is given.",
+        aliases=("eb_threshold",),
         optional=True,
     )
     cache: Cache = _option(  # noqa: RUF009 (a dataclass field)
@@ -232,6 +298,9 @@ class SamplingParams(_Said):
             values["eos_early_stop"] = PRESETS[values["preset"]]["eos_early_stop"]
         if values["error_budget"] is not None and "audit" not in chosen:
             values["audit"] = 1
+        if values["entropy_bound"] is not None and "remasking" not in chosen:
+            values["remasking"] = "entropy"
+        values |= fit_details(values, given)
         for name, value in values.items():
             object.__setattr__(self, name, value)
         object.__setattr__(self, "_given", dict(given))
@@ -239,18 +308,7 @@ class SamplingParams(_Said):
         self._check_together()
 
     def _check_together(self) -> None:
-        if self.threshold is not None and self.factor is not None:
-            raise InvalidRequestError(
-                f"threshold={self.threshold} and factor={self.factor} exclude each other: expected one of them",
-                param="factor",
-            )
-        parallel = "threshold" if self.threshold is not None else "factor" if self.factor is not None else None
-        if parallel and self.remasking == "entropy":
-            raise InvalidRequestError(
-                f"{parallel} needs a score between 0 and 1: expected remasking low_confidence, margin or random, "
-                "got entropy",
-                param=parallel,
-            )
+        self._check_rule()
         if self.suffix_window is not None and self.block_order != "left_to_right":
             raise InvalidRequestError(
                 f"suffix_window={self.suffix_window} and block_order={self.block_order} exclude each other: expected "
@@ -270,8 +328,56 @@ class SamplingParams(_Said):
                 f"block_length={block} is longer than gen_length={self.gen_length}: expected at most gen_length",
                 param="block_length",
             )
+        if self.adablock is not None:
+            self._check_adablock()
         if self.preset == "reference":
             self._check_reference()
+
+    def _check_rule(self) -> None:
+        """How many a step commits is said once, and whole."""
+        rules = [rule for rule in RULES if getattr(self, rule) is not None]
+        if len(rules) > 1:
+            said = " and ".join(f"{rule}={getattr(self, rule)}" for rule in rules)
+            raise InvalidRequestError(f"{said} exclude each other: expected one of them", param=rules[-1])
+        if rules and rules[0] in OF_PROBABILITIES and self.remasking == "entropy":
+            raise InvalidRequestError(
+                f"{rules[0]} needs a score between 0 and 1: expected remasking low_confidence, margin or random, "
+                "got entropy",
+                param=rules[0],
+            )
+        for name, (rule, default) in OF_A_RULE.items():
+            if getattr(self, rule) is None and getattr(self, name) != default:
+                raise InvalidRequestError(
+                    f"{name}={getattr(self, name)} says more of {rule}: expected {rule} beside it, got none", param=name
+                )
+        if self.local_leap is not None and self.local_leap_threshold > self.local_leap:
+            raise InvalidRequestError(
+                f"local_leap_threshold={self.local_leap_threshold}: expected at most local_leap={self.local_leap}, "
+                "because what is near an anchor needs less",
+                param="local_leap_threshold",
+            )
+
+    def _check_adablock(self) -> None:
+        if self.adablock_token is None:
+            raise InvalidRequestError(
+                f"adablock={self.adablock} needs adablock_token: expected the id of the token that ends a block, got "
+                "none",
+                param="adablock",
+            )
+        others = {"steps": None, "regex": None, "choice": (), "suffix_window": None, "block_order": "left_to_right"}
+        for name, value in others.items():
+            if getattr(self, name) != value:
+                raise InvalidRequestError(
+                    f"adablock={self.adablock} and {name}={getattr(self, name)!r} exclude each other: expected one of "
+                    "them",
+                    param=name,
+                )
+        if self.preset == "reference":
+            raise InvalidRequestError(
+                "the reference preset: expected no adablock, because the published loop's blocks are all alike",
+                param="adablock",
+                hint="preset='quality' takes it",
+            )
 
     def _check_sliding(self) -> None:
         is_sliding = self.block_order not in NOT_SLIDING
@@ -348,7 +454,8 @@ class SamplingParams(_Said):
     def replace(self, **changes: Unpack[SamplingOptions]) -> SamplingParams:
         """A copy with some options changed, over the same defaults.
 
-        A new preset also replaces what the old options said of its subjects; threshold and factor replace each other.
+        A new preset also replaces what the old options said of its subjects; the rules threshold, factor, frechet,
+        local_leap and entropy_bound replace each other.
 
         Args:
             **changes: Options and new values, as SamplingParams takes them.
@@ -363,10 +470,9 @@ class SamplingParams(_Said):
         kept = dict(self.given)
         if "preset" in new:
             kept = without_subjects(kept, new["preset"])
-        if new.get("threshold") is not None:
-            kept.pop("factor", None)
-        if new.get("factor") is not None:
-            kept.pop("threshold", None)
+        for rule in RULES:
+            if new.get(rule) is not None:
+                kept = without_rules(kept, rule)
         return _settled({**kept, **new}, self._base)
 
     __replace__ = replace  # copy.replace

@@ -17,6 +17,7 @@ from tests.denoise.test_committed_goldens import CHECKPOINT, IDS
 from tests.ops.precision import normal
 from tests.ops.test_candidates import FIGURES, check, make
 from tests.reference.candidates import SCORES, alternatives, candidates, guide
+from tests.reference.commit import RULES
 from tests.tolerance import CONFIDENCE, assert_accurate
 
 COMPUTE_TYPES = ("float32", "bfloat16", "int8", "int8_bfloat16", "int4", "float8")
@@ -383,11 +384,18 @@ def test_commit_as_the_processor_does(data):
         np.arange(n, dtype=np.int32),
         draw.integers(data.draw(st.sampled_from([0, 6, 7])), 8, n).astype(np.int32),
         draw.choice(levels, n),
-        data.draw(st.integers(0, 2)),
+        select := data.draw(st.integers(0, len(RULES) - 1)),
         data.draw(st.sampled_from([0, 1, 5, 40, 1000])),
-        data.draw(st.sampled_from([-1.0, 0.0, 0.5, 0.75, 1.0, 3.0, 50.0])),
+        data.draw(
+            st.sampled_from(
+                [0.25, 0.5, 1.0] if RULES[select] == "local_leap" else [-1.0, 0.0, 0.5, 0.75, 1.0, 3.0, 50.0]
+            )
+        ),
         mask,
         (draw.integers(0, 7, n).astype(np.int32), draw.choice(levels, n)),
+        data.draw(st.sampled_from([0.1, 0.25, 0.5])),
+        data.draw(st.sampled_from([1, 4, 2**40])),
+        draw.choice(np.abs(levels), n),
     )
     got, want = (_core.Ops(table, 1).commit(*args) for table in ("cuda", "generic"))
     assert np.array_equal(got[0], want[0])
@@ -397,12 +405,15 @@ def test_commit_as_the_processor_does(data):
 @pytest.mark.parametrize("n", [4031, 4032, 4033, 6000])
 @pytest.mark.parametrize(
     ("select", "count", "value"),
-    [(0, 50, 0.0), (0, 9999, 0.0), (1, 0, 0.9), (2, 0, 2.0), (1, 700, 0.9), (1, 9999, 0.9), (2, 300, 2.0)],
+    [
+        *[(0, 50, 0.0), (0, 9999, 0.0), (1, 0, 0.9), (2, 0, 2.0), (1, 700, 0.9), (1, 9999, 0.9), (2, 300, 2.0)],
+        *[(3, 0, 0.2), (3, 300, 0.2), (4, 0, 0.9), (4, 3000, 0.9), (5, 0, 40.0), (5, 300, 40.0)],
+    ],
 )
 def test_commit_of_more_than_the_shared_memory_holds(cuda, n, select, count, value):
     rng = np.random.default_rng(n)
     args = (np.full(n, 99, np.int32), np.arange(n, dtype=np.int32), rng.integers(0, 90, n).astype(np.int32),
-            np.round(rng.random(n), 2), select, count, value, 99)  # fmt: skip
+            np.round(rng.random(n), 2), select, count, value, 99, None, 0.5, 3, rng.random(n))  # fmt: skip
     got, want = (ops.commit(*args) for ops in (cuda, _core.Ops("generic", 1)))
     assert np.array_equal(got[0], want[0])
     assert np.array_equal(got[1], want[1])

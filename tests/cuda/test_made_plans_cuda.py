@@ -18,6 +18,10 @@ PLANS = {
     "block-causal": replace(BASE, attention_block=8),
     "minimum": replace(BASE, threshold=1.0, num_to_transfer=3),
     "scheduled": replace(BASE, threshold=0.9, steps=8, is_scheduled=True, attention_block=8, cache="dual"),
+    "falling": replace(BASE, threshold=0.9, threshold_alpha=0.9, cache="prefix"),
+    "frechet": replace(BASE, threshold=None, frechet=0.0, cfg_scale=1.5),
+    "local_leap": replace(BASE, threshold=None, local_leap=0.4, local_leap_threshold=0.1, local_leap_radius=2),
+    "entropy_bound": replace(BASE, threshold=None, entropy_bound=2.0, remasking="entropy", num_to_transfer=2),
     "edits": replace(EDITS, attention_block=8, cache="dual_compact"),
     "guided edits": replace(EDITS, cfg_scale=0.5, cache="prefix"),
 }

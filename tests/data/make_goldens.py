@@ -1,4 +1,5 @@
-"""Makes `checkpoint/` (random weights in the published layout, GQA) and `goldens.json` (the reference's runs of it).
+"""Makes `checkpoint/` (random weights in the published layout, GQA), `goldens.json` (the reference's runs of it) and
+`decoder_goldens.json` (those of the rules that commit several tokens a step).
 
     python -m tests.data.make_goldens
 
@@ -18,7 +19,7 @@ from tests.reference.denoise import Params, Run, SpecialIds, denoise
 from tests.reference.forward import Model
 
 DATA = Path(__file__).resolve().parent
-CHECKPOINT, GOLDENS = DATA / "checkpoint", DATA / "goldens.json"
+CHECKPOINT, GOLDENS, DECODER_GOLDENS = DATA / "checkpoint", DATA / "goldens.json", DATA / "decoder_goldens.json"
 IDS = SpecialIds(mask=156, eos=157, eot=158)
 CONFIG = {
     "architectures": ["LLaDAModelLM"],
@@ -127,6 +128,67 @@ LATER_INFILL: list[dict] = [
     },
 ]
 
+# The rules of later papers: each greedy, with values that commit few and many, and with a temperature.
+RULES: dict[str, tuple[dict, ...]] = {
+    "threshold": (
+        {"threshold": 0.6, "threshold_alpha": 0.3},
+        {"threshold": 0.5, "threshold_alpha": 1.0},
+        {"threshold": 0.5, "threshold_alpha": 0.6, "temperature": 0.5, "seed": 31},
+    ),
+    "frechet": (
+        {"frechet": 0.25, "cfg_scale": 0.7},
+        {"frechet": 0.0},
+        {"frechet": 0.05, "temperature": 0.3, "seed": 32, "cfg_scale": 1.5},
+    ),
+    "local_leap": (
+        {"local_leap": 0.7, "local_leap_threshold": 0.3},
+        {"local_leap": 0.5, "local_leap_threshold": 0.1, "local_leap_radius": 1},
+        {"local_leap": 0.6, "local_leap_threshold": 0.2, "temperature": 0.5, "seed": 33},
+    ),
+    "entropy_bound": (
+        {"entropy_bound": 1.5, "remasking": "entropy"},
+        {"entropy_bound": 3.0, "remasking": "entropy"},
+        {"entropy_bound": 2.0, "temperature": 0.5, "seed": 34},
+    ),
+}
+RULE_GROUPS: list[dict] = [
+    {**PARALLEL, "cache": c, **rule} for rules in RULES.values() for rule in rules for c in CACHES
+] + [
+    {**PARALLEL, "gen_length": 22, "cache": "dual", "cfg_scale": 0.7, "propose_mask": False, **rules[0]}
+    for rules in RULES.values()
+]
+RULE_INFILL: list[dict] = [
+    {"gen_length": 30, "steps": 30, "block_length": 7, "propose_mask": False, "cache": "prefix", **rules[1]}
+    for rules in RULES.values()
+]
+# Blocks that end at a delimiter (AdaBlock): tokens that this checkpoint often writes.
+BORDERS = {"steps": 40, "gen_length": 40, "block_length": 8, "propose_mask": False, "adablock": 0.02}
+BORDER_GROUPS: list[dict] = [
+    {**BORDERS, "cache": c, **rule}
+    for rule in (
+        {"adablock_token": 40},
+        {"adablock_token": 103, "threshold": 0.5},
+        {"adablock_token": 41, "temperature": 0.4, "seed": 35, "cfg_scale": 0.5},
+        {"adablock_token": 84, "entropy_bound": 1.5, "remasking": "entropy", "block_length": 5},
+    )
+    for c in CACHES
+]
+BORDER_INFILL: list[dict] = [
+    {
+        **BORDERS,
+        "gen_length": 30,
+        "steps": 30,
+        "block_length": 30,
+        "adablock_token": 40,
+        "cache": "dual",
+        "frechet": 0.1,
+    }
+]
+FILES = {
+    GOLDENS: ((GROUPS, INFILL, 7), (LATER_GROUPS, LATER_INFILL, 8)),
+    DECODER_GOLDENS: ((RULE_GROUPS, RULE_INFILL, 9), (BORDER_GROUPS, BORDER_INFILL, 10)),
+}
+
 
 def make_weights() -> dict[str, np.ndarray]:
     c, rng = CONFIG, np.random.Generator(np.random.PCG64(20261121))
@@ -150,9 +212,9 @@ def make_weights() -> dict[str, np.ndarray]:
     return {"model.transformer." + name: value for name, value in weights.items()}
 
 
-def canvases() -> Iterator[tuple[dict, list[tuple[list[int], tuple[int, int]]]]]:
+def canvases(file: Path) -> Iterator[tuple[dict, list[tuple[list[int], tuple[int, int]]]]]:
     """Parameters and the canvases (tokens, decoded positions) that run with them."""
-    for groups, infills, seed in ((GROUPS, INFILL, 7), (LATER_GROUPS, LATER_INFILL, 8)):
+    for groups, infills, seed in FILES[file]:
         rng = np.random.Generator(np.random.PCG64(seed))
         for params in groups:
             prompts = [rng.integers(0, IDS.mask, length).tolist() for length in PROMPT_LENGTHS]
@@ -172,6 +234,16 @@ def shaken(model: Model, seed: int) -> Model:
     return other
 
 
+def told(p: Params) -> dict:
+    """The parameters of a group: these, and what differs from its default, so that a file does not change where
+    parameters are added.
+    """
+    always = ("steps", "gen_length", "block_length", "temperature", "cfg_scale", "remasking", "cache", "logits_eos_inf")
+    always += ("confidence_eos_eot_inf", "seed", "propose_mask")
+    defaults = {spec.name: spec.default for spec in dataclasses.fields(Params)}
+    return {k: v for k, v in dataclasses.asdict(p).items() if k in always or v != defaults[k]}
+
+
 def record(run: Run, canvas: list[int], span: tuple[int, int]) -> dict:
     commits = [[*commit[:3], round(commit.confidence, 9)] for commit in run.commits]
     return {
@@ -187,20 +259,24 @@ def main() -> None:
     CHECKPOINT.mkdir(exist_ok=True)
     (CHECKPOINT / "config.json").write_text(json.dumps(CONFIG, indent=1) + "\n")
     save_file(make_weights(), CHECKPOINT / "model.safetensors", {"format": "pt"})
-    model = Model(CHECKPOINT)
+    for file in FILES:
+        write(file, Model(CHECKPOINT))
+
+
+def write(file: Path, model: Model) -> None:
     variants = [shaken(model, seed) for seed in range(4)]
     groups, dropped = [], 0
-    for params, inputs in canvases():
+    for params, inputs in canvases(file):
         p, cases = Params(**params), []
         for canvas, span in inputs:
             runs = [denoise(m, np.array(canvas), span, p, IDS) for m in (model, *variants)]
             stable = all([c[:3] for c in run.commits] == [c[:3] for c in runs[0].commits] for run in runs)
             dropped += not stable
             cases += [record(runs[0], canvas, span)] if stable else []
-        groups.append({"params": {k: v for k, v in dataclasses.asdict(p).items() if v is not None}, "cases": cases})
+        groups.append({"params": told(p), "cases": cases})
     lines = ",\n".join(json.dumps(group, separators=(",", ":")) for group in groups)
-    GOLDENS.write_text(f'{{"ids":{json.dumps(IDS._asdict())},"groups":[\n{lines}\n]}}\n')
-    print(f"{sum(len(group['cases']) for group in groups)} cases kept, {dropped} dropped")
+    file.write_text(f'{{"ids":{json.dumps(IDS._asdict())},"groups":[\n{lines}\n]}}\n')
+    print(f"{sum(len(group['cases']) for group in groups)} cases kept, {dropped} dropped: {file.name}")
 
 
 if __name__ == "__main__":

@@ -17,21 +17,43 @@ from llada_rt.runtime.runner import Runner
 from tests.data.make_goldens import IDS
 from tests.reference.denoise import Params
 
+# What a rule goes by, drawn so that steps commit few and many.
+LIMITS = {
+    "threshold": st.fixed_dictionaries(
+        {"threshold": st.floats(0.01, 1.0), "threshold_alpha": st.sampled_from([0.0, 0.0, 0.3, 0.7, 1.0])}
+    ),
+    "factor": st.fixed_dictionaries({"factor": st.floats(0.01, 8.0)}),
+    "frechet": st.fixed_dictionaries({"frechet": st.sampled_from([0.0, 0.02, 0.25, 0.7])}),
+    "local_leap": st.tuples(st.floats(0.05, 1.0), st.floats(0.1, 1.0), st.integers(1, 9)).map(
+        lambda drawn: {
+            "local_leap": drawn[0],
+            "local_leap_threshold": drawn[0] * drawn[1],
+            "local_leap_radius": drawn[2],
+        }
+    ),
+    "entropy_bound": st.fixed_dictionaries({"entropy_bound": st.sampled_from([0.0, 0.3, 1.0, 3.0, 9.0])}),
+}
+
 
 @dataclass(frozen=True)
 class MadeDecoder:
     params: Params
 
     def select(self, canvas: Canvas, steps_done: int) -> SelectRule:
-        p, value = self.params, {"threshold": self.params.threshold, "factor": self.params.factor}
-        schedule = {}
+        p, schedule = self.params, {}
         if p.rule == "top_k" or p.is_scheduled:
             num_steps = steps_of_block(p.steps, len(canvas.blocks), canvas.block_index)
             schedule = {"num_masked": canvas.block_start_masked, "num_steps": num_steps, "next_step": steps_done}
         edits = {}
         if p.editing_threshold is not None:
             edits = {"edit_threshold": p.editing_threshold, "max_post_steps": p.max_post_steps}
-        return SelectRule(p.rule, count=p.num_to_transfer, value=value.get(p.rule, 0.0), **schedule, **edits)
+        more = {}
+        if p.rule == "local_leap":
+            more = {"near_value": p.local_leap_threshold, "radius": p.local_leap_radius}
+        elif p.rule == "threshold":
+            more = {"alpha": p.threshold_alpha}
+        value = getattr(p, p.rule, 0.0)
+        return SelectRule(p.rule, count=p.num_to_transfer, value=value, **schedule, **edits, **more)
 
 
 def sequence_of(params: Params, tokens: list[int], span: tuple[int, int], audit: int = 0) -> SequenceState:
@@ -83,8 +105,7 @@ def denoise(runner: Runner, sequence: SequenceState, steps_of_calls: list[int]) 
 
 @st.composite
 def made_params(draw) -> Params:
-    block_length, rule = draw(st.integers(1, 12)), draw(st.sampled_from(["top_k", "threshold", "threshold", "factor"]))
-    values = {"threshold": st.floats(0.001, 1.0), "factor": st.floats(0.01, 8.0)}
+    block_length, rule = draw(st.integers(1, 12)), draw(st.sampled_from(["top_k", "threshold", *LIMITS]))
     edits = st.fixed_dictionaries(
         {"editing_threshold": st.sampled_from([0.0, 0.1, 0.3, 0.6, 0.9]), "max_post_steps": st.integers(0, 5)}
     )
@@ -101,7 +122,7 @@ def made_params(draw) -> Params:
         temperature=draw(st.sampled_from([0.0, 0.0, 0.5, 2.0])),
         cfg_scale=draw(st.sampled_from([0.0, 0.0, 1.5])),
         seed=draw(st.integers(0, 2**64 - 1)),
-        **({rule: draw(values[rule])} if rule in values else {}),
+        **(draw(LIMITS[rule]) if rule in LIMITS else {}),
         **draw(st.one_of(st.just({}), edits, edits)),
     )
 

@@ -8,13 +8,14 @@ import itertools
 import pytest
 
 from llada_rt import Engine, SamplingParams, _core
-from tests.data.make_goldens import CHECKPOINT, GOLDENS
+from tests.data.make_goldens import CHECKPOINT, DECODER_GOLDENS, GOLDENS
 from tests.golden import load
 from tests.tolerance import CONFIDENCE
 
 RECORDED = load(GOLDENS.parent, GOLDENS.name)
 IDS = RECORDED["ids"]
-GROUPS = RECORDED["groups"]
+RULE_GROUPS = load(DECODER_GOLDENS.parent, DECODER_GOLDENS.name)["groups"]
+GROUPS = RECORDED["groups"] + RULE_GROUPS
 
 
 def label(group: dict) -> str:
@@ -31,7 +32,8 @@ def open_engine(table: str, threads: int) -> Engine:
 
 def params_of(group: dict) -> SamplingParams:
     """The reference preset lets the mask win, the others do not; whatever else they set is set back here."""
-    own = {key: value for key, value in group["params"].items() if key != "propose_mask"}
+    unsaid = {"propose_mask", "steps"} if "adablock" in group["params"] else {"propose_mask"}
+    own = {key: value for key, value in group["params"].items() if key not in unsaid}
     preset = "reference" if group["params"]["propose_mask"] else "quality"
     return SamplingParams(**own, preset=preset, eos_early_stop=False, return_tokens=True)
 

@@ -144,7 +144,11 @@ def test_a_mask_that_wins_does_not_make_the_loop_endless(runtime):
             runtime.close_slot(slot)
 
 
-@pytest.mark.parametrize(("kind", "value"), [(1, 2.0), (2, 0.0)], ids=["threshold", "factor"])
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [(1, 2.0), (2, 0.0), (3, 1.0), (5, -1.0)],
+    ids=["threshold", "factor", "frechet", "entropy_bound"],
+)
 @pytest.mark.parametrize(
     ("count", "schedule", "commits"),
     [
@@ -241,6 +245,15 @@ BAD_PLANS = {
     "negative post-steps": {"post_steps": -1},
     "negative most post-steps": {"max_post_steps": -1},
     "negative schedule of a threshold": {"kind": 1, "num_steps": -1},
+    "anchor without a confidence": {"kind": 4, "value": 0.0, "near_value": 0.5},
+    "nearness without a confidence": {"kind": 4, "value": 0.9, "near_value": float("nan")},
+    "negative radius": {"kind": 4, "value": 0.9, "near_value": 0.5, "radius": -1},
+    "alpha of another rule": {"kind": 2, "value": 1.0, "alpha": 0.5},
+    "alpha above 1": {"kind": 1, "value": 0.9, "alpha": 1.5},
+    "alpha that is no number": {"kind": 1, "value": 0.9, "alpha": float("nan")},
+    "border before the block": {"border_stop": 2, "block_start": 4, "commit_start": 4},
+    "border past the canvas": {"border_stop": LENGTH + 1},
+    "border of several steps": {"border_stop": 9, "border_token": 5, "border_probability": 0.5},
     "guide that is not open": {"guide_slot": 9},
     "too many alternatives": {"num_alternatives": 21},
     "negative alternatives": {"num_alternatives": -1},
@@ -255,6 +268,19 @@ def test_plan_that_is_refused(runtime, case):
     assert np.array_equal(runtime.canvas(slot), CANVAS)
     runtime.denoise(*plan(slot, propose_mask=1), 100)
     assert np.array_equal(runtime.canvas(slot), expected())
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [{"kind": 6}, {"editable_end": 1}, {"border_probability": 0.0}, {"border_probability": float("nan")}],
+    ids=str,
+)
+def test_what_may_not_stand_beside_a_border(runtime, beside):
+    slot = runtime.open_slot(CANVAS)
+    border = {"border_stop": 9, "border_token": 5, "border_probability": 0.5}
+    with pytest.raises(LladaRtError, match="border"):
+        runtime.denoise(*plan(slot, **border | beside), 1)
+    runtime.denoise(*plan(slot, **border), 1)
 
 
 def test_a_slot_may_not_be_planned_twice(runtime):

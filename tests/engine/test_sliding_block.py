@@ -22,6 +22,8 @@ RULES = [
     {"factor": 1.9},
     {"steps": 40, "temperature": 0.8, "seed": 3},
     {"threshold": 0.03, "cfg_scale": 0.7},
+    {"threshold": 0.1, "threshold_alpha": 0.9},
+    {"local_leap": 0.05, "local_leap_threshold": 0.02, "local_leap_radius": 2},
 ]
 
 

@@ -26,6 +26,8 @@ CASES = [
     {"gen_length": 33, "block_length": 8, "window": 24, "steps": 33},
     {"gen_length": 33, "block_length": 8, "window": 23, "steps": 33, "cache": "dual"},
     {"gen_length": 24, "block_length": 8, "window": 200, "cache": "dual"},
+    {"gen_length": 50, "block_length": 8, "window": 8, "cache": "dual", "threshold": 0.1, "threshold_alpha": 0.9},
+    {"gen_length": 50, "block_length": 8, "window": 8, "cache": "prefix", "entropy_bound": 9.0, "remasking": "entropy"},
 ]
 
 

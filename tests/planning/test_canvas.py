@@ -42,6 +42,23 @@ def test_blocks_complete_from_left_to_right():
     assert canvas.block_index == 2
 
 
+def test_a_block_ends_where_a_border_was_found():
+    """What follows is cut anew, from there on."""
+    canvas = Canvas.for_generation([5], 12, mask_id=MASK, block_length=4)
+    canvas.end_block_at(7)
+    assert canvas.blocks == (Span(1, 7), Span(7, 11), Span(11, 13))
+    assert (canvas.block, canvas.num_masked, canvas.block_start_masked) == (Span(1, 7), 6, 6)
+    canvas.commit(commit(*range(1, 7)))
+    canvas.next_block()
+    canvas.end_block_at(8)
+    assert canvas.blocks == (Span(1, 7), Span(7, 8), Span(8, 12), Span(12, 13))
+    canvas.commit(commit(7))
+    canvas.next_block()
+    canvas.end_block_at(13)
+    assert canvas.blocks == (Span(1, 7), Span(7, 8), Span(8, 13))
+    assert canvas.num_masked == 5
+
+
 def test_an_edit_replaces_the_token_that_it_says():
     canvas = Canvas.for_generation([5], 6, mask_id=MASK, block_length=4)
     canvas.commit([*commit(1, 2), Commit(1, 7, 0.5, 1, replaced=1)])

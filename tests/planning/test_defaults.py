@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llada_rt.errors import InvalidRequestError
+from llada_rt.options.precedence import OF_A_RULE, RULES
 from llada_rt.params import ALIASES, PRESETS, SamplingParams
 
 LENGTHS = st.one_of(st.integers(1, 40), st.sampled_from([64, 97, 128, 2**31 - 1]))
@@ -18,12 +19,20 @@ VALUES = {
     "gen_length": LENGTHS,
     "steps": st.none() | LENGTHS,
     "block_length": st.none() | LENGTHS,
+    "adablock": st.sampled_from([None, 0.3]),
+    "adablock_token": st.sampled_from([None, 198]),
     "block_order": st.sampled_from(["left_to_right", "confidence", "sliding", "sliding_greedy"]),
     "suffix_window": st.sampled_from([None, 16]),
     "temperature": st.sampled_from([0.0, 1.0]),
     "remasking": st.sampled_from(["low_confidence", "random", "margin", "entropy"]),
     "threshold": st.sampled_from([None, 0.5]),
     "factor": st.sampled_from([None, 1.0]),
+    "threshold_alpha": st.sampled_from([0.0, 0.3]),
+    "frechet": st.sampled_from([None, 0.25]),
+    "local_leap": st.sampled_from([None, 0.5, 0.9]),
+    "local_leap_threshold": st.sampled_from([0.75, 0.6]),
+    "local_leap_radius": st.sampled_from([4, 2]),
+    "entropy_bound": st.sampled_from([None, 0.1]),
     "cache": st.sampled_from(["none", "prefix", "dual", "dual_compact", "vicinity", "interval", "dsb"]),
     "audit": st.integers(0, 2),
     "error_budget": st.sampled_from([None, 0.0, 0.1]),
@@ -56,6 +65,14 @@ TOUCHING = (
     "remasking",
     "threshold",
     "factor",
+    "threshold_alpha",
+    "adablock",
+    "adablock_token",
+    "frechet",
+    "local_leap",
+    "local_leap_threshold",
+    "local_leap_radius",
+    "entropy_bound",
     "preset",
     "suffix_window",
     "block_order",
@@ -107,7 +124,7 @@ def test_given_options_are_honoured_or_named(model, options):
 @settings(max_examples=500, deadline=None)
 @given(model=DRAWS, options=DRAWS)
 def test_one_by_one_is_the_same_as_together(model, options):
-    options = {name: value for name, value in options.items() if name not in ("preset", "threshold", "factor")}
+    options = {name: value for name, value in options.items() if name not in ("preset", *RULES, *OF_A_RULE)}
     try:
         whole, params = model_says(model).replace(**options), model_says(model)
         for name, value in options.items():
@@ -131,6 +148,7 @@ def test_every_preset_and_length(preset):
     assert tried == 5 * 2 * 129 * 2
 
 
+BORDERS = {"preset": "quality", "adablock": 0.3, "adablock_token": 198}
 DEMO = {"gen_length": 16, "steps": 16, "block_length": 16}
 
 
@@ -151,6 +169,17 @@ DEMO = {"gen_length": 16, "steps": 16, "block_length": 16}
         ({"gen_length": 64, "steps": 32, "block_length": 8}, {"steps": 4}, {"steps": 4, "block_length": 16}),
         ({"gen_length": 64, "block_length": 8, "preset": "quality"}, {"gen_length": 20}, {"block_length": 8}),
         ({"threshold": 0.9}, {"factor": 1.0}, {"threshold": None, "factor": 1.0}),
+        ({"threshold": 0.9, "threshold_alpha": 0.3}, {"factor": 1.0}, {"threshold": None, "threshold_alpha": 0.0}),
+        ({"threshold": 0.9, "threshold_alpha": 0.3}, {"threshold": 0.8}, {"threshold": 0.8, "threshold_alpha": 0.3}),
+        ({"local_leap": 0.9, "local_leap_threshold": 0.8}, {"local_leap": 0.5}, {"local_leap_threshold": 0.5}),
+        ({"entropy_bound": 0.1}, {"threshold": 0.9}, {"entropy_bound": None, "remasking": "low_confidence"}),
+        (BORDERS, {"preset": "reference"}, {"adablock": None, "adablock_token": None}),
+        (BORDERS, {"preset": "fast"}, {"adablock": 0.3, "adablock_token": 198, "threshold": 0.9}),
+        (BORDERS, {"steps": 64}, {"adablock": None, "adablock_token": None, "steps": 64}),
+        (BORDERS, {"regex": "a"}, {"adablock": None, "adablock_token": None, "regex": "a"}),
+        (DEMO, BORDERS, {"adablock": 0.3, "adablock_token": 198, "steps": None}),
+        ({"frechet": 0.2}, {"entropy_bound": 0.1}, {"frechet": None, "remasking": "entropy"}),
+        ({"remasking": "margin"}, {"entropy_bound": 0.1}, {"entropy_bound": 0.1, "remasking": "margin"}),
         ({"threshold": 0.9}, {"remasking": "entropy"}, {"threshold": None, "remasking": "entropy"}),
         ({"remasking": "entropy"}, {"threshold": 0.9}, {"threshold": 0.9, "remasking": "low_confidence"}),
         ({"remasking": "entropy"}, {"preset": "fast"}, {"threshold": 0.9, "remasking": "low_confidence"}),

@@ -21,12 +21,20 @@ def test_defaults_are_those_of_the_published_loop():
         "gen_length": 128,
         "steps": None,
         "block_length": None,
+        "adablock": None,
+        "adablock_token": None,
         "block_order": "left_to_right",
         "suffix_window": None,
         "temperature": 0.0,
         "remasking": "low_confidence",
         "threshold": None,
         "factor": None,
+        "threshold_alpha": 0.0,
+        "frechet": None,
+        "local_leap": None,
+        "local_leap_threshold": 0.75,
+        "local_leap_radius": 4,
+        "entropy_bound": None,
         "cache": "none",
         "audit": 0,
         "error_budget": None,
@@ -59,6 +67,12 @@ def test_defaults_are_those_of_the_published_loop():
         ({"preset": "fast", "cache": "none"}, {"cache": "none", "threshold": 0.9}),
         ({"preset": "fast", "threshold": None}, {"cache": "dual", "threshold": None}),
         ({"preset": "fast", "factor": 1.0}, {"factor": 1.0, "threshold": None}),
+        ({"preset": "fast", "frechet": 0.0}, {"frechet": 0.0, "threshold": None, "cache": "dual"}),
+        ({"preset": "fast", "threshold_alpha": 0.3}, {"threshold": 0.9, "threshold_alpha": 0.3}),
+        ({"local_leap": 0.6}, {"local_leap": 0.6, "local_leap_threshold": 0.6, "local_leap_radius": 4}),
+        ({"entropy_bound": 0.1}, {"entropy_bound": 0.1, "remasking": "entropy"}),
+        ({"entropy_bound": 0.1, "remasking": "margin"}, {"entropy_bound": 0.1, "remasking": "margin"}),
+        ({"preset": "fast", "entropy_bound": 0.1}, {"threshold": None, "remasking": "entropy", "cache": "dual"}),
         ({"preset": "fast", "remasking": "entropy"}, {"cache": "dual", "threshold": None, "remasking": "entropy"}),
         ({"preset": "fast", "gen_length": 20}, {"block_length": 20}),
         ({"preset": "fast", "block_length": None}, {"block_length": None}),
@@ -92,6 +106,17 @@ BAD = [
     *[("cfg_scale", value) for value in (-1, 1.1e6, 1e300, math.nan, math.inf, None, "1")],
     *[("threshold", value) for value in (0, -0.5, 1.0000001, math.nan, math.inf, "0.9", True)],
     *[("factor", value) for value in (0, -1, math.nan, math.inf, "1")],
+    *[(name, value) for name in ("threshold_alpha", "frechet") for value in (-0.1, 1.1, math.nan, math.inf, "1", True)],
+    *[
+        (name, value)
+        for name in ("local_leap", "local_leap_threshold")
+        for value in (0, -0.5, 1.0000001, math.nan, math.inf, "0.9", True)
+    ],
+    *[("threshold_alpha", None), ("local_leap_threshold", None)],
+    *[("adablock", value) for value in (0, -0.5, 1.0000001, math.nan, math.inf, "0.3", True)],
+    *[("adablock_token", value) for value in (-1, 1.5, 2**31, "4", True)],
+    *[("local_leap_radius", value) for value in (0, -1, 1.5, 2**31, "4", None, True)],
+    *[("entropy_bound", value) for value in (-0.1, math.nan, math.inf, "1", True)],
     *[("seed", value) for value in (-1, 2**64, 1.0, "3", True)],
     *[("remasking", value) for value in ("lowest", None, 0, "LOW_CONFIDENCE", "")],
     *[("cache", value) for value in ("double", None, True)],
@@ -127,6 +152,27 @@ def test_a_value_out_of_range_is_named(name, value):
         ({"threshold": 0.9, "factor": 1.0}, ["threshold=0.9", "factor=1.0"]),
         ({"threshold": 0.9, "remasking": "entropy"}, ["threshold", "entropy"]),
         ({"factor": 1.0, "remasking": "entropy"}, ["factor", "entropy"]),
+        ({"frechet": 0.25, "remasking": "entropy"}, ["frechet", "entropy"]),
+        ({"local_leap": 0.9, "remasking": "entropy"}, ["local_leap", "entropy"]),
+        ({"frechet": 0.25, "threshold": 0.9}, ["threshold=0.9", "frechet=0.25"]),
+        (
+            {"entropy_bound": 0.1, "factor": 1.0, "local_leap": 0.9},
+            ["factor=1.0", "local_leap=0.9", "entropy_bound=0.1"],
+        ),
+        ({"preset": "quality", "adablock": 0.3}, ["adablock=0.3", "adablock_token"]),
+        ({"adablock_token": 198}, ["adablock_token=198", "expected adablock"]),
+        ({"adablock": 0.3, "adablock_token": 198}, ["reference preset", "adablock"]),
+        ({"preset": "fast", "adablock": 0.3, "adablock_token": 198, "steps": 8}, ["adablock=0.3", "steps=8"]),
+        ({"preset": "fast", "adablock": 0.3, "adablock_token": 198, "regex": "a"}, ["adablock=0.3", "regex='a'"]),
+        (
+            {"preset": "fast", "adablock": 0.3, "adablock_token": 198, "block_order": "confidence"},
+            ["adablock=0.3", "block_order='confidence'"],
+        ),
+        ({"threshold_alpha": 0.3}, ["threshold_alpha=0.3", "expected threshold"]),
+        ({"threshold_alpha": 0.3, "factor": 1.0}, ["threshold_alpha=0.3", "expected threshold"]),
+        ({"local_leap_radius": 2, "threshold": 0.9}, ["local_leap_radius=2", "expected local_leap"]),
+        ({"local_leap_threshold": 0.5}, ["local_leap_threshold=0.5", "expected local_leap"]),
+        ({"local_leap": 0.6, "local_leap_threshold": 0.7}, ["local_leap_threshold=0.7", "at most local_leap=0.6"]),
         ({"gen_length": 16, "block_length": 32, "preset": "fast"}, ["block_length=32", "gen_length=16"]),
         ({"gen_length": 16, "block_length": 5}, ["gen_length=16", "block_length=5"]),
         ({"gen_length": 16, "block_length": 4, "steps": 6}, ["steps=6", "4 blocks"]),
@@ -209,6 +255,11 @@ def test_frozen_and_replaceable():
     assert old.replace(preset="fast") == SamplingParams(gen_length=64, preset="fast")
     assert old.replace(preset="fast", cache="none").cache == "none"
     assert SamplingParams(threshold=0.5).replace(factor=1.0) == SamplingParams(factor=1.0)
+    falling = SamplingParams(threshold=0.5, threshold_alpha=0.3)
+    assert falling.replace(frechet=0.2) == SamplingParams(frechet=0.2)
+    assert falling.replace(threshold=0.6).threshold_alpha == 0.3
+    assert SamplingParams(local_leap=0.9, local_leap_radius=2).replace(preset="fast") == SamplingParams(preset="fast")
+    assert SamplingParams(entropy_bound=0.1).replace(threshold=0.9) == SamplingParams(threshold=0.9)
     assert old.replace(max_tokens=128).gen_length == 128
 
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llada_rt.options.precedence import RULES
 from llada_rt.params import Cache, SamplingParams
 from llada_rt.planning.caches import CACHES
 from llada_rt.planning.canvas import Canvas
@@ -129,4 +130,10 @@ def test_decoder_of_request():
     canvas = canvas_in_second_block()
     assert decoder_of(SamplingParams(threshold=0.7)).select(canvas, 3) == SelectRule("threshold", value=0.7)
     assert decoder_of(SamplingParams(factor=1.5)).select(canvas, 3) == SelectRule("factor", value=1.5)
-    assert set(DECODERS) == {"top_k", "threshold", "factor"}
+    falling = SamplingParams(threshold=0.7, threshold_alpha=0.3)
+    assert decoder_of(falling).select(canvas, 3) == SelectRule("threshold", value=0.7, alpha=0.3)
+    assert decoder_of(SamplingParams(frechet=0.0)).select(canvas, 3) == SelectRule("frechet", value=0.0)
+    leap = SamplingParams(local_leap=0.9, local_leap_threshold=0.6, local_leap_radius=2)
+    assert decoder_of(leap).select(canvas, 3) == SelectRule("local_leap", value=0.9, near_value=0.6, radius=2)
+    assert decoder_of(SamplingParams(entropy_bound=0.1)).select(canvas, 3) == SelectRule("entropy_bound", value=0.1)
+    assert set(DECODERS) == {"top_k", *RULES}

@@ -65,12 +65,12 @@ def test_what_is_written_into_files_is_what_the_module_reads():
 
 def test_every_field_arrives():
     sampling = SamplingRule(7, "entropy", 0.5, 1.5, 2**64 - 1, 3, (4, 5), True, 6)
-    select = SelectRule("factor", 8, 2**40, 9, 3, 0.25, 0.5, 10)
+    select = SelectRule("factor", 8, 2**40, 9, 3, 0.25, 0.5, 10, 0.125, 11, 0.75)
     spans = (QuerySpan(0, 4, 20), QuerySpan(6, 8, 20)), (QuerySpan(1, 3, 20),)
     editable = (Span(12, 13), Span(14, 15))
     made = SequencePlan(10, 11, *spans, Span(12, 13), 14, select, sampling, 15, True, editable, 16, (1, -1, 2))
     packed, ranges = records.pack([made, dataclasses.replace(made, editable=(), targets=())])
-    assert packed["select"].tolist() == [(2, 8, 2**31 - 1, 9, 3, 0.25, 0.5, 10)] * 2
+    assert packed["select"].tolist() == [(2, 8, 2**31 - 1, 9, 3, 0.25, 0.5, 10, 0.125, 11, 0.75)] * 2
     assert packed["sampling"]["unconfident_tokens"].tolist() == [[4, 5]] * 2
     told = dict(zip(records.SEQUENCE["sampling"].names, packed["sampling"][0].tolist(), strict=True))
     assert told | {"unconfident_tokens": None} == {

@@ -4,7 +4,7 @@ In this order: guidance mix, suppression, noise, choice of the token, exclusion 
 of the logits without noise.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -21,6 +21,9 @@ class Candidates:
     log_prob: np.ndarray  # (n,) its logarithm; of a token in `unconfident`, as if it alone were not
     entropy: np.ndarray  # (n,) natural log
     margin: np.ndarray  # (n,) largest minus second largest probability
+
+    def of(self, rows: np.ndarray) -> "Candidates":
+        return Candidates(**{spec.name: getattr(self, spec.name)[rows] for spec in fields(self)})
 
 
 def guide(conditional: np.ndarray, unconditional: np.ndarray, scale: float) -> np.ndarray:

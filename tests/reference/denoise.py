@@ -1,5 +1,6 @@
-"""The published loops, once: LLaDA generate.py, and Fast-dLLM with prefix and dual cache, threshold and factor. Beside
-them what block-causal models ask for: their attention, a minimum of commits, editing of committed tokens (LLaDA2).
+"""The published loops, once: LLaDA generate.py, and Fast-dLLM with prefix and dual cache, threshold and factor; in
+their place the rules of later papers. Beside them what block-causal models ask for: their attention, a minimum of
+commits, editing of committed tokens (LLaDA2).
 
 A cache policy answers "which positions are recomputed in this step?", a decoding rule "which candidates are
 committed?". Three more policies stand beside the published loops' own: dual_compact, vicinity, interval.
@@ -15,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .candidates import Candidates, candidates, guide
-from .commit import commit
+from .commit import RULES, commit
 from .forward import Model
 
 
@@ -30,21 +31,29 @@ class Params:
     cfg_scale: float = 0.0
     remasking: str = "low_confidence"
     threshold: float | None = None
+    threshold_alpha: float = 0.0  # by this share the threshold falls as the canvas fills (Streaming-dLLM)
     factor: float | None = None
+    frechet: float | None = None
+    local_leap: float | None = None
+    local_leap_threshold: float = 0.75
+    local_leap_radius: int = 4
+    entropy_bound: float | None = None
+    adablock: float | None = None  # so probable a delimiter ends the block (AdaBlock)
+    adablock_token: int = -1
     cache: str = "none"
     logits_eos_inf: bool = False
     confidence_eos_eot_inf: bool = False
     seed: int = 0
     propose_mask: bool = True  # the mask id may win a position, which then stays masked: the published loops' habit
     attention_block: int | None = None  # block-causal attention, blocks counted from position 0 (LLaDA2, SDAR)
-    num_to_transfer: int = 1  # threshold and factor commit at least so many (LLaDA2.1)
+    num_to_transfer: int = 1  # all but top_k commit at least so many (LLaDA2.1)
     is_scheduled: bool = False  # they commit at least what the schedule says too, and end with it (LLaDA2.0, SDAR)
     editing_threshold: float | None = None  # a committed token gives way to one that is so sure (LLaDA2.1)
     max_post_steps: int = 0  # steps without a mask in the block
 
     @property
     def rule(self) -> str:
-        return "threshold" if self.threshold is not None else "factor" if self.factor is not None else "top_k"
+        return next((rule for rule in RULES[1:] if getattr(self, rule) is not None), "top_k")
 
 
 class SpecialIds(NamedTuple):
@@ -139,6 +148,15 @@ def propose(model: Model, run: Run, slots: list, prompt: np.ndarray, rows, p: Pa
     return [(rows[wanted], functools.partial(score, wanted)) for wanted in both]
 
 
+def limits_of(p: Params, canvas: np.ndarray, block: tuple[int, int], mask_id: int) -> dict:
+    """What the rule of a step goes by. A threshold falls with the masks of the block and of what it sees after it."""
+    value = getattr(p, p.rule, 0.0)
+    if p.rule == "threshold":
+        ahead = canvas[block[0] : max(visible(block[1] - 1, len(canvas), p), block[1])]
+        value *= 1 - p.threshold_alpha * (1 - np.count_nonzero(ahead == mask_id) / len(ahead))
+    return {"value": value, "near_value": p.local_leap_threshold, "radius": p.local_leap_radius}
+
+
 def edit(canvas, positions, found: Candidates, p: Params, mask_id: int) -> list[int]:
     """Rows whose candidate takes the place of the token there. None writes a mask."""
     differs = (found.token != canvas[positions]) & (found.token != mask_id)
@@ -170,13 +188,13 @@ def denoise_block(
         (positions, score), (editable, score_edits) = propose_step(step)
         other = score((mask_id,))
         best = score(()) if p.propose_mask else other
-        value = p.threshold if p.rule == "threshold" else p.factor
         scheduled = counts[step] if step < num_steps else 0
         count = scheduled if p.rule == "top_k" else max(p.num_to_transfer, scheduled * p.is_scheduled)
         alternatives = (other.token, other.confidence)
         before = run.canvas
-        rule = dict(count=count, value=value, mask_id=mask_id, alternatives=alternatives)
-        run.canvas, committed = commit(before, positions, best.token, best.confidence, p.rule, **rule)
+        limits = dict(count=count, entropy=best.entropy, **limits_of(p, before, block, mask_id))
+        own = dict(mask_id=mask_id, alternatives=alternatives)
+        run.canvas, committed = commit(before, positions, best.token, best.confidence, p.rule, **own, **limits)
         for position in committed:
             row, token = int(np.searchsorted(positions, position)), int(run.canvas[position])
             source = best if best.token[row] == token else other
@@ -206,6 +224,9 @@ def denoise(model: Model, canvas: np.ndarray, span: tuple[int, int], p: Params, 
     length = len(run.canvas)
     prompt = run.canvas != ids.mask
     slots = [model.open_slot(length) for _ in range(2 if p.cfg_scale > 0 else 1)]
+    if p.adablock is not None:
+        denoise_to_borders(model, run, slots, prompt, span, p, ids)
+        return run
     begin = span[0] if p.attention_block is None else span[0] - span[0] % p.block_length
     starts = range(begin, span[1], p.block_length)
     for index, block_start in enumerate(starts):
@@ -218,6 +239,36 @@ def denoise(model: Model, canvas: np.ndarray, span: tuple[int, int], p: Params, 
 
         denoise_block(propose_step, run, block, num_steps, p, ids.mask)
     return run
+
+
+def denoise_to_borders(model: Model, run: Run, slots: list, prompt, span: tuple[int, int], p: Params, ids) -> None:
+    """AdaBlock: the first forward of a block decides where it ends, and its first step chooses from that forward."""
+    start = span[0]
+    while start < span[1]:
+        block = (start, min(start + p.block_length, span[1]))
+        if ids.mask not in run.canvas[slice(*block)]:
+            start = block[1]
+            continue
+        reach = min(start + (span[1] - span[0]) // 4, span[1])
+        rows = query_rows(run, 0, block, span, prompt, p, ids.mask)
+        wide = (start, max(block[1], reach))
+        (positions, score), editable = propose(model, run, slots, prompt, rows, p, ids, wide)
+        found = score((ids.mask,))
+        is_border = (positions >= start) & (positions < reach) & (found.token == p.adablock_token)
+        is_border &= found.probability >= p.adablock
+        if is_border.any():
+            block = (start, int(positions[np.argmax(np.where(is_border, found.probability, -1))]) + 1)
+        kept = positions < block[1]
+
+        def propose_step(step: int, block=block, positions=positions, kept=kept, score=score, editable=editable):
+            if step == 0:
+                return (positions[kept], lambda never: score(never).of(kept)), editable
+            rows = query_rows(run, step, block, span, prompt, p, ids.mask)
+            return propose(model, run, slots, prompt, rows, p, ids, block)
+
+        num_masked = np.count_nonzero(run.canvas[slice(*block)] == ids.mask)
+        denoise_block(propose_step, run, block, num_masked, p, ids.mask)
+        start = block[1]
 
 
 def generate(model: Model, prompt: list[int], p: Params, ids: SpecialIds) -> Run:

@@ -8,7 +8,7 @@ moved since the step before, and the whole canvas at first and after every B com
 import numpy as np
 
 from .commit import commit
-from .denoise import Commit, Params, Run, SpecialIds, propose
+from .denoise import Commit, Params, Run, SpecialIds, limits_of, propose
 from .forward import Model
 
 
@@ -34,11 +34,11 @@ def generate(model: Model, prompt: list[int], p: Params, ids: SpecialIds, *, gre
         step = run.num_forward
         (positions, score), _ = propose(model, run, slots, given, rows, p, ids, (first, stop))
         found = score((ids.mask,))
-        value = p.threshold if p.rule == "threshold" else p.factor
         left = int((run.canvas[start:] == ids.mask).sum())
         count = -(-left // max(1, p.steps - step)) if p.rule == "top_k" else 1
-        rule = dict(count=count, value=value, mask_id=ids.mask, alternatives=(found.token, found.confidence))
-        run.canvas, chosen = commit(run.canvas, positions, found.token, found.confidence, p.rule, **rule)
+        limits = dict(count=count, entropy=found.entropy, **limits_of(p, run.canvas, (first, stop), ids.mask))
+        own = dict(mask_id=ids.mask, alternatives=(found.token, found.confidence))
+        run.canvas, chosen = commit(run.canvas, positions, found.token, found.confidence, p.rule, **own, **limits)
         for position in chosen:
             row = int(np.searchsorted(positions, position))
             run.commits.append(Commit(step, int(position), int(found.token[row]), float(found.confidence[row])))

@@ -6,7 +6,8 @@ The functions work on mappings from an option's own name to its checked value. `
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from itertools import combinations
 from types import MappingProxyType
 from typing import Any
 
@@ -29,6 +30,21 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 
 
+# Options that each ask for a rule by which candidates are committed.
+RULES = ("threshold", "factor", "frechet", "local_leap", "entropy_bound")
+# Rules that compare the score with a probability.
+OF_PROBABILITIES = ("threshold", "factor", "frechet", "local_leap")
+# Options that say more of another one, which must be set, and what they are where it is not.
+OF_A_RULE: Mapping[str, tuple[str, Any]] = MappingProxyType(
+    {
+        "threshold_alpha": ("threshold", 0.0),
+        "local_leap_threshold": ("local_leap", 0.75),
+        "local_leap_radius": ("local_leap", 4),
+        "adablock_token": ("adablock", None),
+    }
+)
+
+
 def _is_set(value: object) -> bool:
     return value is not None and value != ()
 
@@ -46,9 +62,8 @@ NOT_SLIDING = ("left_to_right", "confidence")  # orders of blocks that stay wher
 
 # Options, each with the values meant, that cannot stand beside each other.
 _EXCLUDE = (
-    (("threshold", _is_set), ("factor", _is_set)),
-    (("threshold", _is_set), ("remasking", _is("entropy"))),
-    (("factor", _is_set), ("remasking", _is("entropy"))),
+    *(((one, _is_set), (other, _is_set)) for one, other in combinations(RULES, 2)),
+    *(((rule, _is_set), ("remasking", _is("entropy"))) for rule in OF_PROBABILITIES),
     (("regex", _is_set), ("choice", _is_set)),
     (("regex", _is_set), ("block_order", _is_not("left_to_right"))),
     (("choice", _is_set), ("block_order", _is_not("left_to_right"))),
@@ -56,7 +71,14 @@ _EXCLUDE = (
     (("block_order", _is_not(*NOT_SLIDING)), ("cache", _is_not("none", "dsb"))),
     (("block_order", _is(*NOT_SLIDING)), ("cache", _is("dsb"))),
     (("error_budget", _is_set), ("audit", _is(0))),
+    *((("adablock", _is_set), (name, _is_set)) for name in ("steps", "regex", "choice", "suffix_window")),
+    (("adablock", _is_set), ("block_order", _is_not("left_to_right"))),
 )
+
+
+def _details(rules: Collection[str]) -> list[str]:
+    """The options that say more of one of these."""
+    return [name for name, (rule, _) in OF_A_RULE.items() if rule in rules]
 
 
 def _less_excluded(weak: Mapping[str, Any], strong: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,8 +95,16 @@ def without_subjects(options: Mapping[str, Any], preset: str) -> dict[str, Any]:
     """The options that say nothing a preset newly named says: how many are committed, the cache, the window, the end of
     the text; the block length, if it says one.
     """
-    subjects = {"threshold", "factor", "cache", "suffix_window", *PRESETS[preset]}
+    subjects = {*RULES, *_details(RULES), "cache", "suffix_window", *PRESETS[preset]}
+    if preset == "reference":
+        subjects |= {"adablock", *_details(["adablock"])}
     return {name: value for name, value in options.items() if name not in subjects}
+
+
+def without_rules(options: Mapping[str, Any], rule: str) -> dict[str, Any]:
+    """The options that say nothing of another rule than this one."""
+    others = [other for other in RULES if other != rule]
+    return {name: value for name, value in options.items() if name not in {*others, *_details(others)}}
 
 
 def give_way(given: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,6 +119,18 @@ def give_way(given: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any
 def expand(chosen: Mapping[str, Any]) -> dict[str, Any]:
     """What the preset sets, less what would contradict an explicit choice."""
     return _less_excluded(PRESETS[chosen.get("preset", "reference")], chosen)
+
+
+def fit_details(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What says more of a rule, where it was not given: nothing without the rule, and nothing that contradicts it."""
+    details = {
+        name: default if values[rule] is None else values[name]
+        for name, (rule, default) in OF_A_RULE.items()
+        if name not in given
+    }
+    if values["local_leap"] is not None and "local_leap_threshold" in details:
+        details["local_leap_threshold"] = min(details["local_leap_threshold"], values["local_leap"])
+    return details
 
 
 def fit_lengths(

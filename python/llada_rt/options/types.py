@@ -29,6 +29,8 @@ class SamplingOptions(TypedDict, total=False):
     max_denoising_steps: SupportsIndex | None
     block_length: SupportsIndex | None
     block_size: SupportsIndex | None
+    adablock: SupportsFloat | None
+    adablock_token: SupportsIndex | None
     block_order: BlockOrder
     suffix_window: SupportsIndex | None
     temperature: SupportsFloat
@@ -41,6 +43,13 @@ class SamplingOptions(TypedDict, total=False):
     dynamic_threshold: SupportsFloat | None
     accept_threshold: SupportsFloat | None
     factor: SupportsFloat | None
+    threshold_alpha: SupportsFloat
+    frechet: SupportsFloat | None
+    local_leap: SupportsFloat | None
+    local_leap_threshold: SupportsFloat
+    local_leap_radius: SupportsIndex
+    entropy_bound: SupportsFloat | None
+    eb_threshold: SupportsFloat | None
     cache: Cache
     use_cache: Cache
     audit: bool | SupportsIndex

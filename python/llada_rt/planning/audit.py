@@ -65,9 +65,8 @@ class Audit:
         rule, length = plan.sampling, len(tokens)
         whole = self._visibility.query(self._visibility.visible(plan.block, length), length)
         editable = {p for span in plan.editable for p in range(span.start, span.stop)}
-        candidates = [
-            p for p in range(plan.commit_start, plan.block.stop) if tokens[p] == rule.mask_id or p in editable
-        ]
+        stop = max(plan.block.stop, plan.border_stop)
+        candidates = [p for p in range(plan.commit_start, stop) if tokens[p] == rule.mask_id or p in editable]
         asked = [p for p in candidates if any(span.start <= p < span.stop for span in plan.first_query)]
         self._is_examined = True
         cached = GuidedRows(steps, rule, (plan.slot, plan.guide_slot), plan.first_query, asked)

@@ -169,6 +169,12 @@ class Canvas:
             self._grow()
         self._num_masked = self.block_start_masked = 0 if self.is_complete else self.masks_in(self.block)
 
+    def end_block_at(self, stop: int) -> None:
+        """Let the active block end there; what follows is cut anew. Blocks are in the order of their positions."""
+        rest = self.visibility.cut(Span(stop, self.span.stop), self.block_length)
+        self.blocks = (*self.blocks[: self._block], Span(self.block.start, stop), *rest)
+        self._num_masked = self.block_start_masked = self.masks_in(self.block)
+
     @property
     def shown(self) -> list[int]:
         """The tokens that stand at their index: all but a last one that is further on."""

@@ -5,9 +5,11 @@ A decoder is made for one request and answers, for the active block of its canva
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from ..options.precedence import RULES
 from ..params import SamplingParams
 from .canvas import Canvas
 from .plan import SelectRule
@@ -51,17 +53,22 @@ class TopK:
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """Fast-dLLM: every candidate whose confidence reaches tau, the best one always."""
+    """Fast-dLLM: every candidate whose confidence reaches tau, the best one always.
+
+    Streaming-dLLM: tau falls while the canvas fills, to tau (1 - alpha (1 - r)). r is the share of masks in the block
+    and in what it sees after it.
+    """
 
     tau: float
+    alpha: float
 
     @classmethod
     def of(cls, params: SamplingParams) -> Threshold:
         assert params.threshold is not None
-        return cls(params.threshold)
+        return cls(params.threshold, params.threshold_alpha)
 
     def select(self, canvas: Canvas, steps_done: int) -> SelectRule:
-        return SelectRule("threshold", value=self.tau)
+        return SelectRule("threshold", value=self.tau, alpha=self.alpha)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +86,72 @@ class Factor:
         return SelectRule("factor", value=self.factor)
 
 
-DECODERS: dict[str, type[TopK] | type[Threshold] | type[Factor]] = {
-    "top_k": TopK,
-    "threshold": Threshold,
-    "factor": Factor,
+@dataclass(frozen=True, slots=True)
+class Frechet:
+    """Fast-dLLM++: the n best with the largest n whose score exceeds delta, at least one.
+
+    The score is the Fréchet lower bound of the probability that all are right, c_1 + ... + c_n - (n - 1), less the
+    doubt 1 - c_n of the last.
+    """
+
+    delta: float
+
+    @classmethod
+    def of(cls, params: SamplingParams) -> Frechet:
+        assert params.frechet is not None
+        return cls(params.frechet)
+
+    def select(self, canvas: Canvas, steps_done: int) -> SelectRule:
+        return SelectRule("frechet", value=self.delta)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalLeap:
+    """LocalLeap: every candidate that reaches kappa (an anchor), and every one that reaches tau at most `radius`
+    positions from an anchor; at least one.
+    """
+
+    kappa: float
+    tau: float
+    radius: int
+
+    @classmethod
+    def of(cls, params: SamplingParams) -> LocalLeap:
+        assert params.local_leap is not None
+        return cls(params.local_leap, params.local_leap_threshold, params.local_leap_radius)
+
+    def select(self, canvas: Canvas, steps_done: int) -> SelectRule:
+        return SelectRule("local_leap", value=self.kappa, near_value=self.tau, radius=self.radius)
+
+
+@dataclass(frozen=True, slots=True)
+class EntropyBound:
+    """EB-Sampler: the n best with the largest n whose entropies, less the largest of them, sum up to at most gamma; at
+    least one. By the score `entropy`, which the option sets, the best have the least entropy.
+    """
+
+    gamma: float
+
+    @classmethod
+    def of(cls, params: SamplingParams) -> EntropyBound:
+        assert params.entropy_bound is not None
+        return cls(params.entropy_bound)
+
+    def select(self, canvas: Canvas, steps_done: int) -> SelectRule:
+        return SelectRule("entropy_bound", value=self.gamma)
+
+
+# By the option that asks for it; without any of them top_k.
+DECODERS: dict[str, Callable[[SamplingParams], Decoder]] = {
+    "top_k": TopK.of,
+    "threshold": Threshold.of,
+    "factor": Factor.of,
+    "frechet": Frechet.of,
+    "local_leap": LocalLeap.of,
+    "entropy_bound": EntropyBound.of,
 }
 
 
 def decoder_of(params: SamplingParams) -> Decoder:
     """The rule that a request's options ask for."""
-    kind = "threshold" if params.threshold is not None else "factor" if params.factor is not None else "top_k"
-    return DECODERS[kind].of(params)
+    return DECODERS[next((rule for rule in RULES if getattr(params, rule) is not None), "top_k")](params)

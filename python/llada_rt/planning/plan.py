@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-SelectKind = Literal["top_k", "threshold", "factor", "propose"]
+SelectKind = Literal["top_k", "threshold", "factor", "frechet", "local_leap", "entropy_bound", "propose"]
 Score = Literal["low_confidence", "random", "margin", "entropy"]
 
 
@@ -44,9 +44,9 @@ class SelectRule:
     """Which candidates a step commits.
 
     `top_k` commits num_masked // num_steps + (i < num_masked % num_steps) at schedule index i, counted from
-    `next_step`. `threshold` and `factor` commit what passes `value`, and at least the `count` best candidates; where
-    they have a schedule, also at least what it says, and the block ends with it (LLaDA2.0, SDAR). `propose` commits
-    none: one step tells all candidates, and the caller writes what it makes of them.
+    `next_step`. `propose` commits none: one step tells all candidates, and the caller writes what it makes of them. The
+    others commit what passes `value` (decoders.py tells how), and at least the `count` best candidates; where they have
+    a schedule, also at least what it says, and the block ends with it (LLaDA2.0, SDAR).
 
     Where a plan lets edit tokens (LLaDA2.1), a candidate that differs from the token at its position and whose
     confidence reaches `edit_threshold` takes its place. Edits do not count into the minimum and never write a mask. A
@@ -58,9 +58,12 @@ class SelectRule:
     num_steps: int = 0  # of the schedule; 0: there is none
     next_step: int = 0  # schedule index of the next step
     count: int = 1  # of candidates, unless there are fewer
-    value: float = 0.0  # tau: confidence >= tau passes; or f
+    value: float = 0.0  # tau: confidence >= tau passes; or f, delta, kappa, gamma
     edit_threshold: float = math.inf  # nothing is that sure
     max_post_steps: int = 0
+    near_value: float = 0.0  # local_leap: so sure near an anchor
+    radius: int = 0  # local_leap: as far as near reaches
+    alpha: float = 0.0  # threshold: by this share tau falls while the canvas fills
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,11 @@ class SequencePlan:
     # Scored, not decoded: the token wanted at each position of the canvas, -1 for none. Takes one step.
     targets: tuple[int, ...] = ()
     allowed: tuple[AllowedTokens, ...] = ()  # at ascending positions of the block; elsewhere every token is
+    # Where there is one, masks before it are candidates too, and the block ends after the surest of [block.start,
+    # border_stop) that is `border_token` and at least so probable, wherever `block` ends (AdaBlock). Takes one step.
+    border_stop: int = 0  # 0: the block ends as planned
+    border_token: int = -1
+    border_probability: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +168,7 @@ class SequenceResult:
     bad_position: int | None = None  # where the logits are not finite: the request cannot go on
     proposals: tuple[Commit, ...] = ()  # candidates by position, not written: of the rule `propose`
     num_post_steps: int = 0  # of num_steps, those that found no mask and could only edit
+    block_stop: int | None = None  # where a border was found, or as planned; None: the plan looked for none
 
 
 @dataclass(frozen=True, slots=True)

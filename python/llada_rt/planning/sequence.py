@@ -30,6 +30,17 @@ class Placed(NamedTuple):
     alternatives: tuple[Alternative, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class BorderRule:
+    """AdaBlock: at its start a block looks `reach` positions ahead, and ends after the most confident candidate that is
+    `token`, if one is at least so probable; else as it would.
+    """
+
+    token: int
+    probability: float
+    reach: int
+
+
 @dataclass(eq=False, slots=True)
 class SequenceState:
     """One request on its way: its canvas, its rules, and what has been spent on it."""
@@ -44,6 +55,7 @@ class SequenceState:
     end_from: int = 0  # before this position an end token ends nothing
     end_fill: int = -1  # what the positions not computed become
     by_confidence: bool = False  # the order of the blocks, see `is_choosing`
+    border: BorderRule | None = None
     audit: Audit | None = None
     constraints: Mapping[int, Constraint] = field(default_factory=dict)  # by the start of their block
     max_forwards: int | None = None  # no call takes it beyond
@@ -118,6 +130,13 @@ class SequenceState:
         """The next step commits one token, the surest of all blocks, and its block becomes the active one."""
         return self.by_confidence and not self.has_chosen and self.canvas.num_open_blocks() > 1
 
+    @property
+    def border_stop(self) -> int:
+        """How far the next step looks for the end of its block, the first step; 0: not."""
+        if self.border is None or self.steps_in_block or self.border.reach == 0:
+            return 0
+        return min(self.canvas.block.start + self.border.reach, self.canvas.span.stop)
+
     def first_query(self) -> tuple[QuerySpan, ...]:
         """What the next step recomputes."""
         if self.is_choosing:
@@ -129,7 +148,8 @@ class SequenceState:
 
     def steps_alike(self, most: int) -> int:
         """For how many steps, at most `most`, a plan made now holds: those after the first ask the same."""
-        if self.step_by_step or self.is_choosing or self.canvas.is_sliding or self.constraint is not None:
+        is_single = self.step_by_step or self.is_choosing or self.canvas.is_sliding or self.border_stop > 0
+        if is_single or self.constraint is not None:
             return 1
         if self.max_forwards is not None:
             most = min(most, self.max_forwards - self.num_forwards)
@@ -162,6 +182,10 @@ class SequenceState:
             editable=editable,
             post_steps=self.post_steps,
         )
+        if self.border is not None and (stop := self.border_stop):
+            plan = replace(
+                plan, border_stop=stop, border_token=self.border.token, border_probability=self.border.probability
+            )
         return plan if self.constraint is None else self.constraint.ask(plan)
 
     def _select(self) -> SelectRule:
@@ -195,6 +219,8 @@ class SequenceState:
     def apply(self, result: SequenceResult) -> None:
         """Take over what the steps did, and go on to the next block if this one is done."""
         block, is_choosing = self.canvas.block_index, self.is_choosing
+        if result.block_stop is not None:
+            self.canvas.end_block_at(result.block_stop)
         for commit in result.commits:
             if commit.step == FILL_STEP:
                 continue

@@ -55,6 +55,9 @@ def pack(plans: Sequence[SequencePlan]) -> tuple[NDArray[np.void], NDArray[np.vo
             "targets_end": num_targets + len(plan.targets),
             "allowed_begin": num_sets,
             "allowed_end": num_sets + len(plan.allowed),
+            "border_stop": plan.border_stop,
+            "border_token": plan.border_token,
+            "border_probability": plan.border_probability,
             "select": _rule(plan.select, SEQUENCE["select"]),
             "sampling": _rule(plan.sampling, SEQUENCE["sampling"]),
         }

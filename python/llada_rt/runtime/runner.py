@@ -158,7 +158,7 @@ class Runner:
                 Commit(position, token, confidence, step, log_prob, beside, replaced if replaced >= 0 else None)
             )
         results, begin = [], 0
-        for row, (rows, refreshes, steps, masked, done, bad, post_steps) in enumerate(outcomes.tolist()):
+        for row, (rows, refreshes, steps, masked, done, bad, post_steps, stop) in enumerate(outcomes.tolist()):
             wanted = sum(target >= 0 for target in plan.sequences[row].targets) if steps and bad < 0 else 0
             log_probs = tuple(scored[begin : begin + wanted].tolist())
             begin += wanted
@@ -175,6 +175,7 @@ class Runner:
                     bad_position=bad if bad >= 0 else None,
                     proposals=tuple(by_row[row]) if is_proposed else (),
                     num_post_steps=post_steps,
+                    block_stop=stop if plan.sequences[row].border_stop else None,
                 )
             )
         return StepResult(tuple(results))

@@ -25,7 +25,7 @@ from ..planning.decoders import decoder_of
 from ..planning.expression import regex_of
 from ..planning.grammar import Grammar
 from ..planning.plan import SamplingRule, Span
-from ..planning.sequence import SequenceState
+from ..planning.sequence import BorderRule, SequenceState
 from ..planning.sliding import SlidingCanvas
 from ..planning.token_grammar import TokenGrammar
 from ..planning.visibility import Visibility
@@ -173,6 +173,11 @@ class RequestReader:
             rules = list(template.rules)
         if not rules:
             return ()
+        if params.adablock is not None:
+            raise InvalidRequestError(
+                f"a regex or a choice is a block of its own: expected no adablock beside it, got {params.adablock}",
+                param="adablock",
+            )
         if params.block_order != "left_to_right":
             raise InvalidRequestError(
                 "a regex or a choice is written from left to right: expected block_order left_to_right",
@@ -341,7 +346,7 @@ def without_what_prompt_excludes(prompt: object, params: SamplingParams) -> Samp
     for segment in segments if isinstance(segments, (list, tuple)) else ():
         of = segment.get if isinstance(segment, Mapping) else functools.partial(getattr, segment)
         if of("regex", None) is not None or of("choice", None):
-            params = params.without_defaults("block_order")
+            params = params.without_defaults("block_order", "adablock", "adablock_token")
     # "The whole answer at once" and "a token a step", said of an answer of the model's own length, mean that of any.
     lengths = [name for name in ("steps", "block_length") if getattr(params, name) == params.gen_length]
     return params.without_defaults("stop", "stop_token_ids", "regex", "choice", *lengths)
@@ -391,6 +396,15 @@ def make_sequence(
     ends = special.ordered_ends
     unconfident = (*ends, -1, -1)[:2]  # the compiled loop takes two
     suppressed = special.eos if params.logits_eos_inf and special.eos is not None else -1
+    border = None
+    if params.adablock is not None and params.adablock_token is not None:
+        if visibility.block_length is not None:
+            raise InvalidRequestError(
+                f"adablock: expected a model of full attention, got one whose attention has blocks of "
+                f"{visibility.block_length}",
+                param="adablock",
+            )
+        border = BorderRule(params.adablock_token, params.adablock, len(canvas.span) // 4)
     return SequenceState(
         request_id=request.request_id,
         canvas=canvas,
@@ -424,5 +438,6 @@ def make_sequence(
             for span, grammar in request.grammars
         },
         by_confidence=params.block_order == "confidence",
+        border=border,
         audit=Audit(params.audit, params.error_budget, visibility) if params.audit else None,
     )
