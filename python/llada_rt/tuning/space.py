@@ -24,6 +24,10 @@ DECODERS: tuple[Options, ...] = (
     {"threshold": 0.5},
     {"factor": 0.5},
     {"factor": 1.0},
+    {"frechet": 0.25},
+    {"local_leap": 0.9},
+    {"entropy_bound": 0.1},
+    {"threshold": 0.9, "threshold_alpha": 0.3},
 )
 CACHES: tuple[Options, ...] = (
     *({"cache": name} for name in ("none", "prefix", "dual", "dual_compact")),
