@@ -135,10 +135,10 @@ def test_a_guide_slot_that_cannot_be_opened_gives_the_first_one_back(engine: Eng
         def __getattr__(self, name):
             return getattr(runtime, name)
 
-        def open_slot(self, canvas):
+        def open_slot(self, canvas, last_position):
             if runtime.num_open_slots:
                 raise OutOfMemoryError("no room")
-            return open_slot(canvas)
+            return open_slot(canvas, last_position)
 
     runtime = engine._runner._runtime
     with monkeypatch.context() as patch:
