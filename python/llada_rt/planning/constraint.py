@@ -62,8 +62,9 @@ class Constraint:
             shortest = excerpt_of(grammar.alphabet.decode(rest), 80)
             raise InvalidRequestError(
                 f"the shortest text that the constraint accepts, {shortest}, takes {len(rest)} "
-                f"tokens: expected a hole of so many at least, got {len(span)}",
+                f"tokens: expected so many positions at least, got {len(span)}",
                 param="segments",
+                hint="a larger gen_length makes room in a response, and a longer hole in a template",
             )
         grammar.allowed(self._states, len(span), ())  # the work of the first time, while nobody waits for it
 
