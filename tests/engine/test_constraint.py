@@ -235,8 +235,10 @@ REFUSED = [
 @pytest.mark.parametrize(("options", "words"), REFUSED, ids=str)
 def test_refused_at_once(speaker: Engine, options, words, monkeypatch):
     monkeypatch.setattr(speaker._runner, "open", None)
-    with pytest.raises(InvalidRequestError, match=words):
+    with pytest.raises(InvalidRequestError, match=words) as caught:
         speaker.generate("abc", BASE.replace(**options))
+    if words.startswith("takes"):
+        assert "larger gen_length" in caught.value.hint
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,17 @@
 """The page in a real browser: type, watch, scrub, make a hole, race two policies, lose the connection."""
 
 import json
+import re
 import shutil
 import time
 from collections import Counter
+from typing import get_args
 
 import httpx
 import pytest
 
 from llada_rt import SamplingParams
+from llada_rt.options.types import Cache, Preset
 from tests.engine.conftest import held
 from tests.server.running import check_quiet, running
 
@@ -289,6 +292,12 @@ def test_the_page_runs_no_script_but_its_own(ask):
     assert " onclick" not in text
     assert "style=" not in text
     assert "//" not in text.replace("<!doctype html>", "")
+
+
+@pytest.mark.parametrize(("name", "type_of"), [("preset", Preset), ("cache", Cache)])
+def test_the_page_offers_every_policy(ask, name, type_of):
+    select = re.search(rf'<select name="{name}">(.*?)</select>', ask.get("/").text, re.DOTALL).group(1)
+    assert re.findall("<option>(.*?)</option>", select) == list(get_args(type_of))
 
 
 def test_nothing_beside_the_pages_files_is_served(ask):

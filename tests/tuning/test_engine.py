@@ -72,6 +72,21 @@ def test_a_block_longer_than_the_models_answers_brings_its_length(tmp_path):
         assert (engine.default_params.gen_length, engine.default_params.block_length) == (32, 16)
 
 
+def test_a_block_longer_than_what_was_asked_is_written_as_it_was_asked(tmp_path):
+    """Answers of 8 positions were judged: a model that then wrote blocks of 32 would decode as nobody has tried."""
+    folder = write_folder(tmp_path / "model", generation={"llada_rt": {"gen_length": 8}})
+    setting = {"threshold": 1e-4, "block_length": 32}
+    with Engine(folder, **OPTIONS) as engine:
+        report = engine.tune(PROMPTS, PROMPTS, judge=lambda answer, text: True, settings=[setting])
+        asked = engine.generate(PROMPTS, SamplingParams(**{**report.chosen.options, "block_length": 8}))
+    assert report.chosen.name != "exact"
+    assert report.record["block_length"] == 8
+    with Engine(folder, **OPTIONS) as engine:
+        assert (engine.default_params.gen_length, engine.default_params.block_length) == (8, 8)
+        now = engine.generate(PROMPTS)
+    assert [each.outputs[0].token_ids for each in now] == [each.outputs[0].token_ids for each in asked]
+
+
 def test_what_is_written(engine, tmp_path):
     before = sorted(path.name for path in engine.config.model_dir.iterdir())
     report = engine.tune(PROMPTS, settings=SETTINGS, out=tmp_path / "out", budget_s=60)

@@ -71,7 +71,9 @@ def check_exists(folder: Path) -> Path:
 def _found(folder: Path, path: str, hint: str | None) -> Path:
     if not folder.exists():
         raise ModelNotFoundError(
-            f"model folder not found: {path}", param="model_dir", hint=hint or "models are local folders"
+            f"model folder not found: {path}",
+            param="model_dir",
+            hint=hint or "models are local folders; hf download ORG/NAME --local-dir FOLDER fetches one",
         )
     if not folder.is_dir():
         raise ModelNotFoundError(

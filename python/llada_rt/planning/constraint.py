@@ -66,6 +66,7 @@ class Constraint:
                 f"the shortest text that the constraint accepts, {shortest}, takes {len(rest)} tokens: expected so "
                 f"many positions at least, got {len(span)}",
                 param=param,
+                hint="a larger gen_length makes room in a response, and a longer hole in a template",
             )
         grammar.allowed(self._states, len(span), ())  # the work of the first time, while nobody waits for it
 

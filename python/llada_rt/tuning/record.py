@@ -53,13 +53,16 @@ def target_of(model: Path, out: str | os.PathLike[str] | None) -> Path:
 def record_of(setting: Setting, defaults: SamplingParams, longest: int | None) -> dict[str, Any]:
     """The options by which a new engine decodes as this setting, over what the model says of other things.
 
-    `longest`: positions of the longest answer that was asked for. The model's own length grows to it where the block
-    would not fit; None: only templates were filled.
+    `longest`: positions of the longest answer that was asked for; None: only templates were filled. No block reached
+    over that length, so a longer block is written as it was asked. The model's own length grows to it where the block
+    would not fit.
     """
     options = dict(setting.options)
     block = options.get("block_length")
+    if block is not None and longest is not None:
+        block = options["block_length"] = min(block, longest)
     if block is not None and block > defaults.gen_length:
-        options["gen_length"] = max(block, longest or block)
+        options["gen_length"] = longest or block
     record: dict[str, Any] = plain(SamplingParams(**options).over(defaults).chosen)
     return record
 
