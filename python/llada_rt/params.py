@@ -294,6 +294,8 @@ class SamplingParams(_Said):
         values |= expand(chosen) | chosen
         own = (base or {}).get("gen_length", _FIELDS["gen_length"].default)
         values |= fit_lengths(values, given, base or {}, own)
+        if values["block_length"] is None and "suffix_window" not in given:
+            values["suffix_window"] = None
         if values["eos_early_stop"] is None:
             values["eos_early_stop"] = PRESETS[values["preset"]]["eos_early_stop"]
         if values["error_budget"] is not None and "audit" not in chosen:
@@ -313,6 +315,12 @@ class SamplingParams(_Said):
             raise InvalidRequestError(
                 f"suffix_window={self.suffix_window} and block_order={self.block_order} exclude each other: expected "
                 "one of them",
+                param="suffix_window",
+            )
+        if self.suffix_window is not None and self.block_length is None:
+            raise InvalidRequestError(
+                f"suffix_window={self.suffix_window} is what a block sees behind itself: expected block_length beside "
+                "it, got none, and the whole response is one block",
                 param="suffix_window",
             )
         self._check_sliding()

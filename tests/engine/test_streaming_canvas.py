@@ -166,6 +166,9 @@ def test_bad_windows(window):
 def test_what_excludes_a_window(speaker: Engine):
     with pytest.raises(InvalidRequestError, match="exclude each other"):
         SamplingParams(preset="quality", suffix_window=8, block_order="confidence")
+    with pytest.raises(InvalidRequestError, match="expected block_length beside it"):
+        SamplingParams(suffix_window=8)
+    assert SamplingParams(preset="streaming", block_length=None).suffix_window is None
     given = SamplingParams(preset="quality", suffix_window=8, gen_length=8)
     with pytest.raises(InvalidRequestError, match="all open"):
         speaker.infill(["ab", 4, "c"], given)

@@ -68,6 +68,7 @@ _EXCLUDE = (
     (("regex", _is_set), ("block_order", _is_not("left_to_right"))),
     (("choice", _is_set), ("block_order", _is_not("left_to_right"))),
     (("suffix_window", _is_set), ("block_order", _is_not("left_to_right"))),
+    (("suffix_window", _is_set), ("block_length", _is(None))),
     (("block_order", _is_not(*NOT_SLIDING)), ("cache", _is_not("none", "dsb"))),
     (("block_order", _is(*NOT_SLIDING)), ("cache", _is("dsb"))),
     (("error_budget", _is_set), ("audit", _is(0))),

@@ -110,7 +110,10 @@ def settings_over(axes: Sequence[Sequence[Options]], lengths: Iterable[int], def
         if block is not None:  # named as it is asked: no block reaches over an answer
             options = {**options, "block_length": min(block, lengths[-1])}
         setting = Setting(name_of(options), {**COMMON, **options})
-        alike = ways(setting)
+        try:
+            alike = ways(setting)
+        except InvalidRequestError:  # choices that cannot stand beside each other
+            continue
         if alike not in seen:
             seen.add(alike)
             settings.append(setting)
