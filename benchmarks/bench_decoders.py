@@ -2,7 +2,7 @@
 
     python -m benchmarks.bench_decoders [--every 8] [--threads 1]
 
-float32, temperature 0, each n-th question of bench_policies' tasks. Blocks of 32, or the whole answer at once. Nothing
+float32, temperature 0, each n-th question of demo_tasks.py. Blocks of 32, or the whole answer at once. Nothing
 here is a time, so a busy machine changes no figure.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from benchmarks.bench_policies import TASKS, ask, questions
+from benchmarks.demo_tasks import TASKS, ask, questions
 from benchmarks.harness import ROOT, environment, run_to_the_end, store
 from llada_rt import Engine
 from llada_rt.config import DEMO_DIR

@@ -13,56 +13,24 @@ first end token.
 import argparse
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any, get_args
 
 from tokenizers import Tokenizer
 
+from benchmarks.demo_tasks import TASKS, ask, prompt_of, questions
 from benchmarks.harness import ROOT, environment, run_to_the_end, store
 from llada_rt import CacheAudit, CompletionOutput, Engine, SamplingParams
 from llada_rt.config import DEMO_DIR
 from llada_rt.options.types import Preset
 from llada_rt.planning.caches import FIXED_BLOCK_CACHES
-from training.tasks.verse import Item, VerseBook, acrostic_items, hole_items, line_items
+from training.tasks.verse import Item
 
-TASKS = ("next_line", "holes", "acrostic", "recite")
 DECODERS: dict[str, dict[str, Any]] = {"one token a step": {}, "threshold 0.9": {"threshold": 0.9}}
 GUARDED: dict[str, dict[str, Any]] = {  # a cache that looks after itself
     "dual, error_budget=0.1": {"cache": "dual", "error_budget": 0.1},
     "dual, audit=4, error_budget=0.1": {"cache": "dual", "error_budget": 0.1, "audit": 4},
 }
-
-
-def questions(tokenizer: Tokenizer, every: int) -> list[Item]:
-    book = VerseBook.select(max_chars=64)
-    kinds = [
-        line_items(book, tokenizer, "next_line", gen_length=16),
-        hole_items(book, tokenizer),
-        acrostic_items(book, tokenizer),
-        line_items(book, tokenizer, "recite", gen_length=72),
-    ]
-    return [item for items in kinds for item in items[::every]]
-
-
-def prompt_of(item: Item, mask_id: int) -> dict[str, Any]:
-    """A chat answer is generated after its prompt, a template is infilled."""
-    if item.start:
-        return {"prompt_token_ids": list(item.canvas[: item.start])}
-    runs = groupby(item.canvas, key=lambda token: token == mask_id)
-    return {"segments": [len(list(run)) if hidden else list(run) for hidden, run in runs]}
-
-
-def params_of(item: Item, block_length: int, options: Mapping[str, Any]) -> SamplingParams:
-    length = len(item.canvas) - item.start
-    blocks: dict[str, Any] = {"gen_length": length, "block_length": min(block_length, length)}
-    return SamplingParams(**{"preset": "quality", "audit": 1, **blocks, **options})
-
-
-def ask(engine: Engine, items: Sequence[Item], block_length: int, options: Mapping[str, Any]) -> list[CompletionOutput]:
-    prompts = [prompt_of(item, engine.mask_token_id) for item in items]
-    params = [params_of(item, block_length, options) for item in items]
-    return [output.outputs[0] for output in engine.generate(prompts, params)]
 
 
 def row(engine: Engine, name: str, items: Sequence[Item], answers: Sequence[CompletionOutput]) -> dict[str, Any]:

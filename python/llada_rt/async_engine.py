@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .config import EngineConfig, EngineOptions
-from .engine import Engine
+from .engine import Engine, parts_of
 from .options.docstrings import with_options, with_sections_of
 from .options.renamed import by_new_names
 from .outputs import EngineStats, RequestOutput, ScoreOutput, StepEvent, TextEvent
@@ -54,7 +54,7 @@ class AsyncEngine:
 
     def __init__(self, model_dir: str | os.PathLike[str] | None = None, **options: Unpack[EngineOptions]) -> None:
         self.engine = Engine(model_dir, **options)
-        self._dispatcher = self.engine._dispatcher
+        self._intake, self._dispatcher = parts_of(self.engine)
 
     @classmethod
     async def open(cls, model_dir: str | os.PathLike[str] | None = None, **options: Unpack[EngineOptions]) -> Self:
@@ -81,7 +81,7 @@ class AsyncEngine:
         request_ids: SequenceOf[str] | None = None,
     ) -> list[RequestOutput]:
         """Answer one prompt or many; see Engine.generate."""
-        make = functools.partial(self.engine._intake.generate_jobs, prompts, params, request_ids)
+        make = functools.partial(self._intake.generate_jobs, prompts, params, request_ids)
         jobs = await self._made(make, is_quick=_is_quick(prompts, params, self.engine.default_params))
         await self._run(jobs)
         return [job.result() for job in jobs]
@@ -156,11 +156,10 @@ class AsyncEngine:
             QueueFullError: At the call if the queue is full then, at the first event if the queue has filled since.
             LladaRtError: Before the first event or from the iterator, as `generate` raises for one prompt.
         """
-        engine = self.engine
-        engine._intake.check_stream(params, mode, request_id)
+        self._intake.check_stream(params, mode, request_id)
         self._dispatcher.check_room()
-        make = functools.partial(engine._intake.stream_job, prompt, params, mode, request_id)
-        if _is_quick(prompt, params, engine.default_params):
+        make = functools.partial(self._intake.stream_job, prompt, params, mode, request_id)
+        if _is_quick(prompt, params, self.engine.default_params):
             job = make()
             return EventStream(self._dispatcher, lambda: job, is_quick=True)
         return EventStream(self._dispatcher, make, is_quick=False)
@@ -179,7 +178,7 @@ class AsyncEngine:
     ) -> ScoreOutput:
         """Monte Carlo log-likelihood of `answer` after `prompt`; see Engine.score."""
         make = functools.partial(
-            self.engine._intake.score_job,
+            self._intake.score_job,
             prompt,
             answer,
             mc_num=mc_num,

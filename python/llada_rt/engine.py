@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
 from types import TracebackType
-from typing import Any, Literal, Unpack, overload
+from typing import Any, Literal, NamedTuple, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -703,6 +703,18 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class Parts(NamedTuple):
+    """What takes requests and runs them."""
+
+    intake: Intake
+    dispatcher: Dispatcher
+
+
+def parts_of(engine: Engine) -> Parts:
+    """The parts of an engine, for another face of the same engine: AsyncEngine."""
+    return Parts(engine._intake, engine._dispatcher)
 
 
 def _one(request_id: str | None) -> list[str] | None:
