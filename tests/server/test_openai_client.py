@@ -117,6 +117,7 @@ def test_aliases_are_taken(client, alias):
         "temperature": 0.5,
         "remasking": "margin",
         "threshold": 0.5,
+        "entropy_bound": 0.5,
         "cache": "dual",
         "n": 2,
         "timeout_s": 20,

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from llada_rt import SamplingParams
-from llada_rt.options.types import Cache, Preset
+from llada_rt.options.types import BlockOrder, Cache, Preset
 from tests.engine.conftest import held
 from tests.server.running import check_quiet, running
 
@@ -294,7 +294,7 @@ def test_the_page_runs_no_script_but_its_own(ask):
     assert "//" not in text.replace("<!doctype html>", "")
 
 
-@pytest.mark.parametrize(("name", "type_of"), [("preset", Preset), ("cache", Cache)])
+@pytest.mark.parametrize(("name", "type_of"), [("preset", Preset), ("cache", Cache), ("block_order", BlockOrder)])
 def test_the_page_offers_every_policy(ask, name, type_of):
     select = re.search(rf'<select name="{name}">(.*?)</select>', ask.get("/").text, re.DOTALL).group(1)
     assert re.findall("<option>(.*?)</option>", select) == list(get_args(type_of))
