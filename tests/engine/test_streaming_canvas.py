@@ -87,6 +87,48 @@ def test_growing_waits_for_memory(tmp_path):
         check_idle(engine)
 
 
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_canvas_that_outgrows_all_memory_ends_its_response(tmp_path, n):
+    """Nothing of the text is lost, and the engine goes on."""
+    folder = write_folder(tmp_path / "model", config={"max_sequence_length": 1024})
+    params = BASE.replace(gen_length=900, block_length=64, suffix_window=64, cache="dual", threshold=0.001, n=n, seed=4)
+    with Engine(folder, compute_type="float32", threads=1) as engine:
+        whole = [each.token_ids for each in engine.generate([1, 2], params)[0].outputs]
+        engine._runner._runtime.reserve_kv(engine._runner.slot_bytes(320))
+        for index, completion in enumerate(engine.generate([1, 2], params)[0].outputs):
+            assert completion.finish_reason == "length"
+            assert 64 <= len(completion.token_ids) < 320
+            assert completion.token_ids == whole[index][: len(completion.token_ids)]
+        events = list(engine.stream([1, 2], params, mode="denoise"))
+        assert events[-1].finished
+        check_idle(engine)
+
+
+def test_leaving_while_waiting_for_memory(tmp_path):
+    """A request that has given its slots back ends as it is, and its neighbour is answered as if alone."""
+    folder = write_folder(tmp_path / "model", config={"max_sequence_length": 1024})
+    params = BASE.replace(gen_length=900, block_length=64, suffix_window=64, cache="dual", threshold=0.001)
+    with Engine(folder, compute_type="float32", threads=1) as engine:
+        alone = engine.generate([3], params)[0].outputs[0].token_ids
+        stepper, scheduler, waits = engine._dispatcher._stepper, engine._dispatcher._stepper._scheduler, []
+        wait_again = scheduler.wait_again
+
+        def waited(member):
+            wait_again(member)
+            waits.append(member)
+            if len(waits) == 1:
+                stepper.end(stepper._job_of[member], "abort")
+
+        scheduler.wait_again = waited
+        engine._runner._runtime.reserve_kv(engine._runner.slot_bytes(1024) + engine._runner.slot_bytes(256))
+        aborted, other = engine.generate([[1, 2], [3]], params)
+        assert aborted.outputs[0].finish_reason == "abort"
+        assert len(aborted.outputs[0].token_ids) >= 64
+        assert other.outputs[0].token_ids == alone
+        assert engine.stats().num_waiting == 0
+        check_idle(engine)
+
+
 def test_memory_and_time_follow_what_is_written(long: Engine, monkeypatch):
     """An answer of some 100 tokens: a cap of 4,096 costs what a cap of 128 costs, in bytes and in rows."""
     open_slots, used = long._runner.open, []

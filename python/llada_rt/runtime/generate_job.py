@@ -166,13 +166,19 @@ class GenerateJob(Job):
         self._publish(sample, given, block)
         return sample.completion is not None
 
+    def cut(self, member: Member) -> None:
+        self._end_sample(self._samples[member], None)
+
     def end(self, reason: Literal["timeout", "abort"]) -> None:
         for sample in self._samples.values():
             if sample.completion is None:
-                given = len(sample.transcript.text)
-                sample.sequence.new_commits = ()
-                self._complete(sample, reason)
-                self._publish(sample, given, sample.sequence.canvas.block_index)
+                self._end_sample(sample, reason)
+
+    def _end_sample(self, sample: Sample, reason: Literal["timeout", "abort"] | None) -> None:
+        given = len(sample.transcript.text)
+        sample.sequence.new_commits = ()
+        self._complete(sample, reason)
+        self._publish(sample, given, sample.sequence.canvas.block_index)
 
     def _settled(self, sequence: SequenceState) -> list[int]:
         """Ids of the response before its first mask."""

@@ -69,6 +69,10 @@ class Job:
         """The member has run steps, those of `block`. True: the job needs no more of it."""
         raise NotImplementedError
 
+    def cut(self, member: Member) -> None:
+        """No more of the member can be made: its response ends as it is."""
+        raise NotImplementedError
+
     def end(self, reason: Literal["timeout", "abort"]) -> None:
         """End it as it is."""
         raise NotImplementedError

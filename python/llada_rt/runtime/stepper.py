@@ -123,7 +123,10 @@ class Stepper:
             except OutOfMemoryError as error:
                 if self._scheduler.num_running:
                     return  # a place is made when one of these ends
-                self.fail(job, error)
+                if member in self._length_of:  # its canvas has grown to more than all the memory
+                    self._cut(member, job)
+                else:
+                    self.fail(job, error)
             except Exception as error:
                 self.fail(job, error)
             else:
@@ -271,6 +274,16 @@ class Stepper:
         self.runner.close_slots(member.slot, member.guide_slot)
         self._kv_bytes.pop(member)
         self._scheduler.wait_again(member)
+
+    def _cut(self, member: Member, job: Job) -> None:
+        """Let a response end where it is."""
+        try:
+            job.cut(member)
+            self._release(member)
+        except Exception as error:
+            self.fail(job, error)
+            return
+        self._tell(job)
 
     def end(self, job: Job, reason: Literal["timeout", "abort"]) -> None:
         """End a job as it is."""
