@@ -20,7 +20,7 @@ FloatArray ragged_attention(const Place& place, const FloatArray& q, const std::
                             const std::vector<FloatArray>& vs, const IntArray& spans, const std::string& dtype_name,
                             const std::optional<std::string>& out_dtype);
 
-// Of one sequence: spans without the last column.
+// The same for one sequence: spans have no last column.
 FloatArray attention(const Place& place, const FloatArray& q, const FloatArray& k, const FloatArray& v,
                      const IntArray& spans, const std::string& dtype, const std::optional<std::string>& out_dtype);
 

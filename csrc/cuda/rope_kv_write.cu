@@ -21,7 +21,7 @@ void write_kv(const Stream& stream, const ConstTensor& kvq, const ConstTensor& a
   args.kvq = static_cast<const float*>(kvq.data);
   args.angles = static_cast<const float*>(angles.data);
   args.positions = s.input(positions, kvq.rows);
-  args.places = s.input(places, kvq.rows);
+  args.places = places == positions ? args.positions : s.input(places, kvq.rows);
   args.spans = s.input(spans, num_spans);
   args.queries = queries;
   args.row_values = kvq.cols;

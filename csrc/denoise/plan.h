@@ -39,7 +39,7 @@ struct SequencePlan {
   std::int32_t block_start, block_stop;
   std::int32_t commit_start;  // recomputed masks in [commit_start, block_stop) are candidates
   // Range of the spans: tokens at these positions, of [commit_start, block_stop), may be edited, so they are candidates
-  // too. Of such a span `visible` says nothing. Empty: what is committed stays.
+  // too. The `visible` of such a span is not read. Empty: what is committed stays.
   std::int32_t editable_begin, editable_end;
   std::int32_t post_steps;  // of the block, in earlier calls
   std::int32_t step;        // forwards this request has run; the rule's own step is not read
@@ -61,6 +61,11 @@ struct SequencePlan {
   SamplingRule sampling;
 };
 
+inline bool is_scored(const SequencePlan& plan) { return plan.targets_begin < plan.targets_end; }
+inline bool has_border(const SequencePlan& plan) { return plan.border_stop > 0; }
+inline bool is_proposed(const SequencePlan& plan) { return plan.select.kind == Select::kPropose; }
+inline bool has_edits(const SequencePlan& plan) { return plan.editable_begin < plan.editable_end; }
+
 struct StepPlan {
   const SequencePlan* sequences = nullptr;
   std::int64_t num_sequences = 0;
@@ -81,10 +86,8 @@ struct SequenceOutcome {
   std::int32_t num_refreshes;   // steps that recomputed all that their rows see: under full attention the whole canvas
   std::int32_t num_steps;       // forwards run in this call
   std::int32_t num_masked;      // masks left in the block
-  std::int32_t
-      block_done;  // no mask left and nothing left to edit, a schedule at its end, proposed, or no finite logits
-  std::int32_t
-      bad_position;  // -1, or the first position whose logits are not finite: nothing was committed in that step
+  std::int32_t block_done;      // nothing left to fill or edit, a schedule at its end, proposed, or no finite logits
+  std::int32_t bad_position;    // -1, or the first position without finite logits: that step committed nothing
   std::int32_t num_post_steps;  // of num_steps, those that found no mask and could only edit
   std::int64_t block_stop;      // of the plan, or where a border was found
 };
@@ -102,8 +105,8 @@ struct CommitRecord {
 
 struct StepResult {
   std::vector<SequenceOutcome> outcomes;
-  std::vector<CommitRecord>
-      commits;  // by step, then sequence, then confidence; edits after the rest and proposals, by position
+  // By step, then sequence, then confidence. Proposals, and edits, which come after the rest, are by position.
+  std::vector<CommitRecord> commits;
   std::vector<double> log_probs;  // of the targets, by sequence, then position; none of one without finite logits
   std::vector<Alternative> alternatives;  // of the commits, one after the other, as many as their sequence asks for
 };

@@ -6,6 +6,7 @@ void ForwardBatch::clear() {
   tokens.clear();
   positions.clear();
   places.clear();
+  has_gaps = false;
   wanted.clear();
   parts.clear();
 }
@@ -18,8 +19,10 @@ void ForwardBatch::begin(SlotView slot, std::int64_t visible) {
 std::int64_t ForwardBatch::add(std::int32_t place) {
   Part& part = parts.back();
   tokens.push_back(part.slot.canvas[place]);
-  positions.push_back(place + 1 == part.slot.length ? part.slot.last_position : place);
+  const std::int32_t position = place + 1 == part.slot.length ? part.slot.last_position : place;
+  positions.push_back(position);
   places.push_back(place);
+  has_gaps = has_gaps || position != place;
   return part.row_end++;
 }
 

@@ -29,6 +29,7 @@ struct ForwardBatch {
   std::vector<std::int32_t> tokens;     // (num_rows)
   std::vector<std::int32_t> positions;  // (num_rows)
   std::vector<std::int32_t> places;     // (num_rows), in the slot
+  bool has_gaps = false;                // a place is not its position: a canvas leaves positions out
   std::vector<std::int64_t> wanted;     // (num_wanted) ascending row indices
   struct Part {
     std::int64_t row_begin;

@@ -26,9 +26,8 @@ struct Slot {
   std::vector<KvView> layers;
   char* memory = nullptr;
 
-  SlotView view() const {
-    return {canvas.data(), static_cast<std::int32_t>(canvas.size()), last_position, layers.data()};
-  }
+  std::int32_t length() const { return static_cast<std::int32_t>(canvas.size()); }
+  SlotView view() const { return {canvas.data(), length(), last_position, layers.data()}; }
 };
 
 class KvPool {

@@ -117,6 +117,8 @@ void Transformer::attention_block(Stream stream, std::int64_t layer, const Forwa
   const HeadShape shape = head_shape(layer);
   const DType dtype = weights_.type.rows;
   const std::int64_t q_size = shape.num_heads * shape.head_dim;
+  // One array where both are the same, which a device is then sent once.
+  const std::int32_t* const places = batch.has_gaps ? batch.places.data() : positions_.data();
 
   normed_rows_ = tensor(normed_, weights_.type.operand, x_.rows, config_.d_model);
   ops_.rms_norm(stream, x_, w.attn_norm, static_cast<float>(config_.rms_norm_eps), normed_rows_);
@@ -125,14 +127,14 @@ void Transformer::attention_block(Stream stream, std::int64_t layer, const Forwa
     ops_.matmul(stream, normed_rows_, w.key_value_query, /*accumulate=*/false, kvq);
     fill_spans(batch, layer, /*only_wanted=*/false);
     const Tensor rotated = tensor(queries_, dtype, x_.rows, q_size);
-    ops_.rope_kvq(stream, kvq, angles_, positions_.data(), batch.places.data(), shape, spans_.data(),
+    ops_.rope_kvq(stream, kvq, angles_, positions_.data(), places, shape, spans_.data(),
                   static_cast<std::int64_t>(spans_.size()), rotated);
     return attend(stream, layer, rotated);
   }
   const Tensor kv = tensor(projected_, DType::kFloat32, x_.rows, w.key_value.num_out);
   ops_.matmul(stream, normed_rows_, w.key_value, /*accumulate=*/false, kv);
   fill_spans(batch, layer, /*only_wanted=*/false);
-  ops_.rope_kv_write(stream, kv, angles_, positions_.data(), batch.places.data(), shape, dtype, spans_.data(),
+  ops_.rope_kv_write(stream, kv, angles_, positions_.data(), places, shape, dtype, spans_.data(),
                      static_cast<std::int64_t>(spans_.size()));
 
   if (last) {

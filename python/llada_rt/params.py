@@ -32,9 +32,7 @@ from .options.checks import (
 )
 from .options.docstrings import with_options
 from .options.precedence import (
-    NOT_SLIDING,
     OF_A_RULE,
-    OF_PROBABILITIES,
     PRESETS,
     RULES,
     expand,
@@ -44,6 +42,7 @@ from .options.precedence import (
     without_rules,
     without_subjects,
 )
+from .options.together import check_together
 from .options.types import BlockOrder, Cache, Preset, Remasking, SamplingOptions
 
 
@@ -307,119 +306,7 @@ class SamplingParams(_Said):
             object.__setattr__(self, name, value)
         object.__setattr__(self, "_given", dict(given))
         object.__setattr__(self, "_base", None if base is None else dict(base))
-        self._check_together()
-
-    def _check_together(self) -> None:
-        self._check_rule()
-        if self.suffix_window is not None and self.block_order != "left_to_right":
-            raise InvalidRequestError(
-                f"suffix_window={self.suffix_window} and block_order={self.block_order} exclude each other: expected "
-                "one of them",
-                param="suffix_window",
-            )
-        if self.suffix_window is not None and self.block_length is None:
-            raise InvalidRequestError(
-                f"suffix_window={self.suffix_window} is what a block sees behind itself: expected block_length beside "
-                "it, got none, and the whole response is one block",
-                param="suffix_window",
-            )
-        self._check_sliding()
-        if self.regex is not None and self.choice:
-            raise InvalidRequestError("regex and choice exclude each other: expected one of them", param="choice")
-        if self.error_budget is not None and not self.audit:
-            raise InvalidRequestError(
-                f"error_budget={self.error_budget} needs audit: expected a number of steps, got 0", param="error_budget"
-            )
-        block = self.block_length
-        if block is not None and block > self.gen_length:
-            raise InvalidRequestError(
-                f"block_length={block} is longer than gen_length={self.gen_length}: expected at most gen_length",
-                param="block_length",
-            )
-        if self.adablock is not None:
-            self._check_adablock()
-        if self.preset == "reference":
-            self._check_reference()
-
-    def _check_rule(self) -> None:
-        """How many a step commits is said once, and whole."""
-        rules = [rule for rule in RULES if getattr(self, rule) is not None]
-        if len(rules) > 1:
-            said = " and ".join(f"{rule}={getattr(self, rule)}" for rule in rules)
-            raise InvalidRequestError(f"{said} exclude each other: expected one of them", param=rules[-1])
-        if rules and rules[0] in OF_PROBABILITIES and self.remasking == "entropy":
-            raise InvalidRequestError(
-                f"{rules[0]} needs a score between 0 and 1: expected remasking low_confidence, margin or random, "
-                "got entropy",
-                param=rules[0],
-            )
-        for name, (rule, default) in OF_A_RULE.items():
-            if getattr(self, rule) is None and getattr(self, name) != default:
-                raise InvalidRequestError(
-                    f"{name}={getattr(self, name)} says more of {rule}: expected {rule} beside it, got none", param=name
-                )
-        if self.local_leap is not None and self.local_leap_threshold > self.local_leap:
-            raise InvalidRequestError(
-                f"local_leap_threshold={self.local_leap_threshold}: expected at most local_leap={self.local_leap}, "
-                "because what is near an anchor needs less",
-                param="local_leap_threshold",
-            )
-
-    def _check_adablock(self) -> None:
-        if self.adablock_token is None:
-            raise InvalidRequestError(
-                f"adablock={self.adablock} needs adablock_token: expected the id of the token that ends a block, got "
-                "none",
-                param="adablock",
-            )
-        others = {"steps": None, "regex": None, "choice": (), "suffix_window": None, "block_order": "left_to_right"}
-        for name, value in others.items():
-            if getattr(self, name) != value:
-                raise InvalidRequestError(
-                    f"adablock={self.adablock} and {name}={getattr(self, name)!r} exclude each other: expected one of "
-                    "them",
-                    param=name,
-                )
-        if self.preset == "reference":
-            raise InvalidRequestError(
-                "the reference preset: expected no adablock, because the published loop's blocks are all alike",
-                param="adablock",
-                hint="preset='quality' takes it",
-            )
-
-    def _check_sliding(self) -> None:
-        is_sliding = self.block_order not in NOT_SLIDING
-        if is_sliding != (self.cache == "dsb") and self.cache != "none":
-            expected = "none or dsb" if is_sliding else "block_order sliding or sliding_greedy"
-            raise InvalidRequestError(
-                f"block_order={self.block_order} and cache={self.cache} exclude each other: expected {expected}",
-                param="cache",
-            )
-        if is_sliding and self.preset == "reference":
-            raise InvalidRequestError(
-                f"the reference preset: expected blocks that stay where they are, got block_order={self.block_order}",
-                param="block_order",
-                hint="preset='quality'",
-            )
-
-    def _check_reference(self) -> None:
-        length = self.gen_length
-        block = self.block_length or length
-        steps = self.steps or length
-        if length % block:
-            raise InvalidRequestError(
-                f"the reference preset: expected gen_length to be a multiple of block_length, got gen_length={length}, "
-                f"block_length={block}",
-                param="block_length",
-                hint="preset='quality' accepts any block_length",
-            )
-        if steps % (length // block):
-            raise InvalidRequestError(
-                f"the reference preset: expected steps to be a multiple of the number of blocks, got steps={steps}, "
-                f"gen_length={length} / block_length={block} = {length // block} blocks",
-                param="steps",
-                hint="preset='quality' accepts any steps",
-            )
+        check_together(self)
 
     @property
     def given(self) -> Mapping[str, Any]:

@@ -250,7 +250,7 @@ def test_stdin_that_is_no_text(folder):
     assert b"standard input: expected text in utf-8, got the byte 0xff at 1" in ran.stderr
 
 
-# Of the interpreter's own streams; tests/cli/test_streams.py opens streams in more encodings, for every command.
+# The interpreter's own streams. tests/cli/test_streams.py opens streams in more encodings, for every command.
 @pytest.mark.parametrize(("encoding", "as_json"), [("ascii", False), ("cp1252", True), ("utf-16", False)])
 def test_output_in_any_encoding(encoding, as_json):
     """What an encoding lacks comes as escapes; JSON stays JSON."""

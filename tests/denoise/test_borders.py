@@ -8,7 +8,8 @@ from llada_rt.folder.model_files import SpecialIds
 from llada_rt.planning.caches import FIXED_BLOCK_CACHES
 from llada_rt.planning.plan import Span
 from llada_rt.planning.visibility import Visibility
-from llada_rt.text.requests import Request, make_sequence
+from llada_rt.text.requests import Request
+from llada_rt.text.sequences import make_sequence
 from tests.data.make_goldens import CHECKPOINT, IDS
 
 PROMPT = [7, 99, 23, 14, 15]

@@ -117,8 +117,8 @@ def policy_rows(cache: str, run: Run, step: int, block: tuple[int, int], span: t
 
 
 def propose(model: Model, run: Run, slots: list, prompt: np.ndarray, rows, p: Params, ids: SpecialIds, block):
-    """One forward, two with guidance. Of the masked queried positions before the block's end, and of those in the
-    block that may be edited: the positions, and a function that scores them.
+    """One forward, two with guidance. Returns positions and a function that scores them, for the masked queried
+    positions before the block's end and for those in the block that may be edited.
     """
     canvases = [run.canvas, np.where(prompt, ids.mask, run.canvas)]
     keys = np.array([visible(row, len(run.canvas), p) for row in rows])

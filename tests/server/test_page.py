@@ -262,7 +262,7 @@ def test_axe_finds_nothing_serious(browser, server):
 
 
 def contrast(page, selector):
-    """Of the text of an element and what lies behind it (WCAG)."""
+    """The contrast of an element's text with what lies behind the text (WCAG)."""
     colours = page.locator(selector).first.evaluate(
         """one => {
             const ink = getComputedStyle(one).color;

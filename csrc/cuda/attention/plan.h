@@ -16,7 +16,7 @@
 namespace llada::cuda {
 
 constexpr std::int32_t kAttentionChunk = 128;  // keys
-// Of the results of single chunks, at most; each has a maximum and a sum beside 32 values or more.
+// Most bytes for the results of single chunks. Each result has a maximum and a sum beside 32 values or more.
 constexpr std::int64_t kMostPartialBytes = std::int64_t{64} << 20;
 
 // Rows of a span against some of its keys, for one block of threads of each K/V head.

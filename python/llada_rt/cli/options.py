@@ -98,7 +98,7 @@ LOG_FLAG = inspect.Parameter(
 
 
 def _fields_as_flags(kind: type) -> dict[str, inspect.Parameter]:
-    """Of a dataclass whose fields are annotated as the parameters of a command are, with defaults."""
+    """The flags of a dataclass whose fields are annotated, and have defaults, as the parameters of a command have."""
     hints = get_type_hints(kind, include_extras=True)
     return {
         spec.name: inspect.Parameter(

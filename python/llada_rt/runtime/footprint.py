@@ -66,8 +66,8 @@ class Footprint:
 def footprint_of(
     folder: Path, load: Load, *, compute_type: str = "auto", table: str = "", process_bytes: int
 ) -> Footprint:
-    """Of a model folder, computed with a table of ops ("": the processor's best). Without its weights, but for the
-    compute type "auto", which their headers say.
+    """The footprint of a model folder that a table of ops computes ("": the processor's best). The weights are not
+    read; the compute type "auto" reads their headers.
 
     `process_bytes`: of a process without a model, no part of a GPU's memory. Raises ModelError, ConfigError for a
     compute type that the folder or the table cannot run in.

@@ -13,7 +13,8 @@ from ..excerpt import excerpt_of
 from ..folder.model_files import SpecialIds
 from ..params import SamplingParams
 from ..planning.visibility import Visibility
-from ..text.requests import RequestReader, make_sequence, split_prompts, without_what_prompt_excludes
+from ..text.requests import RequestReader, split_prompts, without_what_prompt_excludes
+from ..text.sequences import make_sequence
 from ..text.template import variants
 from ..text.tokenizer import Tokenizer
 from .dispatcher import Dispatcher

@@ -18,7 +18,7 @@ from ..params import SamplingParams
 Text = str
 Json = dict[str, Any]
 Item = TypeVar("Item")
-# Of a list with a million faults the first is told, and the others are not looked for.
+# The first fault of a list is told, and the others, which may be a million, are not looked for.
 List = Annotated[list[Item], Field(fail_fast=True)]
 StreamMode = Literal["append", "denoise"]
 

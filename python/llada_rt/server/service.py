@@ -182,7 +182,7 @@ def _name() -> str:
 
 
 def _fingerprint(engine: Engine) -> str:
-    """Of the build, the arithmetic and the model's shape: where it differs, answers to one seed may differ."""
+    """A name of the build, the arithmetic and the model's shape. Under another name a seed may give another answer."""
     facts = engine.info()
     told = {key: facts[key] for key in ("num_parameters", "weight_bytes", "compute_type", "device", "table", "model")}
     text = json.dumps(told | {"version": __version__}, sort_keys=True, default=str)

@@ -60,7 +60,7 @@ def questions_of(
 
 
 def digest(questions: Sequence[Question]) -> str:
-    """Of prompts, options and answers: another text for other questions."""
+    """A short text of the prompts, options and answers: other questions have another."""
     told = [(question.prompt, dict(question.own), question.answer) for question in questions]
     return hashlib.sha256(json.dumps(told, default=repr).encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
